@@ -1,0 +1,33 @@
+#include "base/err.h"
+
+#include <stdio.h>
+#include <string.h>
+
+int err_set(struct err *err, int rc, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (!err || err->text[0])
+		return rc;
+	va_start(ap, fmt);
+	vsnprintf(err->text, sizeof(err->text), fmt, ap);
+	va_end(ap);
+	return rc;
+}
+
+int err_prefix(struct err *err, int rc, const char *fmt, ...)
+{
+	char old[sizeof(err->text)];
+	va_list ap;
+	int n;
+
+	if (!err)
+		return rc;
+	memcpy(old, err->text, sizeof(old));
+	va_start(ap, fmt);
+	n = vsnprintf(err->text, sizeof(err->text), fmt, ap);
+	va_end(ap);
+	if (n >= 0 && (size_t)n < sizeof(err->text))
+		snprintf(err->text + n, sizeof(err->text) - n, ": %s", old);
+	return rc;
+}

@@ -1,0 +1,79 @@
+/*
+ * machine.h - one virtual machine: its parts, its life and its end
+ *
+ * The machine is built on the main thread (machine_new), devices are attached to its
+ * PCI segments, then machine_start() loads the guest and sets the vCPUs going. From then on the main
+ * thread serves the loop. What ends a run, a guest's shutdown, a reset, a failure, is
+ * posted to the loop by whoever sees it; resets are carried out there, in place.
+ */
+#ifndef MACHINE_MACHINE_H
+#define MACHINE_MACHINE_H
+
+#include "base/err.h"
+#include "base/loop.h"
+#include "machine/io.h"
+#include "machine/irq.h"
+#include "machine/kvm.h"
+#include "machine/memory.h"
+#include "machine/pci.h"
+
+struct vcpus;
+struct serial;
+struct platform;
+
+struct cpu_topology {
+	unsigned threads, cores, dies, packages; /* per core, per die, per package, in all; all 0: not given */
+};
+
+/* One vCPU's host CPUs, as bits of a list of nr CPU numbers. */
+struct cpu_affinity {
+	unsigned vcpu;
+	const uint16_t *cpus;
+	unsigned nr;
+};
+
+struct machine_params {
+	struct memory_params memory;
+	unsigned boot_vcpus, max_vcpus;
+	struct cpu_topology topology;
+	unsigned max_phys_bits; /* 0: LAYOUT_DEFAULT_PHYS_BITS */
+	const struct cpu_affinity *affinity;
+	unsigned nr_affinity;
+	unsigned nr_segments;
+	const char *kernel, *firmware, *initramfs, *cmdline; /* borrowed; NULL: none */
+};
+
+struct machine {
+	struct loop *loop;
+	struct kvm kvm;
+	struct memory *memory;
+	struct io_bus *bus;
+	struct irqs *irqs;
+	struct pci *pci;
+	struct vcpus *vcpus;
+	struct platform *platform;
+	const struct machine_params *params;
+	unsigned phys_bits;
+};
+
+/* How a machine came to its end, as loop_quit()'s code: an exit status. */
+enum machine_exit { MACHINE_EXIT_OK = 0, MACHINE_EXIT_FAILED = 1 };
+
+/* Build everything but devices and guest image. loop and params are borrowed. 0 or -errno with a text. */
+int machine_new(struct loop *loop, const struct machine_params *params, struct machine **out,
+	struct err *err);
+/* Stops the vCPUs first. NULL is fine. */
+void machine_free(struct machine *m);
+
+/* Load the guest and start the vCPUs. 0 or -errno with a text. */
+int machine_start(struct machine *m, struct err *err);
+
+/* Any thread: the guest asked for a reset / switched itself off / cannot go on (logged by the caller). */
+void machine_request_reset(struct machine *m);
+void machine_request_shutdown(struct machine *m);
+void machine_request_failure(struct machine *m);
+
+/* Loop thread: press the power button. */
+void machine_power_button(struct machine *m);
+
+#endif
