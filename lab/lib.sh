@@ -1,0 +1,116 @@
+# shellcheck shell=bash
+#
+# lib.sh - what the lab's scripts share: messages, the cache folder, installing what a machine lacks
+#
+# Sourced by lab/*, ./check and ./demo. The sourcing script may set `me` (its name in messages).
+#
+# The cache holds one folder per part (qemu, kernel-HASH, stock, busybox, initramfs-HASH). A part exists only when it is
+# complete: it is built in a folder beside it and renamed. A lock per part keeps two runs from building it twice.
+
+me=${me:-$(basename "$0")}
+lab_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+tree=$(dirname "$lab_dir")
+export tree
+
+# The folder of downloads and builds; may be deleted at any time, `lab/setup` makes it again.
+cache=${OUTBOARD_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/outboard}
+
+say()
+{
+	printf '%s: %s\n' "$me" "$*" >&2
+}
+
+# die [-STATUS] MESSAGE: one line and the end; status 1 unless said otherwise.
+die()
+{
+	local status=1
+
+	case $1 in
+	-[0-9]*) status=${1#-}; shift ;;
+	esac
+	say "$*"
+	exit "$status"
+}
+
+# as_root COMMAND...: by sudo unless we are root already.
+as_root()
+{
+	if [ "$(id -u)" = 0 ]; then
+		"$@"
+	elif command -v sudo >/dev/null; then
+		sudo "$@"
+	else
+		die "need root or sudo for: $*"
+	fi
+}
+
+# have THING: a command in PATH, or an absolute path (of a file or folder) that exists.
+have()
+{
+	case $1 in
+	/*) [ -e "$1" ] ;;
+	*) command -v "$1" >/dev/null 2>&1 ;;
+	esac
+}
+
+# need THING=PACKAGE...: installs the packages of the things that are missing; asks apt nothing when there are none.
+need()
+{
+	local pair missing=()
+
+	for pair; do
+		have "${pair%%=*}" || missing+=("${pair#*=}")
+	done
+	[ ${#missing[@]} -gt 0 ] || return 0
+	mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+	have apt-get || die "missing: ${missing[*]} (names of Debian packages; no apt-get here to install them)"
+	say "installing ${missing[*]}"
+	apt_lists "${missing[@]}"
+	as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends \
+		-o Dpkg::Use-Pty=0 install "${missing[@]}" >&2 ||
+		die "apt-get could not install ${missing[*]}"
+}
+
+# apt_lists PACKAGE...: makes sure that apt knows the packages, fetching its lists if not.
+apt_lists()
+{
+	local package
+
+	for package; do
+		if [[ ! "$(apt-cache policy "$package" 2>/dev/null)" =~ Candidate:\ [^\(] ]]; then
+			say "fetching apt's package lists"
+			as_root apt-get -qq update >&2 || die "apt-get update failed"
+			return
+		fi
+	done
+}
+
+# apt_mirror: the URL from which this machine gets Debian itself, as its apt configuration says it.
+apt_mirror()
+{
+	local codename
+
+	codename=$(. /etc/os-release && printf '%s' "${VERSION_CODENAME:-}")
+	# shellcheck disable=SC2016
+	apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(SITE)' 'Created-By: Packages' |
+		awk -v codename="$codename" '
+			$2 == "main" && ($1 == codename || $1 ~ /^(old)*stable$|^testing$|^unstable$/) { print $3; exit }'
+}
+
+# take_lock FILE: waits for the lock; it is held until the script ends.
+take_lock()
+{
+	local fd
+
+	mkdir -p "$(dirname "$1")"
+	exec {fd}>"$1"
+	flock -n "$fd" || { say "waiting for another run that prepares $(basename "$1" .lock)"; flock "$fd"; }
+}
+
+# kernel_dir, stock_dir, ...: where a part is (or will be) in the cache.
+kernel_dir() { printf '%s/kernel-%s' "$cache" "$(sha256sum <"$lab_dir/kernel.config" | cut -c1-12)"; }
+qemu_dir() { printf '%s/qemu' "$cache"; }
+stock_dir() { printf '%s/stock' "$cache"; }
+busybox_dir() { printf '%s/busybox' "$cache"; }
+
+lab_qemu() { printf '%s/bin/qemu-system-x86_64' "$(qemu_dir)"; }
