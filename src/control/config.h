@@ -1,0 +1,122 @@
+/*
+ * config.h - what a machine is to be made of
+ *
+ * Plain data between those who ask (command line, later the REST API) and the one
+ * who builds (main). The option table (option_table.c) says for each member which option
+ * and field it comes from, so a new member comes with its row there.
+ *
+ * A struct vm_config owns every string and list in it. Strings are NULL when
+ * they were not given. config_init() sets each member to its default,
+ * options_parse() fills it, options_check() completes it (cpus.max, device
+ * ids), after which it holds together and is only read.
+ */
+#ifndef CONTROL_CONFIG_H
+#define CONTROL_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define CONFIG_MAX_CPUS	    254	 /* xAPIC ids 0 to 253; 255 means all, 254 is left to the I/O APIC */
+#define CONFIG_MAX_SEGMENTS 96	 /* what the ECAM space below 4 GiB has room for */
+#define CONFIG_MAX_SLOT	    31	 /* slot 0 of each segment is its host bridge */
+#define CONFIG_MAX_HOST_CPU 8191 /* the largest Linux is built for */
+#define CONFIG_SLOT_ANY	    0xff /* pci_device_id: the first free slot */
+
+/* All 0: the guest sees one package with max cores. */
+struct cpu_topology {
+	uint16_t threads_per_core;
+	uint16_t cores_per_die;
+	uint16_t dies_per_package;
+	uint16_t packages;
+};
+
+/* vcpu may run on these host CPUs only. */
+struct vcpu_affinity {
+	uint32_t vcpu;
+	uint32_t *host_cpus;
+	size_t nr_host_cpus;
+};
+
+struct affinity_list {
+	struct vcpu_affinity *items;
+	size_t nr;
+};
+
+struct cpus_config {
+	uint32_t boot; /* 1 to CONFIG_MAX_CPUS */
+	uint32_t max;  /* boot to CONFIG_MAX_CPUS */
+	struct cpu_topology topology;
+	uint8_t max_phys_bits; /* upper limit of the guest's physical address width */
+	struct affinity_list affinity;
+};
+
+struct memory_config {
+	uint64_t size;		/* bytes, a multiple of 4 KiB or of the huge page size */
+	bool shared;		/* as the user said it; guest RAM is shared memory in any case */
+	bool hugepages;		/* from hugetlbfs */
+	uint64_t hugepage_size; /* bytes; 0: the host's default */
+	bool prefault;		/* populate at start */
+	bool thp;		/* ask for transparent huge pages where hugepages is off */
+};
+
+struct payload_config {
+	char *kernel; /* exactly one of kernel and firmware is given */
+	char *firmware;
+	char *initramfs;
+	char *cmdline;
+};
+
+enum console_mode {
+	CONSOLE_OFF,	/* no port at all */
+	CONSOLE_NULL,	/* output dropped, no input */
+	CONSOLE_TTY,	/* the terminal outboard runs in */
+	CONSOLE_PTY,	/* a new pseudo-terminal */
+	CONSOLE_FILE,	/* output to .file, no input */
+	CONSOLE_SOCKET, /* listening UNIX socket at .socket */
+};
+
+struct console_config {
+	uint32_t mode; /* enum console_mode */
+	char *file;
+	char *socket;
+};
+
+struct platform_config {
+	uint16_t num_pci_segments; /* 1 to CONFIG_MAX_SEGMENTS */
+};
+
+struct user_device_config {
+	char *id;
+	char *socket;
+	uint16_t pci_segment;
+	uint8_t pci_device_id; /* slot 1 to 31 or CONFIG_SLOT_ANY */
+};
+
+struct user_device_list {
+	struct user_device_config *items;
+	size_t nr;
+};
+
+enum seccomp_mode { SECCOMP_OFF, SECCOMP_KILL, SECCOMP_LOG, SECCOMP_ERRNO };
+
+struct vm_config {
+	struct cpus_config cpus;
+	struct memory_config memory;
+	struct payload_config payload;
+	struct console_config serial;
+	struct console_config console;
+	struct platform_config platform;
+	struct user_device_list user_devices;
+	char *log_file;
+	uint32_t verbosity; /* number of -v: 0 warnings, 1 and information, 2 and debugging */
+	uint32_t seccomp;   /* enum seccomp_mode */
+};
+
+/* Every member at its default. Accepts any storage. 0 or -ENOMEM (then nothing is owned). */
+int config_init(struct vm_config *config);
+
+/* Free what config owns. A zeroed one is fine. */
+void config_fini(struct vm_config *config);
+
+#endif

@@ -1,0 +1,34 @@
+/*
+ * field.h - one field of the option table: read its text, store, compare, free
+ *
+ * Used by what walks the option table; others want options.h.
+ */
+#ifndef CONTROL_FIELD_H
+#define CONTROL_FIELD_H
+
+#include "base/err.h"
+#include "control/option_table.h"
+
+/*
+ * Read raw (the text after "=", quoted or not) as the field's type and store it in base, the
+ * option's struct, freeing what was there. An empty text sets the default. A field
+ * that is refused in this version accepts its default only and stores nothing.
+ * 0 or -errno; the text starts with the field's name.
+ */
+int field_set(const struct option_row *option, const struct field_row *field, const char *raw,
+	void *base, struct err *err);
+
+/* The same for a text that is not in the grammar: quotes are ordinary, an empty one is a value. */
+int field_set_plain(const struct option_row *option, const struct field_row *field,
+	const char *text, void *base, struct err *err);
+
+/* Store the default of each field. base's bytes need not mean anything before. 0 or -ENOMEM. */
+int fields_init(const struct option_row *option, void *base);
+
+/* Free each field. */
+void fields_fini(const struct option_row *option, void *base);
+
+/* Whether a field has been given (a string that is there, a number that is not the unset value). */
+bool field_is_set(const struct field_row *field, const void *base);
+
+#endif

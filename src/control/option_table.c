@@ -1,0 +1,352 @@
+/*
+ * option_table.c - the rows (see option_table.h)
+ *
+ * Defaults and names are those users know from Cloud Hypervisor. Where a default
+ * differs, or a value is refused, the row's help or reason says so.
+ */
+#include "control/option_table.h"
+
+#include <string.h>
+
+#include "base/util.h"
+#include "control/config.h"
+
+#define MEMBER(type, member)                                                                       \
+	.offset = offsetof(struct type, member), .size = sizeof(((struct type *)0)->member)
+#define IN_CONFIG(member) .offset = offsetof(struct vm_config, member)
+#define ON_OFF		  "on|off"
+
+static const struct field_row kernel_fields[] = {
+	{ .name = "kernel", .json = "kernel", .type = FIELD_PATH, MEMBER(payload_config, kernel) },
+	{ 0 },
+};
+
+static const struct field_row firmware_fields[] = {
+	{ .name = "firmware", .json = "firmware", .type = FIELD_PATH, MEMBER(payload_config, firmware) },
+	{ 0 },
+};
+
+static const struct field_row initramfs_fields[] = {
+	{ .name = "initramfs", .json = "initramfs", .type = FIELD_PATH,
+	  MEMBER(payload_config, initramfs) },
+	{ 0 },
+};
+
+static const struct field_row cmdline_fields[] = {
+	{ .name = "cmdline", .json = "cmdline", .type = FIELD_STRING, MEMBER(payload_config, cmdline) },
+	{ 0 },
+};
+
+static const struct choice core_scheduling[] = {
+	{ "off", "Off", 0 },
+	{ "vm", "Vm", 1 },
+	{ "vcpu", "Vcpu", 2 },
+	{ 0 },
+};
+
+static const struct field_row cpus_fields[] = {
+	{ .name = "boot", .json = "boot_vcpus", .type = FIELD_UINT, .arg = "N", .fallback = "1",
+	  .min = 1, .max = CONFIG_MAX_CPUS, MEMBER(cpus_config, boot),
+	  .help = "virtual processors at start, 1 to 254" },
+	{ .name = "max", .json = "max_vcpus", .type = FIELD_UINT, .arg = "N", .min = 1,
+	  .max = CONFIG_MAX_CPUS, MEMBER(cpus_config, max),
+	  .help = "processors the guest's tables have room for, boot to 254 (default: boot)" },
+	{ .name = "topology", .json = "topology", .type = FIELD_TOPOLOGY, .arg = "T:C:D:P",
+	  MEMBER(cpus_config, topology),
+	  .help = "threads per core, cores per die, dies per package, packages; their product is max" },
+	{ .name = "max_phys_bits", .json = "max_phys_bits", .type = FIELD_UINT, .arg = "N",
+	  .fallback = "46", .min = 36, .max = 52, MEMBER(cpus_config, max_phys_bits),
+	  .help = "upper limit of the guest's physical address width, 36 to 52" },
+	{ .name = "affinity", .json = "affinity", .type = FIELD_AFFINITY, .arg = "[CPU@[LIST],...]",
+	  .max = CONFIG_MAX_HOST_CPU, MEMBER(cpus_config, affinity),
+	  .help = "the host processors each virtual one may run on: [0@[0,1],1@[2-3]]" },
+	{ .name = "nested", .json = "nested", .type = FIELD_TOGGLE, .arg = ON_OFF, .fallback = "on",
+	  .refused = "the guest sees the host's virtualisation extensions whenever KVM offers them",
+	  .help = "nested virtualisation" },
+	{ .name = "kvm_hyperv", .json = "kvm_hyperv", .type = FIELD_TOGGLE, .arg = ON_OFF,
+	  .fallback = "off", .refused = "there are no Hyper-V enlightenments",
+	  .help = "Hyper-V enlightenments" },
+	{ .name = "core_scheduling", .json = "core_scheduling", .type = FIELD_CHOICE,
+	  .arg = "off|vm|vcpu", .fallback = "off", .choices = core_scheduling,
+	  .refused = "processor threads are left to the host's scheduler",
+	  .help = "share cores with nobody else's threads" },
+	{ .name = "features", .type = FIELD_STRING, .arg = "LIST",
+	  .refused = "processor features follow the host", .help = "processor features" },
+	{ .name = "profile", .type = FIELD_STRING, .arg = "NAME",
+	  .refused = "processor features follow the host", .help = "processor model" },
+	{ 0 },
+};
+
+static const struct choice hotplug_methods[] = {
+	{ "acpi", "Acpi", 0 },
+	{ "virtio-mem", "VirtioMem", 1 },
+	{ 0 },
+};
+
+static const struct field_row memory_fields[] = {
+	{ .name = "size", .json = "size", .type = FIELD_SIZE, .arg = "SIZE", .fallback = "512M",
+	  .max = UINT64_MAX, MEMBER(memory_config, size),
+	  .help = "guest memory; a multiple of 4K, at least 2M" },
+	{ .name = "shared", .json = "shared", .type = FIELD_TOGGLE, .arg = ON_OFF, .fallback = "off",
+	  MEMBER(memory_config, shared),
+	  .help = "accepted, makes no difference: guest memory is always shareable with devices" },
+	{ .name = "hugepages", .json = "hugepages", .type = FIELD_TOGGLE, .arg = ON_OFF,
+	  .fallback = "off", MEMBER(memory_config, hugepages),
+	  .help = "take it from the host's reserved huge pages" },
+	{ .name = "hugepage_size", .json = "hugepage_size", .type = FIELD_SIZE, .arg = "SIZE",
+	  .max = UINT64_MAX, MEMBER(memory_config, hugepage_size),
+	  .help = "2M or 1G, with hugepages=on (default: the host's default size)" },
+	{ .name = "prefault", .json = "prefault", .type = FIELD_TOGGLE, .arg = ON_OFF,
+	  .fallback = "off", MEMBER(memory_config, prefault),
+	  .help = "take all of it from the host at start" },
+	{ .name = "thp", .json = "thp", .type = FIELD_TOGGLE, .arg = ON_OFF, .fallback = "on",
+	  MEMBER(memory_config, thp), .help = "ask for transparent huge pages" },
+	{ .name = "mergeable", .json = "mergeable", .type = FIELD_TOGGLE, .arg = ON_OFF,
+	  .fallback = "off", .refused = "the host's kernel does not merge shared memory",
+	  .help = "let the host merge equal pages" },
+	{ .name = "reserve", .json = "reserve", .type = FIELD_TOGGLE, .arg = ON_OFF,
+	  .fallback = "off", .refused = "use prefault=on", .help = "reserve swap space" },
+	{ .name = "hotplug_size", .json = "hotplug_size", .type = FIELD_SIZE, .arg = "SIZE",
+	  .fallback = "0", .max = UINT64_MAX, .refused = "memory cannot be added to a running guest",
+	  .help = "memory that may be added later" },
+	{ .name = "hotplugged_size", .json = "hotplugged_size", .type = FIELD_SIZE, .arg = "SIZE",
+	  .fallback = "0", .max = UINT64_MAX, .refused = "memory cannot be added to a running guest",
+	  .help = "memory that has been added" },
+	{ .name = "hotplug_method", .json = "hotplug_method", .type = FIELD_CHOICE,
+	  .arg = "acpi|virtio-mem", .fallback = "acpi", .choices = hotplug_methods,
+	  .refused = "memory cannot be added to a running guest", .help = "how it is added" },
+	{ 0 },
+};
+
+#define NO_SMBIOS "the guest gets no SMBIOS tables"
+
+static const struct field_row platform_fields[] = {
+	{ .name = "num_pci_segments", .json = "num_pci_segments", .type = FIELD_UINT, .arg = "N",
+	  .fallback = "1", .min = 1, .max = CONFIG_MAX_SEGMENTS,
+	  MEMBER(platform_config, num_pci_segments), .help = "PCI segments of 31 slots each, 1 to 96" },
+	{ .name = "iommu_segments", .json = "iommu_segments", .type = FIELD_INT_LIST, .arg = "LIST",
+	  .refused = "there is no virtual IOMMU", .help = "segments behind a virtual IOMMU" },
+	{ .name = "iommu_address_width", .json = "iommu_address_width", .type = FIELD_UINT, .arg = "N",
+	  .fallback = "64", .max = 64, .refused = "there is no virtual IOMMU",
+	  .help = "address bits of the virtual IOMMU" },
+	{ .name = "iommufd", .json = "iommufd", .type = FIELD_TOGGLE, .arg = ON_OFF,
+	  .fallback = "off", .refused = "host PCI devices cannot be attached",
+	  .help = "attach host devices by /dev/iommu" },
+	{ .name = "iommufd_fd", .type = FIELD_STRING, .arg = "FD",
+	  .refused = "host PCI devices cannot be attached", .help = "an open /dev/iommu" },
+	{ .name = "vfio_p2p_dma", .json = "vfio_p2p_dma", .type = FIELD_TOGGLE, .arg = ON_OFF,
+	  .fallback = "on", .refused = "host PCI devices cannot be attached",
+	  .help = "DMA between host devices" },
+	{ .name = "serial_number", .json = "serial_number", .type = FIELD_STRING, .arg = "TEXT",
+	  .refused = NO_SMBIOS, .help = "SMBIOS serial number" },
+	{ .name = "uuid", .json = "uuid", .type = FIELD_STRING, .arg = "UUID", .refused = NO_SMBIOS,
+	  .help = "SMBIOS system UUID" },
+	{ .name = "oem_strings", .json = "oem_strings", .type = FIELD_STRING, .arg = "LIST",
+	  .refused = NO_SMBIOS, .help = "SMBIOS OEM strings" },
+	{ .name = "system_manufacturer", .json = "system_manufacturer", .type = FIELD_STRING,
+	  .arg = "TEXT", .refused = NO_SMBIOS, .help = "SMBIOS manufacturer" },
+	{ .name = "tdx", .json = "tdx", .type = FIELD_TOGGLE, .arg = ON_OFF, .fallback = "off",
+	  .refused = "confidential guests cannot share memory with devices", .help = "Intel TDX" },
+	{ .name = "sev_snp", .json = "sev_snp", .type = FIELD_TOGGLE, .arg = ON_OFF,
+	  .fallback = "off", .refused = "confidential guests cannot share memory with devices",
+	  .help = "AMD SEV-SNP" },
+	{ 0 },
+};
+
+static const struct choice serial_modes[] = {
+	{ "off", "Off", CONSOLE_OFF, .help = "no serial port" },
+	{ "null", "Null", CONSOLE_NULL, .help = "a port whose output is dropped" },
+	{ "tty", "Tty", CONSOLE_TTY, .help = "the terminal outboard runs in" },
+	{ "pty", "Pty", CONSOLE_PTY, .help = "a new pseudo-terminal, whose name is logged" },
+	{ "file", "File", CONSOLE_FILE },
+	{ "socket", "Socket", CONSOLE_SOCKET },
+	{ 0 },
+};
+
+static const struct field_row serial_fields[] = {
+	{ .name = "mode", .json = "mode", .type = FIELD_CHOICE, .fallback = "null",
+	  .choices = serial_modes, .word_only = true, MEMBER(console_config, mode) },
+	{ .name = "file", .json = "file", .type = FIELD_PATH, .arg = "PATH",
+	  MEMBER(console_config, file), .implies = "mode", .implied = CONSOLE_FILE,
+	  .help = "output to a file" },
+	{ .name = "socket", .json = "socket", .type = FIELD_SOCKET, .arg = "PATH",
+	  MEMBER(console_config, socket), .implies = "mode", .implied = CONSOLE_SOCKET,
+	  .help = "listen at a UNIX socket, for one client at a time" },
+	{ 0 },
+};
+
+#define NO_CONSOLE "there is no virtio console; use --serial"
+
+static const struct choice console_modes[] = {
+	{ "off", "Off", CONSOLE_OFF, .help = "no virtio console (the default here)" },
+	{ "null", "Null", CONSOLE_NULL, .refused = NO_CONSOLE },
+	{ "tty", "Tty", CONSOLE_TTY, .refused = NO_CONSOLE },
+	{ "pty", "Pty", CONSOLE_PTY, .refused = NO_CONSOLE },
+	{ "file", "File", CONSOLE_FILE, .refused = NO_CONSOLE },
+	{ "socket", "Socket", CONSOLE_SOCKET, .refused = NO_CONSOLE },
+	{ 0 },
+};
+
+static const struct field_row console_fields[] = {
+	{ .name = "mode", .json = "mode", .type = FIELD_CHOICE, .fallback = "off",
+	  .choices = console_modes, .word_only = true, MEMBER(console_config, mode) },
+	{ .name = "file", .json = "file", .type = FIELD_PATH, .arg = "PATH", .refused = NO_CONSOLE,
+	  .help = "output to a file" },
+	{ .name = "socket", .json = "socket", .type = FIELD_SOCKET, .arg = "PATH",
+	  .refused = NO_CONSOLE, .help = "listen at a UNIX socket" },
+	{ .name = "iommu", .json = "iommu", .type = FIELD_TOGGLE, .arg = ON_OFF, .fallback = "off",
+	  .refused = NO_CONSOLE, .help = "behind the virtual IOMMU" },
+	{ 0 },
+};
+
+static const struct field_row user_device_fields[] = {
+	{ .name = "socket", .json = "socket", .type = FIELD_SOCKET, .arg = "PATH", .required = true,
+	  MEMBER(user_device_config, socket), .help = "where the vfio-user server listens" },
+	{ .name = "id", .json = "id", .type = FIELD_ID, .arg = "NAME", MEMBER(user_device_config, id),
+	  .help = "the device's name in messages (default: _vfio_user0, _vfio_user1, ...)" },
+	{ .name = "pci_segment", .json = "pci_segment", .type = FIELD_UINT, .arg = "N",
+	  .fallback = "0", .max = CONFIG_MAX_SEGMENTS - 1, MEMBER(user_device_config, pci_segment),
+	  .help = "PCI segment, below num_pci_segments of --platform" },
+	{ .name = "pci_device_id", .json = "pci_device_id", .type = FIELD_UINT, .arg = "N",
+	  .unset = CONFIG_SLOT_ANY, .min = 1, .max = CONFIG_MAX_SLOT,
+	  .zero = "Given PCI device ID (0) is reserved", MEMBER(user_device_config, pci_device_id),
+	  .help = "slot in the segment, 1 to 31 (default: the first free one)" },
+	{ 0 },
+};
+
+static const struct field_row log_file_fields[] = {
+	{ .name = "log-file", .type = FIELD_PATH, MEMBER(vm_config, log_file) },
+	{ 0 },
+};
+
+#define NO_FILTER "there is no system call filter yet"
+
+static const struct choice seccomp_modes[] = {
+	{ "false", NULL, SECCOMP_OFF, .help = "no system call filter (the default here)" },
+	{ "true", NULL, SECCOMP_KILL, .refused = NO_FILTER },
+	{ "log", NULL, SECCOMP_LOG, .refused = NO_FILTER },
+	{ "errno", NULL, SECCOMP_ERRNO, .refused = NO_FILTER },
+	{ 0 },
+};
+
+static const struct field_row seccomp_fields[] = {
+	{ .name = "seccomp", .type = FIELD_CHOICE, .fallback = "false", .choices = seccomp_modes,
+	  MEMBER(vm_config, seccomp) },
+	{ 0 },
+};
+
+#define REFUSED(option_name, instead)                                                              \
+	{ .name = option_name, .kind = OPTION_REFUSED, .refused = instead }
+
+const struct option_row option_table[] = {
+	{ .name = "kernel", .kind = OPTION_VALUE, .group = GROUP_PAYLOAD, .json = "payload",
+	  .fields = kernel_fields, IN_CONFIG(payload), .arg = "PATH",
+	  .help = "Linux kernel to boot: a bzImage, or an ELF vmlinux with a PVH entry." },
+	{ .name = "initramfs", .kind = OPTION_VALUE, .group = GROUP_PAYLOAD, .json = "payload",
+	  .fields = initramfs_fields, IN_CONFIG(payload), .arg = "PATH",
+	  .help = "Initial RAM disk for the kernel." },
+	{ .name = "cmdline", .kind = OPTION_VALUE, .group = GROUP_PAYLOAD, .json = "payload",
+	  .fields = cmdline_fields, IN_CONFIG(payload), .arg = "TEXT",
+	  .help = "Command line for the kernel, taken as it is." },
+	{ .name = "firmware", .kind = OPTION_VALUE, .group = GROUP_PAYLOAD, .json = "payload",
+	  .fields = firmware_fields, IN_CONFIG(payload), .arg = "PATH",
+	  .help = "PVH firmware to start instead of a kernel." },
+
+	{ .name = "cpus", .kind = OPTION_FIELDS, .group = GROUP_MACHINE, .json = "cpus",
+	  .fields = cpus_fields, .bare = "boot", IN_CONFIG(cpus), .arg = "[boot=]N[,FIELD=VALUE]...",
+	  .help = "Virtual processors." },
+	{ .name = "memory", .kind = OPTION_FIELDS, .group = GROUP_MACHINE, .json = "memory",
+	  .fields = memory_fields, .bare = "size", IN_CONFIG(memory),
+	  .arg = "[size=]SIZE[,FIELD=VALUE]...",
+	  .help = "Guest memory. SIZE is in bytes or has a suffix K, M or G." },
+	{ .name = "platform", .kind = OPTION_FIELDS, .group = GROUP_MACHINE, .json = "platform",
+	  .fields = platform_fields, IN_CONFIG(platform), .arg = "FIELD=VALUE[,...]",
+	  .help = "The machine as a whole." },
+
+	{ .name = "serial", .kind = OPTION_FIELDS, .group = GROUP_PORTS, .json = "serial",
+	  .fields = serial_fields, .bare = "mode", IN_CONFIG(serial), .arg = "MODE",
+	  .help = "Serial port, the guest's ttyS0 (default: null)." },
+	{ .name = "console", .kind = OPTION_FIELDS, .group = GROUP_PORTS, .json = "console",
+	  .fields = console_fields, .bare = "mode", IN_CONFIG(console), .arg = "MODE",
+	  .help = "Virtio console." },
+
+	{ .name = "user-device", .kind = OPTION_LIST, .group = GROUP_DEVICES, .json = "user_devices",
+	  .fields = user_device_fields, IN_CONFIG(user_devices),
+	  .item_size = sizeof(struct user_device_config), .arg = "socket=PATH[,FIELD=VALUE]... [...]",
+	  .help = "PCI devices that live in other processes and speak vfio-user. Takes several "
+		  "values and may be repeated." },
+
+	{ .name = "log-file", .kind = OPTION_VALUE, .group = GROUP_PROGRAM, .fields = log_file_fields,
+	  .arg = "PATH", .help = "Append messages to a file instead of standard error." },
+	{ .name = "verbose", .letter = 'v', .kind = OPTION_COUNT, .group = GROUP_PROGRAM,
+	  IN_CONFIG(verbosity), .help = "Log information too; twice: debugging details as well." },
+	{ .name = "seccomp", .kind = OPTION_VALUE, .group = GROUP_PROGRAM, .fields = seccomp_fields,
+	  .arg = "MODE", .help = "System call filter." },
+	{ .name = "help", .letter = 'h', .kind = OPTION_HELP, .group = GROUP_PROGRAM,
+	  .help = "Print this text." },
+	{ .name = "version", .letter = 'V', .kind = OPTION_VERSION, .group = GROUP_PROGRAM,
+	  .help = "Print the version." },
+	{ .name = "print-completion", .kind = OPTION_SCRIPT, .group = GROUP_PROGRAM, .hidden = true,
+	  .arg = "bash|zsh", .help = "Print the completion script for a shell." },
+
+	REFUSED("api-socket", NULL),
+	REFUSED("balloon", NULL),
+	REFUSED("dbus-object-path", NULL),
+	REFUSED("dbus-service-name", NULL),
+	REFUSED("dbus-system-bus", NULL),
+	REFUSED("debug-console", "use --serial"),
+	REFUSED("device", NULL),
+	REFUSED("disk", "a disk can be attached with --user-device and a vfio-user server"),
+	REFUSED("event-monitor", NULL),
+	REFUSED("fs", NULL),
+	REFUSED("fw-cfg-config", NULL),
+	REFUSED("gdb", NULL),
+	REFUSED("generic-vhost-user", NULL),
+	REFUSED("host-data", NULL),
+	REFUSED("igvm", NULL),
+	REFUSED("ivshmem", NULL),
+	REFUSED("landlock", NULL),
+	REFUSED("landlock-rules", NULL),
+	REFUSED("log-format", NULL),
+	REFUSED("memory-zone", "use --memory"),
+	REFUSED("net", NULL),
+	REFUSED("no-shutdown", NULL),
+	REFUSED("numa", NULL),
+	REFUSED("pci-segment", "use --platform num_pci_segments="),
+	REFUSED("pmem", NULL),
+	REFUSED("pvmemcontrol", NULL),
+	REFUSED("pvpanic", NULL),
+	REFUSED("rate-limit-group", NULL),
+	REFUSED("restore", NULL),
+	REFUSED("rng", NULL),
+	REFUSED("rtc", NULL),
+	REFUSED("tpm", NULL),
+	REFUSED("vdpa", NULL),
+	REFUSED("vsock", NULL),
+	REFUSED("watchdog", NULL),
+	{ 0 },
+};
+
+const char *const option_group_titles[NR_GROUPS] = {
+	[GROUP_PAYLOAD] = "What to boot",
+	[GROUP_MACHINE] = "The machine",
+	[GROUP_PORTS] = "Serial port and console",
+	[GROUP_DEVICES] = "Devices outside the machine",
+	[GROUP_PROGRAM] = "The program",
+};
+
+const struct option_row *option_find(const char *name)
+{
+	for_each_option (o)
+		if (!strcmp(o->name, name))
+			return o;
+	return NULL;
+}
+
+const struct field_row *field_find(const struct option_row *option, const char *name)
+{
+	for_each_field (f, option)
+		if (!strcmp(f->name, name))
+			return f;
+	return NULL;
+}

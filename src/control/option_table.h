@@ -1,0 +1,108 @@
+/*
+ * option_table.h - the one description of everything a user can say
+ *
+ * An option is one row: its name, how its argument is read, where the result goes in
+ * struct vm_config, and its fields. A field is one row: name, type, range,
+ * default, place, JSON key, help. The command line parser, --help, the completions, the
+ * manual page's test and the REST API's bodies are all readings of this table,
+ * so they cannot disagree. To add an option: a member in config.h, a row here, a line
+ * in the manual page (a test asks for it).
+ *
+ * Options and fields that users of Cloud Hypervisor know, but that this version does not
+ * have, are rows too: they are refused by name and with a reason, never ignored.
+ */
+#ifndef CONTROL_OPTION_TABLE_H
+#define CONTROL_OPTION_TABLE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum field_type {
+	FIELD_STRING,	/* char *; any text */
+	FIELD_PATH,	/* char *; not empty */
+	FIELD_SOCKET,	/* char *; a path that fits a socket address */
+	FIELD_ID,	/* char *; a device's name */
+	FIELD_TOGGLE,	/* bool */
+	FIELD_UINT,	/* uint8_t to uint64_t, by .size; min to max */
+	FIELD_SIZE,	/* uint64_t, bytes; min to max */
+	FIELD_CHOICE,	/* uint32_t; one of .choices */
+	FIELD_INT_LIST, /* unavailable rows only, so far */
+	FIELD_TOPOLOGY, /* struct cpu_topology; T:C:D:P */
+	FIELD_AFFINITY, /* struct affinity_list; [vcpu@[host cpus]] */
+};
+
+/* One value of a FIELD_CHOICE. The last one has no name. */
+struct choice {
+	const char *name; /* on the command line */
+	const char *json; /* in a REST body */
+	uint32_t value;
+	const char *refused; /* why it cannot be had in this version; NULL: it can */
+	const char *help;
+};
+
+struct field_row {
+	const char *name;
+	const char *json; /* key in the option's JSON object; NULL: not in JSON */
+	enum field_type type;
+	const char *arg;      /* what stands for the value in help: SIZE, PATH, on|off */
+	const char *fallback; /* default as the user would write it; NULL: unset */
+	uint64_t unset;	      /* what a numeric member holds while unset */
+	uint64_t min, max;
+	const char *zero; /* why 0 in particular is refused, where that is worth saying */
+	const struct choice *choices;
+	size_t offset, size; /* the member in the option's struct */
+	bool required;
+	bool word_only; /* a FIELD_CHOICE given as a bare word (tty), never as name=value */
+	/* This field also sets the FIELD_CHOICE `implies` to `implied` (file=PATH is mode File). */
+	const char *implies;
+	uint32_t implied;
+	/* Not in this version: only the default is accepted, and this is the reason. */
+	const char *refused;
+	const char *help;
+};
+
+enum option_kind {
+	OPTION_VALUE,	/* the argument as it is sets the one field */
+	OPTION_FIELDS,	/* an option string sets the fields of one struct; at most once */
+	OPTION_LIST,	/* each argument is an option string for one more element */
+	OPTION_COUNT,	/* no argument, counts its uses */
+	OPTION_HELP,	/* print and leave */
+	OPTION_VERSION, /* print and leave */
+	OPTION_SCRIPT,	/* print the completion script for the shell named by the argument and leave */
+	OPTION_REFUSED, /* known elsewhere, not in this version */
+};
+
+enum option_group { GROUP_PAYLOAD, GROUP_MACHINE, GROUP_PORTS, GROUP_DEVICES, GROUP_PROGRAM, NR_GROUPS };
+
+struct option_row {
+	const char *name;
+	char letter; /* short form, 0: none */
+	bool hidden; /* works, but is not in --help: for the build, not for users */
+	enum option_kind kind;
+	enum option_group group;
+	const char *json; /* JSON path of the object (or array) in a VmConfig body */
+	const struct field_row *fields; /* ends with a row without a name */
+	const char *bare;   /* the field that a first word without "=" sets (--cpus 4) */
+	size_t offset;	    /* of the struct, list or counter in struct vm_config */
+	size_t item_size;   /* OPTION_LIST: of one element */
+	const char *arg;    /* how help writes the argument */
+	const char *refused; /* OPTION_REFUSED: what to use instead, or NULL */
+	const char *help;
+};
+
+/* The table, in the order help prints it; ends with a row without a name. */
+extern const struct option_row option_table[];
+
+extern const char *const option_group_titles[NR_GROUPS];
+
+/* The row or field of that name, or NULL. */
+const struct option_row *option_find(const char *name);
+const struct field_row *field_find(const struct option_row *option, const char *name);
+
+#define for_each_option(o) for (const struct option_row *o = option_table; (o)->name; (o)++)
+#define for_each_field(f, option)                                                                  \
+	for (const struct field_row *f = (option)->fields; f && (f)->name; (f)++)
+#define for_each_choice(c, field) for (const struct choice *c = (field)->choices; c && (c)->name; (c)++)
+
+#endif
