@@ -17,30 +17,34 @@
 #include "machine/memory.h"
 #include "machine/pci.h"
 
-struct vcpus;
-struct serial;
+struct boot;
 struct platform;
+struct serial;
+struct vcpus;
 
-struct cpu_topology {
+struct vcpu_topology {
 	unsigned threads, cores, dies, packages; /* per core, per die, per package, in all; all 0: not given */
 };
 
-/* One vCPU's host CPUs, as bits of a list of nr CPU numbers. */
-struct cpu_affinity {
+/* A vCPU that may run on the listed host CPUs only. */
+struct vcpu_cpus {
 	unsigned vcpu;
-	const uint16_t *cpus;
-	unsigned nr;
+	const uint32_t *cpus;
+	size_t nr;
 };
 
 struct machine_params {
 	struct memory_params memory;
 	unsigned boot_vcpus, max_vcpus;
-	struct cpu_topology topology;
+	struct vcpu_topology topology;
 	unsigned max_phys_bits; /* 0: LAYOUT_DEFAULT_PHYS_BITS */
-	const struct cpu_affinity *affinity;
+	const struct vcpu_cpus *affinity;
 	unsigned nr_affinity;
 	unsigned nr_segments;
 	const char *kernel, *firmware, *initramfs, *cmdline; /* borrowed; NULL: none */
+	bool has_serial;
+	unsigned serial_mode; /* enum serial_mode */
+	const char *serial_path;
 };
 
 struct machine {
@@ -52,8 +56,15 @@ struct machine {
 	struct pci *pci;
 	struct vcpus *vcpus;
 	struct platform *platform;
+	struct serial *serial; /* NULL: none */
+	struct boot *boot;
 	const struct machine_params *params;
 	unsigned phys_bits;
+
+	/* What a vCPU thread wants done on the loop thread. Posted once; the first wish of a run wins. */
+	struct loop_work reset_work, shutdown_work, failure_work;
+	bool resetting; /* vCPUs are parking or parked for a reset */
+	int exit_code;
 };
 
 /* How a machine came to its end, as loop_quit()'s code: an exit status. */
@@ -67,6 +78,12 @@ void machine_free(struct machine *m);
 
 /* Load the guest and start the vCPUs. 0 or -errno with a text. */
 int machine_start(struct machine *m, struct err *err);
+
+/*
+ * KVM could not reach some memory of the guest. Each function checks what it has laid into
+ * the guest's memory. True if one took something out: the access can be tried again. vCPU thread.
+ */
+bool machine_memory_fault(struct machine *m);
 
 /* Any thread: the guest asked for a reset / switched itself off / cannot go on (logged by the caller). */
 void machine_request_reset(struct machine *m);

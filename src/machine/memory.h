@@ -57,7 +57,7 @@ uint64_t memory_size(const struct memory *m);
 /* One past the highest RAM address. */
 uint64_t memory_top(const struct memory *m);
 
-/* Link a listener and tell it of all RAM in one transaction; unlink it (with removes when tell is set). */
+/* Link a listener and tell it of all RAM in one transaction; unlink it, telling it nothing. */
 void memory_listen(struct memory *m, struct memory_listener *l);
 void memory_unlisten(struct memory *m, struct memory_listener *l);
 

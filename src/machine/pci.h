@@ -67,6 +67,11 @@ struct pci_ops {
 	 * afterwards but for BAR addresses. Main thread, no lock held. Must not wait without a deadline.
 	 */
 	void (*reset)(struct pci_function *fn);
+	/*
+	 * KVM could not reach memory: if a slot of this function's has lost what lies behind it (a file
+	 * that its device process truncated), take it away and return true. May be NULL. Topology lock held.
+	 */
+	bool (*memory_fault)(struct pci_function *fn);
 };
 
 struct pci_function {

@@ -1,0 +1,241 @@
+/*
+ * io.c - region tables that are read without a lock
+ *
+ * A reader announces the epoch it entered in, looks the table up, calls the
+ * region's ops and leaves. A writer publishes a new table, then raises the
+ * epoch; what it took out of use is retired under the epoch before. It is freed
+ * when no reader is inside with an epoch that old. Both sides use sequentially
+ * consistent accesses: a reader that was not seen inside sees the new table.
+ */
+#include "machine/io.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/util.h"
+
+struct table {
+	unsigned nr;
+	struct io_region regions[];
+};
+
+struct retired {
+	uint64_t epoch;
+	void (*fn)(void *arg);
+	void *arg;
+	struct retired *next;
+};
+
+/* Readers are written by their own threads all the time: one cache line each. */
+struct reader_line {
+	struct io_reader reader;
+} __attribute__((aligned(64)));
+
+struct io_bus {
+	struct table *tables[2]; /* by enum io_space */
+	uint64_t epoch;
+	unsigned nr_readers;
+	struct reader_line *readers;
+	struct retired *retired;
+};
+
+int io_bus_new(unsigned nr_readers, struct io_bus **out)
+{
+	struct io_bus *bus = calloc(1, sizeof(*bus));
+
+	if (!bus)
+		return -ENOMEM;
+	bus->epoch = 1;
+	bus->nr_readers = nr_readers;
+	bus->readers = aligned_alloc(64, MAX(nr_readers, 1u) * sizeof(*bus->readers));
+	bus->tables[IO_PORT] = calloc(1, sizeof(struct table));
+	bus->tables[IO_MMIO] = calloc(1, sizeof(struct table));
+	if (!bus->readers || !bus->tables[0] || !bus->tables[1]) {
+		io_bus_free(bus);
+		return -ENOMEM;
+	}
+	memset(bus->readers, 0, MAX(nr_readers, 1u) * sizeof(*bus->readers));
+	*out = bus;
+	return 0;
+}
+
+void io_bus_free(struct io_bus *bus)
+{
+	if (!bus)
+		return;
+	for (struct retired *r = bus->retired, *next; r; r = next) {
+		next = r->next;
+		r->fn(r->arg);
+		free(r);
+	}
+	free(bus->tables[0]);
+	free(bus->tables[1]);
+	free(bus->readers);
+	free(bus);
+}
+
+struct io_reader *io_bus_reader(struct io_bus *bus, unsigned index)
+{
+	return &bus->readers[index].reader;
+}
+
+/* The index of the first region that ends after addr. */
+static unsigned lower_bound(const struct table *t, uint64_t addr)
+{
+	unsigned lo = 0, hi = t->nr;
+
+	while (lo < hi) {
+		unsigned mid = (lo + hi) / 2;
+
+		if (t->regions[mid].base + (t->regions[mid].size - 1) < addr)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
+static void publish(struct io_bus *bus, enum io_space space, struct table *new_table)
+{
+	struct table *old = bus->tables[space];
+
+	__atomic_store_n(&bus->tables[space], new_table, __ATOMIC_SEQ_CST);
+	/* Without memory for the note, the old table stays allocated: a few hundred bytes, never wrong. */
+	io_retire(bus, free, old);
+	io_reap(bus);
+}
+
+int io_add(struct io_bus *bus, enum io_space space, const struct io_region *region)
+{
+	const struct table *old = bus->tables[space];
+	uint64_t last = region->base + (region->size - 1);
+	unsigned at = lower_bound(old, region->base);
+	struct table *t;
+
+	if (!region->size || last < region->base)
+		return -EINVAL;
+	if (at < old->nr && old->regions[at].base <= last)
+		return -EEXIST;
+	t = malloc(sizeof(*t) + (old->nr + 1) * sizeof(t->regions[0]));
+	if (!t)
+		return -ENOMEM;
+	t->nr = old->nr + 1;
+	memcpy(t->regions, old->regions, at * sizeof(t->regions[0]));
+	t->regions[at] = *region;
+	memcpy(t->regions + at + 1, old->regions + at, (old->nr - at) * sizeof(t->regions[0]));
+	publish(bus, space, t);
+	return 0;
+}
+
+int io_remove(struct io_bus *bus, enum io_space space, uint64_t base)
+{
+	struct table *old = bus->tables[space], *t;
+	unsigned at = lower_bound(old, base);
+
+	if (at == old->nr || old->regions[at].base != base)
+		return -ENOENT;
+	t = malloc(sizeof(*t) + old->nr * sizeof(t->regions[0]));
+	if (!t)
+		return -ENOMEM;
+	t->nr = old->nr - 1;
+	memcpy(t->regions, old->regions, at * sizeof(t->regions[0]));
+	memcpy(t->regions + at, old->regions + at + 1, (t->nr - at) * sizeof(t->regions[0]));
+	publish(bus, space, t);
+	return 0;
+}
+
+static uint64_t oldest_reader(struct io_bus *bus)
+{
+	uint64_t oldest = UINT64_MAX;
+
+	for (unsigned i = 0; i < bus->nr_readers; i++) {
+		uint64_t epoch = __atomic_load_n(&bus->readers[i].reader.epoch, __ATOMIC_SEQ_CST);
+
+		if (epoch)
+			oldest = MIN(oldest, epoch);
+	}
+	return oldest;
+}
+
+int io_retire(struct io_bus *bus, void (*fn)(void *arg), void *arg)
+{
+	struct retired *r = malloc(sizeof(*r));
+
+	if (!r)
+		return -ENOMEM;
+	/* Readers that enter from here on announce a later epoch and see the new table. */
+	*r = (struct retired){
+		.epoch = __atomic_fetch_add(&bus->epoch, 1, __ATOMIC_SEQ_CST),
+		.fn = fn,
+		.arg = arg,
+		.next = bus->retired,
+	};
+	bus->retired = r;
+	return 0;
+}
+
+void io_reap(struct io_bus *bus)
+{
+	uint64_t oldest;
+
+	if (!bus->retired)
+		return;
+	oldest = oldest_reader(bus);
+	for (struct retired **at = &bus->retired; *at;) {
+		struct retired *r = *at;
+
+		if (r->epoch >= oldest) {
+			at = &r->next;
+			continue;
+		}
+		*at = r->next;
+		r->fn(r->arg);
+		free(r);
+	}
+}
+
+/* Between enter and leave the region's owner and the table stay allocated. */
+static const struct io_region *enter(struct io_bus *bus, struct io_reader *reader,
+	enum io_space space, uint64_t addr, unsigned size)
+{
+	const struct table *t;
+	unsigned at;
+
+	__atomic_store_n(&reader->epoch, __atomic_load_n(&bus->epoch, __ATOMIC_SEQ_CST),
+		__ATOMIC_SEQ_CST);
+	t = __atomic_load_n(&bus->tables[space], __ATOMIC_SEQ_CST);
+	at = lower_bound(t, addr);
+	if (at == t->nr || t->regions[at].base > addr ||
+		!range_ok(addr - t->regions[at].base, size, t->regions[at].size))
+		return NULL;
+	return &t->regions[at];
+}
+
+static void leave(struct io_reader *reader)
+{
+	__atomic_store_n(&reader->epoch, 0, __ATOMIC_RELEASE);
+}
+
+bool io_read(struct io_bus *bus, struct io_reader *reader, enum io_space space, uint64_t addr,
+	unsigned size, uint64_t *value)
+{
+	const struct io_region *r = enter(bus, reader, space, addr, size);
+
+	*value = io_ones(size);
+	if (r)
+		*value &= r->ops->read(r->self, addr - r->base, size);
+	leave(reader);
+	return r;
+}
+
+bool io_write(struct io_bus *bus, struct io_reader *reader, enum io_space space, uint64_t addr,
+	unsigned size, uint64_t value)
+{
+	const struct io_region *r = enter(bus, reader, space, addr, size);
+
+	if (r)
+		r->ops->write(r->self, addr - r->base, size, value & io_ones(size));
+	leave(reader);
+	return r;
+}

@@ -1,0 +1,226 @@
+/*
+ * irq.c - KVM's GSI routing table and the irqfds that hang on it
+ *
+ * KVM takes the table whole, so a change sends all of it; setting several
+ * vectors at once sends it once.
+ *
+ * Owns: GSI numbers, the copy of the table. Eventfds belong to their vectors.
+ * Locks: `lock` guards table and numbers; it is the innermost lock.
+ */
+#include "machine/irq.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "machine/layout.h"
+
+struct irqs {
+	struct kvm *kvm;
+	pthread_mutex_t lock;
+	unsigned nr_msi;       /* length of msi[] */
+	struct msi_route {
+		bool used; /* the GSI belongs to a vector */
+		bool routed;
+		struct msi_message msg;
+	} *msi; /* [gsi - GSI_MSI_BASE] */
+	struct kvm_irq_routing *table; /* room for all routes */
+};
+
+/* Send the table: IOAPIC pins first, then every routed MSI. Lock held. */
+static int send_routes(struct irqs *irqs)
+{
+	struct kvm_irq_routing *t = irqs->table;
+	unsigned n = 0;
+
+	for (unsigned pin = 0; pin < GSI_IOAPIC_COUNT; pin++)
+		t->entries[n++] = (struct kvm_irq_routing_entry){
+			.gsi = pin,
+			.type = KVM_IRQ_ROUTING_IRQCHIP,
+			.u.irqchip = { .irqchip = KVM_IRQCHIP_IOAPIC, .pin = pin },
+		};
+	for (unsigned i = 0; i < irqs->nr_msi; i++) {
+		const struct msi_route *r = &irqs->msi[i];
+
+		if (!r->routed)
+			continue;
+		t->entries[n++] = (struct kvm_irq_routing_entry){
+			.gsi = GSI_MSI_BASE + i,
+			.type = KVM_IRQ_ROUTING_MSI,
+			.u.msi = {
+				.address_lo = (uint32_t)r->msg.addr,
+				.address_hi = (uint32_t)(r->msg.addr >> 32),
+				.data = r->msg.data,
+			},
+		};
+	}
+	t->nr = n;
+	t->flags = 0;
+	return kvm_vm_ioctl(irqs->kvm, KVM_SET_GSI_ROUTING, t);
+}
+
+int irqs_new(struct kvm *kvm, struct irqs **out)
+{
+	struct irqs *irqs = calloc(1, sizeof(*irqs));
+	/* KVM's own limit is 4096 routes; 1024 device vectors are plenty and keep the table small. */
+	unsigned routes = MIN(kvm->nr_gsi_routes, 1024u);
+	int rc = -ENOMEM;
+
+	if (!irqs)
+		return -ENOMEM;
+	pthread_mutex_init(&irqs->lock, NULL);
+	irqs->kvm = kvm;
+	irqs->nr_msi = routes > GSI_MSI_BASE ? routes - GSI_MSI_BASE : 0;
+	irqs->msi = calloc(irqs->nr_msi, sizeof(*irqs->msi));
+	irqs->table = calloc(1, sizeof(*irqs->table) +
+					(GSI_IOAPIC_COUNT + irqs->nr_msi) * sizeof(irqs->table->entries[0]));
+	if (irqs->msi && irqs->table)
+		rc = send_routes(irqs);
+	if (rc) {
+		irqs_free(irqs);
+		return rc;
+	}
+	*out = irqs;
+	return 0;
+}
+
+void irqs_free(struct irqs *irqs)
+{
+	if (!irqs)
+		return;
+	pthread_mutex_destroy(&irqs->lock);
+	free(irqs->msi);
+	free(irqs->table);
+	free(irqs);
+}
+
+static int gsi_alloc(struct irqs *irqs)
+{
+	int gsi = -ENOSPC;
+
+	pthread_mutex_lock(&irqs->lock);
+	for (unsigned i = 0; i < irqs->nr_msi && gsi < 0; i++)
+		if (!irqs->msi[i].used) {
+			irqs->msi[i] = (struct msi_route){ .used = true };
+			gsi = (int)(GSI_MSI_BASE + i);
+		}
+	pthread_mutex_unlock(&irqs->lock);
+	return gsi;
+}
+
+int irq_vector_prepare(struct irqs *irqs, struct irq_vector *v)
+{
+	if (v->eventfd < 0) {
+		int fd = fd_eventfd();
+
+		if (fd < 0)
+			return fd;
+		v->eventfd = fd;
+	}
+	if (!v->gsi) {
+		int gsi = gsi_alloc(irqs);
+
+		if (gsi < 0)
+			return gsi;
+		v->gsi = gsi;
+	}
+	return 0;
+}
+
+static int irqfd(struct irqs *irqs, unsigned gsi, int fd, int resample, uint32_t flags)
+{
+	struct kvm_irqfd arg = {
+		.fd = (uint32_t)fd,
+		.gsi = gsi,
+		.flags = flags,
+		.resamplefd = (uint32_t)resample,
+	};
+
+	return kvm_vm_ioctl(irqs->kvm, KVM_IRQFD, &arg);
+}
+
+void irq_vector_mask(struct irqs *irqs, struct irq_vector *v)
+{
+	if (!v->live)
+		return;
+	irqfd(irqs, (unsigned)v->gsi, v->eventfd, 0, KVM_IRQFD_FLAG_DEASSIGN);
+	pthread_mutex_lock(&irqs->lock);
+	irqs->msi[v->gsi - GSI_MSI_BASE].routed = false;
+	send_routes(irqs);
+	pthread_mutex_unlock(&irqs->lock);
+	v->live = false;
+}
+
+void irq_vector_release(struct irqs *irqs, struct irq_vector *v)
+{
+	irq_vector_mask(irqs, v);
+	if (v->gsi) {
+		pthread_mutex_lock(&irqs->lock);
+		irqs->msi[v->gsi - GSI_MSI_BASE].used = false;
+		pthread_mutex_unlock(&irqs->lock);
+		v->gsi = 0;
+	}
+	fd_close(&v->eventfd);
+}
+
+static bool route_differs(const struct msi_route *r, const struct msi_message *msg)
+{
+	return !r->routed || r->msg.addr != msg->addr || r->msg.data != msg->data;
+}
+
+int irq_vectors_unmask(struct irqs *irqs, struct irq_vector *const *v, unsigned nr)
+{
+	bool changed = false;
+	int rc = 0;
+
+	pthread_mutex_lock(&irqs->lock);
+	for (unsigned i = 0; i < nr; i++) {
+		struct msi_route *r = &irqs->msi[v[i]->gsi - GSI_MSI_BASE];
+
+		if (route_differs(r, &v[i]->msg)) {
+			r->routed = true;
+			r->msg = v[i]->msg;
+			changed = true;
+		}
+	}
+	if (changed)
+		rc = send_routes(irqs);
+	pthread_mutex_unlock(&irqs->lock);
+	for (unsigned i = 0; i < nr && !rc; i++) {
+		if (v[i]->live)
+			continue;
+		rc = irqfd(irqs, (unsigned)v[i]->gsi, v[i]->eventfd, 0, 0);
+		v[i]->live = !rc;
+	}
+	return rc;
+}
+
+bool irq_vector_pending(const struct irq_vector *v)
+{
+	struct pollfd p = { .fd = v->eventfd, .events = POLLIN };
+
+	return !v->live && v->eventfd >= 0 && poll(&p, 1, 0) == 1 && p.revents & POLLIN;
+}
+
+int irq_line_connect(struct irqs *irqs, unsigned gsi, int trigger, int resample)
+{
+	if (resample < 0)
+		return irqfd(irqs, gsi, trigger, 0, 0);
+	return irqfd(irqs, gsi, trigger, resample, KVM_IRQFD_FLAG_RESAMPLE);
+}
+
+void irq_line_disconnect(struct irqs *irqs, unsigned gsi, int trigger)
+{
+	irqfd(irqs, gsi, trigger, 0, KVM_IRQFD_FLAG_DEASSIGN);
+}
+
+void irq_line_set(struct irqs *irqs, unsigned gsi, bool level)
+{
+	struct kvm_irq_level arg = { .irq = gsi, .level = level };
+
+	kvm_vm_ioctl(irqs->kvm, KVM_IRQ_LINE, &arg);
+}

@@ -1,0 +1,340 @@
+/*
+ * machine.c - build the machine, start the guest, reset it in place, end it
+ *
+ * Order of construction: KVM, RAM, interrupts, the I/O bus, PCI, platform parts,
+ * vCPUs. A reset parks the vCPUs, resets functions and platform, puts the vCPUs
+ * back to their first state and loads the images again: no descriptor is given back,
+ * so devices stay attached.
+ */
+#include "machine/machine.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/util.h"
+#include "machine/acpi.h"
+#include "machine/boot.h"
+#include "machine/cpuid.h"
+#include "machine/layout.h"
+#include "machine/platform.h"
+#include "machine/serial.h"
+#include "machine/vcpu.h"
+
+/* --- what the platform parts set off --- */
+
+static void platform_wants_reset(void *arg)
+{
+	machine_request_reset(arg);
+}
+
+static void platform_wants_shutdown(void *arg)
+{
+	machine_request_shutdown(arg);
+}
+
+static void ged_irq(void *arg, bool level)
+{
+	irq_line_set(((struct machine *)arg)->irqs, GSI_GED, level);
+}
+
+static void serial_irq(void *arg, bool level)
+{
+	irq_line_set(((struct machine *)arg)->irqs, GSI_COM1, level);
+}
+
+static void progress(void *arg, uint8_t code)
+{
+	log_debug("progress code 0x%02x", code);
+}
+
+static const struct platform_ops platform_ops = {
+	.reset = platform_wants_reset,
+	.shutdown = platform_wants_shutdown,
+	.ged_irq = ged_irq,
+	.progress = progress,
+};
+
+/* --- construction --- */
+
+static int new_pci(struct machine *m, struct err *err)
+{
+	struct pci_params p = {
+		.nr_segments = m->params->nr_segments,
+		.phys_bits = m->phys_bits,
+		.ram_top = memory_top(m->memory),
+		.ht_hole = m->kvm.host_is_amd,
+	};
+
+	if (p.ht_hole && p.ram_top > LAYOUT_HT_HOLE)
+		return err_set(err, -EINVAL,
+			"--memory: RAM would reach into the HyperTransport hole at 0x%llx of AMD hosts",
+			LAYOUT_HT_HOLE);
+	return pci_new(m->bus, &p, &m->pci, err);
+}
+
+static int new_platform(struct machine *m, struct err *err)
+{
+	uint64_t low = memory_range(m->memory, 0)->size;
+	struct platform_params p = {
+		.ops = &platform_ops,
+		.arg = m,
+		.ram_low = low,
+		.ram_high = memory_size(m->memory) - low,
+		.platform_base = pci_platform_base(m->pci),
+	};
+	int rc = platform_new(m->bus, &p, &m->platform);
+
+	return rc ? err_set(err, rc, "platform devices: %s", strerror(-rc)) : 0;
+}
+
+static int new_serial(struct machine *m, struct err *err)
+{
+	struct serial_params p = {
+		.mode = m->params->serial_mode,
+		.path = m->params->serial_path,
+		.set_irq = serial_irq,
+		.irq_arg = m,
+	};
+
+	return m->params->has_serial ? serial_new(m->loop, m->bus, &p, &m->serial, err) : 0;
+}
+
+static int open_images(struct machine *m, struct err *err)
+{
+	struct boot_params p = {
+		.kernel = m->params->kernel,
+		.firmware = m->params->firmware,
+		.initramfs = m->params->initramfs,
+		.cmdline = m->params->cmdline,
+	};
+
+	return boot_open(&p, &m->boot, err);
+}
+
+static int check_images(struct machine *m, struct err *err)
+{
+	if (m->kvm.host_is_pvm && !boot_enters_long_mode(m->boot))
+		log_warn("this host's KVM has no hardware virtualisation: a guest that starts in "
+			 "32-bit mode (%s) is not expected to run",
+			boot_kind(m->boot));
+	return 0;
+}
+
+static int new_bus(struct machine *m, struct err *err)
+{
+	int rc = irqs_new(&m->kvm, &m->irqs);
+
+	if (rc)
+		return err_set(err, rc, "interrupt routes: %s", strerror(-rc));
+	rc = io_bus_new(m->params->boot_vcpus, &m->bus);
+	return rc ? err_set(err, rc, "out of memory") : 0;
+}
+
+int machine_new(struct loop *loop, const struct machine_params *params, struct machine **out,
+	struct err *err)
+{
+	struct machine *m = calloc(1, sizeof(*m));
+	int rc;
+
+	if (!m)
+		return err_set(err, -ENOMEM, "out of memory");
+	m->loop = loop;
+	m->params = params;
+	rc = open_images(m, err);
+	if (!rc)
+		rc = kvm_open(&m->kvm, err);
+	if (!rc)
+		rc = check_images(m, err);
+	if (!rc)
+		rc = memory_new(&m->kvm, &params->memory, &m->memory, err);
+	if (!rc)
+		rc = new_bus(m, err);
+	m->phys_bits = cpuid_phys_bits(&m->kvm, params->max_phys_bits);
+	if (!rc)
+		rc = new_pci(m, err);
+	if (!rc)
+		rc = new_platform(m, err);
+	if (!rc)
+		rc = new_serial(m, err);
+	if (!rc)
+		rc = vcpus_new(m, &m->vcpus, err);
+	if (rc) {
+		machine_free(m);
+		return rc;
+	}
+	*out = m;
+	return 0;
+}
+
+void machine_free(struct machine *m)
+{
+	if (!m)
+		return;
+	vcpus_free(m->vcpus);
+	loop_unpost(m->loop, &m->reset_work);
+	loop_unpost(m->loop, &m->shutdown_work);
+	loop_unpost(m->loop, &m->failure_work);
+	serial_free(m->serial);
+	platform_free(m->platform);
+	pci_free(m->pci);
+	io_bus_free(m->bus);
+	irqs_free(m->irqs);
+	memory_free(m->memory);
+	kvm_close(&m->kvm);
+	boot_free(m->boot);
+	free(m);
+}
+
+/* --- start --- */
+
+static int install_acpi(struct machine *m, uint64_t *rsdp, struct err *err)
+{
+	const struct machine_params *p = m->params;
+	const struct pci_windows *windows[LAYOUT_MAX_SEGMENTS];
+	uint32_t ids[LAYOUT_MAX_VCPUS];
+	struct acpi_params a = {
+		.boot_vcpus = p->boot_vcpus,
+		.max_vcpus = p->boot_vcpus, /* no CPU hotplug yet */
+		.apic_ids = ids,
+		.nr_segments = p->nr_segments,
+		.windows = windows,
+		.platform_base = pci_platform_base(m->pci),
+		.serial = m->serial,
+	};
+
+	for (unsigned i = 0; i < p->boot_vcpus; i++)
+		ids[i] = cpuid_apic_id(&p->topology, i);
+	for (unsigned i = 0; i < p->nr_segments; i++)
+		windows[i] = pci_segment_windows(m->pci, i);
+	return acpi_install(&a, m->memory, rsdp, err);
+}
+
+static int load_guest(struct machine *m, bool fresh, struct err *err)
+{
+	struct boot_range reserved[] = {
+		{ LAYOUT_ECAM, LAYOUT_ECAM_SIZE },
+		{ pci_platform_base(m->pci), LAYOUT_PLATFORM_SIZE },
+	};
+	struct boot_target target = {
+		.memory = m->memory,
+		.reserved = reserved,
+		.nr_reserved = ARRAY_SIZE(reserved),
+		.fresh = fresh,
+	};
+	struct boot_entry entry;
+	int rc = install_acpi(m, &target.rsdp, err);
+
+	if (!rc)
+		rc = boot_load(m->boot, &target, &entry, err);
+	if (!rc)
+		rc = vcpus_enter(m->vcpus, &entry, err);
+	return rc;
+}
+
+int machine_start(struct machine *m, struct err *err)
+{
+	int rc = load_guest(m, true, err);
+
+	if (!rc)
+		rc = vcpus_start(m->vcpus, err);
+	if (rc)
+		return rc;
+	log_info("guest starts: %s, %u vCPUs, %llu MiB", boot_kind(m->boot), m->params->boot_vcpus,
+		(unsigned long long)(memory_size(m->memory) / MIB));
+	vcpus_run(m->vcpus);
+	return 0;
+}
+
+/* --- reset --- */
+
+static void reset_parked(struct machine *m)
+{
+	struct err err = { 0 };
+	int rc;
+
+	pci_reset(m->pci);
+	platform_reset(m->platform);
+	if (m->serial)
+		serial_reset(m->serial);
+	rc = vcpus_reset(m->vcpus, &err);
+	if (!rc)
+		rc = load_guest(m, false, &err);
+	m->resetting = false;
+	if (rc) {
+		log_err("reset: %s", err.text);
+		loop_quit(m->loop, MACHINE_EXIT_FAILED);
+		return;
+	}
+	vcpus_run(m->vcpus);
+}
+
+static void do_reset(struct loop_work *work)
+{
+	struct machine *m = container_of(work, struct machine, reset_work);
+
+	if (m->resetting)
+		return;
+	m->resetting = true;
+	log_info("guest resets");
+	vcpus_park(m->vcpus, reset_parked);
+}
+
+static void do_shutdown(struct loop_work *work)
+{
+	struct machine *m = container_of(work, struct machine, shutdown_work);
+
+	log_info("guest has shut down");
+	loop_quit(m->loop, MACHINE_EXIT_OK);
+}
+
+static void do_failure(struct loop_work *work)
+{
+	struct machine *m = container_of(work, struct machine, failure_work);
+
+	loop_quit(m->loop, MACHINE_EXIT_FAILED);
+}
+
+/*
+ * The vCPU that asks goes on until it is kicked. For a guest that has just written a reset or sleep
+ * register this is a short spin in its own loop, as on hardware; a failed vCPU is stopped at once.
+ */
+void machine_request_reset(struct machine *m)
+{
+	loop_post(m->loop, &m->reset_work, do_reset);
+}
+
+void machine_request_shutdown(struct machine *m)
+{
+	loop_post(m->loop, &m->shutdown_work, do_shutdown);
+}
+
+void machine_request_failure(struct machine *m)
+{
+	vcpus_stop(m->vcpus);
+	loop_post(m->loop, &m->failure_work, do_failure);
+}
+
+void machine_power_button(struct machine *m)
+{
+	platform_power_button(m->platform);
+}
+
+static void check_function(struct pci_function *fn, void *arg)
+{
+	bool *taken = arg;
+
+	if (fn->ops->memory_fault && fn->ops->memory_fault(fn))
+		*taken = true;
+}
+
+bool machine_memory_fault(struct machine *m)
+{
+	bool taken = false;
+
+	pci_lock(m->pci);
+	pci_for_each(m->pci, check_function, &taken);
+	pci_unlock(m->pci);
+	return taken;
+}
