@@ -28,7 +28,8 @@ static int check_topology(const struct cpus_config *cpus, struct err *err)
 	if (!t->threads_per_core || product == cpus->max)
 		return 0;
 	return err_set(err, -EINVAL,
-		"--cpus: topology: expected a product of %" PRIu32 " (max), got %u:%u:%u:%u = %" PRIu64,
+		"--cpus: topology: expected a product of %" PRIu32
+		" (max), got %u:%u:%u:%u = %" PRIu64,
 		cpus->max, t->threads_per_core, t->cores_per_die, t->dies_per_package, t->packages,
 		product);
 }
@@ -43,7 +44,8 @@ static int check_affinity(const struct cpus_config *cpus, struct err *err)
 		if (vcpu >= cpus->max)
 			return err_set(err, -EINVAL,
 				"--cpus: affinity: expected processors below %" PRIu32
-				" (max), got %" PRIu32, cpus->max, vcpu);
+				" (max), got %" PRIu32,
+				cpus->max, vcpu);
 		if (seen[vcpu])
 			return err_set(err, -EINVAL,
 				"--cpus: affinity: processor %" PRIu32 " is given twice", vcpu);
@@ -68,22 +70,24 @@ static int check_cpus(struct cpus_config *cpus, struct err *err)
 
 static int check_memory(const struct memory_config *memory, struct err *err)
 {
-	uint64_t unit = memory->hugepages && memory->hugepage_size ? memory->hugepage_size :
-								     PAGE_SIZE_4K;
+	uint64_t unit =
+		memory->hugepages && memory->hugepage_size ? memory->hugepage_size : PAGE_SIZE_4K;
 
 	if (memory->hugepage_size && !memory->hugepages)
+		return err_set(
+			err, -EINVAL, "--memory: hugepage_size: expected hugepages=on beside it");
+	if (memory->hugepage_size && memory->hugepage_size != 2 * MIB &&
+		memory->hugepage_size != GIB)
 		return err_set(err, -EINVAL,
-			"--memory: hugepage_size: expected hugepages=on beside it");
-	if (memory->hugepage_size && memory->hugepage_size != 2 * MIB && memory->hugepage_size != GIB)
-		return err_set(err, -EINVAL, "--memory: hugepage_size: expected 2M or 1G, got %" PRIu64,
+			"--memory: hugepage_size: expected 2M or 1G, got %" PRIu64,
 			memory->hugepage_size);
 	if (memory->size < 2 * MIB)
 		return err_set(err, -EINVAL, "--memory: size: expected at least 2M, got %" PRIu64,
 			memory->size);
 	if (memory->size % unit)
 		return err_set(err, -EINVAL,
-			"--memory: size: expected a multiple of %" PRIu64 " (%s), got %" PRIu64, unit,
-			unit == PAGE_SIZE_4K ? "4K" : "hugepage_size", memory->size);
+			"--memory: size: expected a multiple of %" PRIu64 " (%s), got %" PRIu64,
+			unit, unit == PAGE_SIZE_4K ? "4K" : "hugepage_size", memory->size);
 	return 0;
 }
 
@@ -113,7 +117,7 @@ static bool id_taken(const struct user_device_list *list, const char *id)
 	return false;
 }
 
-/* Names for the devices that have none. A name is found after at most as many tries as there are devices. */
+/* Names for the devices that have none; at most as many tries as there are devices. */
 static int name_devices(struct user_device_list *list, struct err *err)
 {
 	size_t n = 0;
@@ -133,11 +137,12 @@ static int name_devices(struct user_device_list *list, struct err *err)
 	return 0;
 }
 
-static int check_pair(const struct user_device_config *a, const struct user_device_config *b,
-	struct err *err)
+static int check_pair(
+	const struct user_device_config *a, const struct user_device_config *b, struct err *err)
 {
 	if (a->id && b->id && !strcmp(a->id, b->id))
-		return err_set(err, -EEXIST, "--user-device: id: Identifier %s is not unique", a->id);
+		return err_set(
+			err, -EEXIST, "--user-device: id: Identifier %s is not unique", a->id);
 	if (!strcmp(a->socket, b->socket))
 		return err_set(err, -EEXIST,
 			"--user-device: socket: expected one device on each socket, got two on %s",
@@ -145,7 +150,7 @@ static int check_pair(const struct user_device_config *a, const struct user_devi
 	if (a->pci_segment == b->pci_segment && a->pci_device_id == b->pci_device_id &&
 		a->pci_device_id != CONFIG_SLOT_ANY)
 		return err_set(err, -EEXIST,
-			"--user-device: pci_device_id: expected one device in each slot, got %s and %s "
+			"--user-device: pci_device_id: expected one device in a slot, got %s, %s "
 			"in slot %u of segment %u",
 			grammar_show(device_name(a)).text, grammar_show(device_name(b)).text,
 			a->pci_device_id, a->pci_segment);
@@ -157,13 +162,13 @@ static int check_place(const struct user_device_config *d, const struct platform
 {
 	if (d->pci_segment >= platform->num_pci_segments)
 		return err_set(err, -EINVAL,
-			"--user-device: pci_segment: expected a segment below %u (num_pci_segments of "
+			"--user-device: pci_segment: expected one below %u (num_pci_segments of "
 			"--platform), got %u",
 			platform->num_pci_segments, d->pci_segment);
 	if (++used[d->pci_segment] > CONFIG_MAX_SLOT)
 		return err_set(err, -ENOSPC,
-			"--user-device: pci_segment: expected at most %d devices in a segment, got more "
-			"in segment %u",
+			"--user-device: pci_segment: expected at most %d devices in a segment, got "
+			"more in segment %u",
 			CONFIG_MAX_SLOT, d->pci_segment);
 	return 0;
 }

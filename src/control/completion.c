@@ -62,6 +62,8 @@ static void bash_field_values(FILE *out, const struct option_row *o, const struc
 	}
 }
 
+/* shell, line by line */
+/* clang-format off */
 static void print_bash(FILE *out)
 {
 	fputs("# bash completion for outboard, printed by: outboard --print-completion bash\n"
@@ -82,8 +84,8 @@ static void print_bash(FILE *out)
 			fprintf(out, "--%s ", o->name);
 	fputs("'\n"
 	      "\n"
-	      "# Readline splits at = and : as well as at blanks, so the word is taken from the line\n"
-	      "# and what lies before its last = or : is cut off each candidate again.\n"
+	      "# Readline splits at = and : as well as at blanks, so the word is taken from the\n"
+	      "# line and what lies before its last = or : is cut off each candidate again.\n"
 	      "_outboard()\n"
 	      "{\n"
 	      "\tlocal line=${COMP_LINE:0:COMP_POINT} word option= value head name i\n"
@@ -115,7 +117,8 @@ static void print_bash(FILE *out)
 	      "\t\t\thead+=$name=\n"
 	      "\t\t\tmapfile -t found < <(_outboard_values \"$option.$name\" \"${value#*=}\")\n"
 	      "\t\telse\n"
-	      "\t\t\tmapfile -t found < <(compgen -W \"$(_outboard_fields \"$option\")\" -- \"$value\")\n"
+	      "\t\t\tname=$(_outboard_fields \"$option\")\n"
+	      "\t\t\tmapfile -t found < <(compgen -W \"$name\" -- \"$value\")\n"
 	      "\t\tfi\n"
 	      "\telse\n"
 	      "\t\tmapfile -t found < <(_outboard_values \"$option.${option#--}\" \"$value\")\n"
@@ -128,6 +131,8 @@ static void print_bash(FILE *out)
 	      "complete -F _outboard outboard\n",
 		out);
 }
+
+/* clang-format on */
 
 /* Inside single quotes of zsh, where [ ] : \ end or divide a specification. */
 static void zsh_text(FILE *out, const char *text)

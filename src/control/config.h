@@ -17,7 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define CONFIG_MAX_CPUS	    254	 /* xAPIC ids 0 to 253; 255 means all, 254 is left to the I/O APIC */
+#define CONFIG_MAX_CPUS	    254	 /* xAPIC ids 0 to 253; 254 is the I/O APIC, 255 all */
 #define CONFIG_MAX_SEGMENTS 96	 /* what the ECAM space below 4 GiB has room for */
 #define CONFIG_MAX_SLOT	    31	 /* slot 0 of each segment is its host bridge */
 #define CONFIG_MAX_HOST_CPU 8191 /* the largest Linux is built for */

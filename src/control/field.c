@@ -56,17 +56,17 @@ static void value_fini(struct value *value)
 }
 
 /* "boot: expected a whole number from 1 to 254, got "x"". Returns rc, but -ENOMEM as such. */
-static int expected(const struct field_row *f, int rc, const char *what, const char *raw,
-	struct err *err)
+static int expected(
+	const struct field_row *f, int rc, const char *what, const char *raw, struct err *err)
 {
 	if (rc == -ENOMEM)
 		return err_set(err, rc, "%s: out of memory", f->name);
-	return err_set(err, rc, "%s: expected %s, got \"%s\"", f->name, what,
-		grammar_show(raw).text);
+	return err_set(
+		err, rc, "%s: expected %s, got \"%s\"", f->name, what, grammar_show(raw).text);
 }
 
-static int read_number(const struct field_row *f, const char *text, struct value *value,
-	struct err *err)
+static int read_number(
+	const struct field_row *f, const char *text, struct value *value, struct err *err)
 {
 	bool size = f->type == FIELD_SIZE;
 	int rc = size ? grammar_size(text, &value->number) : grammar_uint(text, &value->number);
@@ -88,8 +88,8 @@ static int read_number(const struct field_row *f, const char *text, struct value
 }
 
 /* The names of a field's choices, "off, null, tty or file=PATH", into buf. */
-static void list_choices(const struct option_row *option, const struct field_row *f, char *buf,
-	size_t size)
+static void list_choices(
+	const struct option_row *option, const struct field_row *f, char *buf, size_t size)
 {
 	size_t used = 0;
 
@@ -107,8 +107,8 @@ static void list_choices(const struct option_row *option, const struct field_row
 	}
 }
 
-static int read_choice(const struct option_row *option, const struct field_row *f,
-	const char *text, struct value *value, struct err *err)
+static int read_choice(const struct option_row *option, const struct field_row *f, const char *text,
+	struct value *value, struct err *err)
 {
 	char what[160];
 
@@ -121,10 +121,8 @@ static int read_choice(const struct option_row *option, const struct field_row *
 		if (c->refused)
 			return err_set(err, -EOPNOTSUPP,
 				"%s%s%s is not available in this version: %s",
-				f->word_only ? "" : f->name,
-				f->word_only			    ? "" :
-				option->kind == OPTION_VALUE ? " " : "=",
-				c->name, c->refused);
+				f->word_only ? "" : f->name, f->word_only ? "" : " ", c->name,
+				c->refused);
 		value->number = c->value;
 		return 0;
 	}
@@ -132,7 +130,7 @@ static int read_choice(const struct option_row *option, const struct field_row *
 	return expected(f, -EINVAL, what, text, err);
 }
 
-/* Ids appear in messages, file names and JSON; those that begin with __ name the machine's own parts. */
+/* Ids appear in messages and JSON; those that begin with __ name the machine's own parts. */
 static int check_id(const struct field_row *f, const char *text, struct err *err)
 {
 	size_t len = strlen(text);
@@ -159,15 +157,14 @@ static int read_string(const struct field_row *f, char *text, struct value *valu
 	if (f->type == FIELD_PATH && !*text)
 		return expected(f, -EINVAL, "a path", text, err);
 	if (f->type == FIELD_SOCKET && sock_check_path(text, NULL))
-		return err_set(err, -EINVAL,
-			"%s: expected a path of 1 to %zu bytes, got %zu", f->name,
-			sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1, strlen(text));
+		return err_set(err, -EINVAL, "%s: expected a path of 1 to %zu bytes, got %zu",
+			f->name, sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1, strlen(text));
 	return 0;
 }
 
 /* T:C:D:P, each a number from 1 on. */
-static int read_topology(const struct field_row *f, const char *text, struct value *value,
-	struct err *err)
+static int read_topology(
+	const struct field_row *f, const char *text, struct value *value, struct err *err)
 {
 	uint16_t *part[] = { &value->topology.threads_per_core, &value->topology.cores_per_die,
 		&value->topology.dies_per_package, &value->topology.packages };
@@ -195,8 +192,8 @@ static int read_topology(const struct field_row *f, const char *text, struct val
 		text, err);
 }
 
-static int read_affinity_item(const struct field_row *f, const struct grammar_tuple *tuple,
-	struct vcpu_affinity *item)
+static int read_affinity_item(
+	const struct field_row *f, const struct grammar_tuple *tuple, struct vcpu_affinity *item)
 {
 	struct grammar_ints ints;
 	uint64_t vcpu;
@@ -221,8 +218,8 @@ static int read_affinity_item(const struct field_row *f, const struct grammar_tu
 	return rc;
 }
 
-static int read_affinity(const struct field_row *f, const char *text, struct value *value,
-	struct err *err)
+static int read_affinity(
+	const struct field_row *f, const char *text, struct value *value, struct err *err)
 {
 	struct affinity_list *list = &value->affinity;
 	struct grammar_tuples tuples = { 0 };
@@ -250,7 +247,7 @@ static int read_affinity(const struct field_row *f, const char *text, struct val
 	return expected(f, rc, what, text, err);
 }
 
-/* Gives *value, which the caller frees also on failure. text is dequoted but for lists; taken by strings. */
+/* Read what is not a string. Gives *value, which the caller frees also on failure. */
 static int value_read(const struct option_row *option, const struct field_row *f, char *text,
 	struct value *value, struct err *err)
 {
@@ -335,9 +332,9 @@ static void value_store(const struct field_row *f, void *base, struct value *val
 	}
 }
 
-/* What the field holds when nobody says anything. The fallback is ours, so it cannot fail to parse. */
-static int value_default(const struct option_row *option, const struct field_row *f,
-	struct value *value)
+/* What the field holds when nobody says anything. The fallback is ours, so it can be read. */
+static int value_default(
+	const struct option_row *option, const struct field_row *f, struct value *value)
 {
 	struct err why = { 0 };
 	char *text;
@@ -371,8 +368,8 @@ static int field_reset(const struct option_row *option, const struct field_row *
 }
 
 /* Of a field that this version does not have, only the default is accepted: it asks for nothing. */
-static int refuse_unless_default(const struct option_row *option, const struct field_row *f,
-	char *text, struct err *err)
+static int refuse_unless_default(
+	const struct option_row *option, const struct field_row *f, char *text, struct err *err)
 {
 	struct value given = { 0 }, fallback;
 	int rc;

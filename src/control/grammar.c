@@ -19,11 +19,14 @@
 
 #include "base/util.h"
 
-/* How many bytes of a printable character start at s: 1 for ASCII, 2 to 4 for UTF-8, 0 for neither. */
+/* The bytes of the printable character at s: 1 for ASCII, 2 to 4 for UTF-8, 0 for neither. */
 static size_t printable(const unsigned char *s)
 {
-	size_t len = *s < 0x80 ? 1 : *s >= 0xc2 && *s < 0xe0 ? 2 : *s >= 0xe0 && *s < 0xf0 ? 3 :
-		     *s >= 0xf0 && *s < 0xf5			   ? 4 : 0;
+	size_t len = *s < 0x80		       ? 1
+		     : *s >= 0xc2 && *s < 0xe0 ? 2
+		     : *s >= 0xe0 && *s < 0xf0 ? 3
+		     : *s >= 0xf0 && *s < 0xf5 ? 4
+					       : 0;
 
 	if (len == 1)
 		return *s >= 0x20 && *s != 0x7f;
@@ -109,7 +112,7 @@ static size_t count_parts(const char *s, char separator)
 	return nr;
 }
 
-/* Take the part before the next comma off *rest; *rest is NULL after the last. -EINVAL: unbalanced. */
+/* Take the part before the next comma off *rest, NULL after the last. -EINVAL: unbalanced. */
 static int take_part(char **rest, char **part)
 {
 	char *cut = next_cut(*rest, ',');

@@ -32,7 +32,7 @@ struct grammar_shown {
  */
 struct grammar_shown grammar_show(const char *text);
 
-/* One element of an option string. value is raw (still quoted, trimmed) or NULL for a word without "=". */
+/* One element of an option string. value is trimmed and still quoted; NULL: there was no "=". */
 struct grammar_item {
 	const char *name;
 	const char *value;
@@ -44,7 +44,8 @@ struct grammar_items {
 	char *text; /* what the items point into */
 };
 
-/* Gives *out. 0; -EINVAL unbalanced quotes or brackets; -ENODATA nothing between two commas; -ENOMEM. */
+/* Gives *out. 0; -EINVAL unbalanced quotes or brackets; -ENODATA two commas side by side; -ENOMEM.
+ */
 int grammar_split(const char *text, struct grammar_items *out);
 void grammar_items_fini(struct grammar_items *items);
 
@@ -96,7 +97,8 @@ struct grammar_strings {
 	char *text;
 };
 
-/* [a,b] or a,b, split at commas outside quotes and inner brackets. Gives *out. 0; -EINVAL; -ENOMEM. */
+/* [a,b] or a,b: cut at commas outside quotes and inner brackets. Gives *out. 0; -EINVAL; -ENOMEM.
+ */
 int grammar_string_list(const char *text, struct grammar_strings *out);
 void grammar_strings_fini(struct grammar_strings *strings);
 

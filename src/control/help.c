@@ -45,8 +45,8 @@ static void print_wrapped(FILE *out, const char *text, size_t left, size_t at)
 }
 
 /* `label` at column `at`, its explanation beside or below it. */
-static void print_entry(FILE *out, size_t at, const char *label, const char *help,
-	const char *fallback)
+static void print_entry(
+	FILE *out, size_t at, const char *label, const char *help, const char *fallback)
 {
 	size_t end = at + strlen(label);
 	char text[400];
@@ -115,7 +115,8 @@ static void print_refused(FILE *out)
 		n = snprintf(text + used, sizeof(text) - used, "%s--%s", used ? ", " : "", o->name);
 		used += n > 0 ? (size_t)n : 0;
 	}
-	fprintf(out, "Known from Cloud Hypervisor, not available in this version:\n%*s", OPTION_AT, "");
+	fprintf(out, "Known from Cloud Hypervisor, not available in this version:\n%*s", OPTION_AT,
+		"");
 	print_wrapped(out, text, OPTION_AT, OPTION_AT);
 }
 

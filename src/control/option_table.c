@@ -11,6 +11,9 @@
 #include "base/util.h"
 #include "control/config.h"
 
+/* a table is read by rows */
+/* clang-format off */
+
 #define MEMBER(type, member)                                                                       \
 	.offset = offsetof(struct type, member), .size = sizeof(((struct type *)0)->member)
 #define IN_CONFIG(member) .offset = offsetof(struct vm_config, member)
@@ -22,7 +25,8 @@ static const struct field_row kernel_fields[] = {
 };
 
 static const struct field_row firmware_fields[] = {
-	{ .name = "firmware", .json = "firmware", .type = FIELD_PATH, MEMBER(payload_config, firmware) },
+	{ .name = "firmware", .json = "firmware", .type = FIELD_PATH,
+	  MEMBER(payload_config, firmware) },
 	{ 0 },
 };
 
@@ -33,7 +37,8 @@ static const struct field_row initramfs_fields[] = {
 };
 
 static const struct field_row cmdline_fields[] = {
-	{ .name = "cmdline", .json = "cmdline", .type = FIELD_STRING, MEMBER(payload_config, cmdline) },
+	{ .name = "cmdline", .json = "cmdline", .type = FIELD_STRING,
+	  MEMBER(payload_config, cmdline) },
 	{ 0 },
 };
 
@@ -53,7 +58,8 @@ static const struct field_row cpus_fields[] = {
 	  .help = "processors the guest's tables have room for, boot to 254 (default: boot)" },
 	{ .name = "topology", .json = "topology", .type = FIELD_TOPOLOGY, .arg = "T:C:D:P",
 	  MEMBER(cpus_config, topology),
-	  .help = "threads per core, cores per die, dies per package, packages; their product is max" },
+	  .help = "threads per core, cores per die, dies per package, packages; their product is "
+		  "max" },
 	{ .name = "max_phys_bits", .json = "max_phys_bits", .type = FIELD_UINT, .arg = "N",
 	  .fallback = "46", .min = 36, .max = 52, MEMBER(cpus_config, max_phys_bits),
 	  .help = "upper limit of the guest's physical address width, 36 to 52" },
@@ -83,12 +89,14 @@ static const struct choice hotplug_methods[] = {
 	{ 0 },
 };
 
+#define NO_HOTPLUG "memory cannot be added to a running guest"
+
 static const struct field_row memory_fields[] = {
 	{ .name = "size", .json = "size", .type = FIELD_SIZE, .arg = "SIZE", .fallback = "512M",
 	  .max = UINT64_MAX, MEMBER(memory_config, size),
 	  .help = "guest memory; a multiple of 4K, at least 2M" },
-	{ .name = "shared", .json = "shared", .type = FIELD_TOGGLE, .arg = ON_OFF, .fallback = "off",
-	  MEMBER(memory_config, shared),
+	{ .name = "shared", .json = "shared", .type = FIELD_TOGGLE, .arg = ON_OFF,
+	  .fallback = "off", MEMBER(memory_config, shared),
 	  .help = "accepted, makes no difference: guest memory is always shareable with devices" },
 	{ .name = "hugepages", .json = "hugepages", .type = FIELD_TOGGLE, .arg = ON_OFF,
 	  .fallback = "off", MEMBER(memory_config, hugepages),
@@ -107,14 +115,14 @@ static const struct field_row memory_fields[] = {
 	{ .name = "reserve", .json = "reserve", .type = FIELD_TOGGLE, .arg = ON_OFF,
 	  .fallback = "off", .refused = "use prefault=on", .help = "reserve swap space" },
 	{ .name = "hotplug_size", .json = "hotplug_size", .type = FIELD_SIZE, .arg = "SIZE",
-	  .fallback = "0", .max = UINT64_MAX, .refused = "memory cannot be added to a running guest",
+	  .fallback = "0", .max = UINT64_MAX, .refused = NO_HOTPLUG,
 	  .help = "memory that may be added later" },
 	{ .name = "hotplugged_size", .json = "hotplugged_size", .type = FIELD_SIZE, .arg = "SIZE",
-	  .fallback = "0", .max = UINT64_MAX, .refused = "memory cannot be added to a running guest",
+	  .fallback = "0", .max = UINT64_MAX, .refused = NO_HOTPLUG,
 	  .help = "memory that has been added" },
 	{ .name = "hotplug_method", .json = "hotplug_method", .type = FIELD_CHOICE,
 	  .arg = "acpi|virtio-mem", .fallback = "acpi", .choices = hotplug_methods,
-	  .refused = "memory cannot be added to a running guest", .help = "how it is added" },
+	  .refused = NO_HOTPLUG, .help = "how it is added" },
 	{ 0 },
 };
 
@@ -123,11 +131,12 @@ static const struct field_row memory_fields[] = {
 static const struct field_row platform_fields[] = {
 	{ .name = "num_pci_segments", .json = "num_pci_segments", .type = FIELD_UINT, .arg = "N",
 	  .fallback = "1", .min = 1, .max = CONFIG_MAX_SEGMENTS,
-	  MEMBER(platform_config, num_pci_segments), .help = "PCI segments of 31 slots each, 1 to 96" },
+	  MEMBER(platform_config, num_pci_segments),
+	  .help = "PCI segments of 31 slots each, 1 to 96" },
 	{ .name = "iommu_segments", .json = "iommu_segments", .type = FIELD_INT_LIST, .arg = "LIST",
 	  .refused = "there is no virtual IOMMU", .help = "segments behind a virtual IOMMU" },
-	{ .name = "iommu_address_width", .json = "iommu_address_width", .type = FIELD_UINT, .arg = "N",
-	  .fallback = "64", .max = 64, .refused = "there is no virtual IOMMU",
+	{ .name = "iommu_address_width", .json = "iommu_address_width", .type = FIELD_UINT,
+	  .arg = "N", .fallback = "64", .max = 64, .refused = "there is no virtual IOMMU",
 	  .help = "address bits of the virtual IOMMU" },
 	{ .name = "iommufd", .json = "iommufd", .type = FIELD_TOGGLE, .arg = ON_OFF,
 	  .fallback = "off", .refused = "host PCI devices cannot be attached",
@@ -202,7 +211,8 @@ static const struct field_row console_fields[] = {
 static const struct field_row user_device_fields[] = {
 	{ .name = "socket", .json = "socket", .type = FIELD_SOCKET, .arg = "PATH", .required = true,
 	  MEMBER(user_device_config, socket), .help = "where the vfio-user server listens" },
-	{ .name = "id", .json = "id", .type = FIELD_ID, .arg = "NAME", MEMBER(user_device_config, id),
+	{ .name = "id", .json = "id", .type = FIELD_ID, .arg = "NAME",
+	  MEMBER(user_device_config, id),
 	  .help = "the device's name in messages (default: _vfio_user0, _vfio_user1, ...)" },
 	{ .name = "pci_segment", .json = "pci_segment", .type = FIELD_UINT, .arg = "N",
 	  .fallback = "0", .max = CONFIG_MAX_SEGMENTS - 1, MEMBER(user_device_config, pci_segment),
@@ -253,7 +263,8 @@ const struct option_row option_table[] = {
 	  .help = "PVH firmware to start instead of a kernel." },
 
 	{ .name = "cpus", .kind = OPTION_FIELDS, .group = GROUP_MACHINE, .json = "cpus",
-	  .fields = cpus_fields, .bare = "boot", IN_CONFIG(cpus), .arg = "[boot=]N[,FIELD=VALUE]...",
+	  .fields = cpus_fields, .bare = "boot", IN_CONFIG(cpus),
+	  .arg = "[boot=]N[,FIELD=VALUE]...",
 	  .help = "Virtual processors." },
 	{ .name = "memory", .kind = OPTION_FIELDS, .group = GROUP_MACHINE, .json = "memory",
 	  .fields = memory_fields, .bare = "size", IN_CONFIG(memory),
@@ -270,13 +281,15 @@ const struct option_row option_table[] = {
 	  .fields = console_fields, .bare = "mode", IN_CONFIG(console), .arg = "MODE",
 	  .help = "Virtio console." },
 
-	{ .name = "user-device", .kind = OPTION_LIST, .group = GROUP_DEVICES, .json = "user_devices",
-	  .fields = user_device_fields, IN_CONFIG(user_devices),
-	  .item_size = sizeof(struct user_device_config), .arg = "socket=PATH[,FIELD=VALUE]... [...]",
+	{ .name = "user-device", .kind = OPTION_LIST, .group = GROUP_DEVICES,
+	  .json = "user_devices", .fields = user_device_fields, IN_CONFIG(user_devices),
+	  .item_size = sizeof(struct user_device_config),
+	  .arg = "socket=PATH[,FIELD=VALUE]... [...]",
 	  .help = "PCI devices that live in other processes and speak vfio-user. Takes several "
 		  "values and may be repeated." },
 
-	{ .name = "log-file", .kind = OPTION_VALUE, .group = GROUP_PROGRAM, .fields = log_file_fields,
+	{ .name = "log-file", .kind = OPTION_VALUE, .group = GROUP_PROGRAM,
+	  .fields = log_file_fields,
 	  .arg = "PATH", .help = "Append messages to a file instead of standard error." },
 	{ .name = "verbose", .letter = 'v', .kind = OPTION_COUNT, .group = GROUP_PROGRAM,
 	  IN_CONFIG(verbosity), .help = "Log information too; twice: debugging details as well." },

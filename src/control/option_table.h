@@ -69,11 +69,18 @@ enum option_kind {
 	OPTION_COUNT,	/* no argument, counts its uses */
 	OPTION_HELP,	/* print and leave */
 	OPTION_VERSION, /* print and leave */
-	OPTION_SCRIPT,	/* print the completion script for the shell named by the argument and leave */
+	OPTION_SCRIPT,	/* print the completion script for the shell in the argument and leave */
 	OPTION_REFUSED, /* known elsewhere, not in this version */
 };
 
-enum option_group { GROUP_PAYLOAD, GROUP_MACHINE, GROUP_PORTS, GROUP_DEVICES, GROUP_PROGRAM, NR_GROUPS };
+enum option_group {
+	GROUP_PAYLOAD,
+	GROUP_MACHINE,
+	GROUP_PORTS,
+	GROUP_DEVICES,
+	GROUP_PROGRAM,
+	NR_GROUPS
+};
 
 struct option_row {
 	const char *name;
@@ -81,12 +88,12 @@ struct option_row {
 	bool hidden; /* works, but is not in --help: for the build, not for users */
 	enum option_kind kind;
 	enum option_group group;
-	const char *json; /* JSON path of the object (or array) in a VmConfig body */
+	const char *json;		/* JSON path of the object (or array) in a VmConfig body */
 	const struct field_row *fields; /* ends with a row without a name */
-	const char *bare;   /* the field that a first word without "=" sets (--cpus 4) */
-	size_t offset;	    /* of the struct, list or counter in struct vm_config */
-	size_t item_size;   /* OPTION_LIST: of one element */
-	const char *arg;    /* how help writes the argument */
+	const char *bare;    /* the field that a first word without "=" sets (--cpus 4) */
+	size_t offset;	     /* of the struct, list or counter in struct vm_config */
+	size_t item_size;    /* OPTION_LIST: of one element */
+	const char *arg;     /* how help writes the argument */
 	const char *refused; /* OPTION_REFUSED: what to use instead, or NULL */
 	const char *help;
 };
@@ -103,6 +110,7 @@ const struct field_row *field_find(const struct option_row *option, const char *
 #define for_each_option(o) for (const struct option_row *o = option_table; (o)->name; (o)++)
 #define for_each_field(f, option)                                                                  \
 	for (const struct field_row *f = (option)->fields; f && (f)->name; (f)++)
-#define for_each_choice(c, field) for (const struct choice *c = (field)->choices; c && (c)->name; (c)++)
+#define for_each_choice(c, field)                                                                  \
+	for (const struct choice *c = (field)->choices; c && (c)->name; (c)++)
 
 #endif

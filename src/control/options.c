@@ -118,8 +118,8 @@ static int unknown_option(const char *typed, struct err *err)
 	if (best.name)
 		return err_set(err, -EINVAL, "--%s: unknown option; did you mean --%s?",
 			grammar_show(typed).text, best.name);
-	return err_set(err, -EINVAL, "--%s: unknown option; --help lists them",
-		grammar_show(typed).text);
+	return err_set(
+		err, -EINVAL, "--%s: unknown option; --help lists them", grammar_show(typed).text);
 }
 
 static int unknown_field(const struct option_row *o, const char *typed, struct err *err)
@@ -167,8 +167,8 @@ static int apply_item(const struct option_row *o, const struct grammar_item *ite
 	if (rc || (!f->word_only && !f->implies))
 		return rc;
 	if (*chooser && strcmp(*chooser, item->name))
-		return err_set(err, -EINVAL, "%s: expected only one of %s and %s",
-			item->name, *chooser, item->name);
+		return err_set(err, -EINVAL, "%s: expected only one of %s and %s", item->name,
+			*chooser, item->name);
 	*chooser = item->name;
 	return 0;
 }
@@ -195,8 +195,8 @@ static int apply_string(const struct option_row *o, const char *text, void *base
 	return rc;
 }
 
-static int apply_list_element(const struct option_row *o, const char *text,
-	struct any_list *list, struct err *err)
+static int apply_list_element(
+	const struct option_row *o, const char *text, struct any_list *list, struct err *err)
 {
 	void *items = reallocarray(list->items, list->nr + 1, o->item_size);
 	void *item;
@@ -219,8 +219,8 @@ static int apply_list_element(const struct option_row *o, const char *text,
 	return rc;
 }
 
-static int apply(const struct option_row *o, struct vm_config *config, const char *value,
-	struct err *err)
+static int apply(
+	const struct option_row *o, struct vm_config *config, const char *value, struct err *err)
 {
 	void *base = option_base(o, config);
 	struct err why = { 0 };
@@ -242,7 +242,8 @@ static int apply(const struct option_row *o, struct vm_config *config, const cha
 	default:
 		return err_set(err, -EINVAL, "--%s sets nothing", o->name);
 	}
-	return rc ? err_set(err, rc, "--%s %s: %s", o->name, grammar_show(value).text, why.text) : 0;
+	return rc ? err_set(err, rc, "--%s %s: %s", o->name, grammar_show(value).text, why.text)
+		  : 0;
 }
 
 static int refuse(const struct option_row *o, struct err *err)
@@ -303,9 +304,8 @@ static int walk_option(struct walk *w, const struct option_row *o, const char *a
 		value = take_value(w);
 	if (takes_value(o) && !value && *w->argv)
 		return err_set(w->err, -EINVAL,
-			"--%s: expected %s, got the option %s; a value like that is given as --%s=%s",
-			o->name, o->arg, grammar_show(*w->argv).text, o->name,
-			grammar_show(*w->argv).text);
+			"--%s: expected %s, got the option %s; as a value, write --%s=%s", o->name,
+			o->arg, grammar_show(*w->argv).text, o->name, grammar_show(*w->argv).text);
 	if (takes_value(o) && !value)
 		return err_set(w->err, -EINVAL, "--%s: expected %s, got nothing", o->name, o->arg);
 	if (*given && (o->kind == OPTION_VALUE || o->kind == OPTION_FIELDS))
@@ -344,8 +344,8 @@ static int walk_letters(struct walk *w, const char *letters)
 static int walk_long(struct walk *w, const char *argument)
 {
 	const char *equals = strchr(argument, '=');
-	FREE_AUTO char *name = equals ? strndup(argument, (size_t)(equals - argument)) :
-					strdup(argument);
+	FREE_AUTO char *name =
+		equals ? strndup(argument, (size_t)(equals - argument)) : strdup(argument);
 	const struct option_row *o;
 
 	if (!name)
