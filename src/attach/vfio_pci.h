@@ -1,0 +1,46 @@
+/*
+ * vfio_pci.h - a PCI function made of a device behind a vfio transport
+ *
+ * The object is the transport's owner (vfio_pci_owner()) and holds the struct
+ * pci_function that the guest sees.
+ */
+#ifndef ATTACH_VFIO_PCI_H
+#define ATTACH_VFIO_PCI_H
+
+#include "attach/vfio_transport.h"
+#include "machine/machine.h"
+
+struct vfio_pci;
+
+/* The first attach ended: rc 0, the function can be plugged; or -errno, and err says why. Loop
+ * thread. */
+typedef void (*vfio_pci_attached_fn)(void *arg, int rc, const struct err *err);
+
+/* m is borrowed, id copied. Gives *out. 0 or -ENOMEM. */
+int vfio_pci_new(struct machine *m, const char *id, vfio_pci_attached_fn attached, void *arg,
+	struct vfio_pci **out);
+
+struct vfio_owner *vfio_pci_owner(struct vfio_pci *vp);
+/* Once, before the transport starts. Borrows t until vfio_pci_free(). */
+void vfio_pci_set_transport(struct vfio_pci *vp, struct vfio_transport *t);
+
+/*
+ * Put the function into a slot, after it was attached. slot as for pci_add(). 0 or -errno with
+ * a text. Loop thread.
+ */
+int vfio_pci_plug(struct vfio_pci *vp, unsigned segment, int slot, struct err *err);
+
+/*
+ * Take the function out of its slot, its BARs out of guest memory, its interrupts out of KVM. vCPUs
+ * may still be inside a call when this returns. Loop thread.
+ */
+void vfio_pci_unplug(struct vfio_pci *vp);
+
+/* No vCPU may be inside a call (io_retire()), the transport is stopped but not freed. NULL is fine.
+ */
+void vfio_pci_free(struct vfio_pci *vp);
+
+/* "0000:00:05.0", or "" while not plugged. */
+const char *vfio_pci_bdf(const struct vfio_pci *vp);
+
+#endif
