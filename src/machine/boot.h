@@ -23,7 +23,7 @@
 #include "base/err.h"
 #include "machine/memory.h"
 
-struct boot_params {
+struct boot_files {
 	/* Borrowed. Exactly one of kernel and firmware; the others may be NULL. */
 	const char *kernel, *firmware, *initramfs, *cmdline;
 };
@@ -35,7 +35,7 @@ struct boot;
  * not matter. 0, gives *out; or -errno with a text that names the file and what
  * it lacks. Needs no machine.
  */
-int boot_open(const struct boot_params *p, struct boot **out, struct err *err);
+int boot_open(const struct boot_files *p, struct boot **out, struct err *err);
 /* NULL is fine. */
 void boot_free(struct boot *boot);
 
