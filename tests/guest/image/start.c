@@ -1,0 +1,73 @@
+/*
+ * start.c - the first C code, and the list of tests
+ *
+ * The command line names what to do: test=NAME and the test's own options, each as
+ * name=value. A test ends by returning; then the plan is printed and the machine
+ * switched off, unless off=0 (the runner wants to see something else end it).
+ */
+#include "abi.h"
+#include "apic.h"
+#include "boot.h"
+#include "print.h"
+#include "sys.h"
+#include "tests.h"
+
+struct rela {
+	uint64_t offset, info;
+	int64_t addend;
+};
+
+extern struct rela rela_start[], rela_end[];
+extern char bss_start[], bss_end[], image_base[];
+
+void guest_start(int entry, uint64_t info);
+
+static const struct test tests[] = {
+	{ "boot", test_boot },
+};
+
+static void run(void)
+{
+	char name[32] = "";
+
+	boot_option("test", name, sizeof(name), NULL);
+	for (unsigned i = 0; i < ARRAY_SIZE(tests); i++) {
+		if (!strcmp(tests[i].name, name)) {
+			note("test %s", name);
+			tests[i].run();
+			tap_done();
+			return;
+		}
+	}
+	printf("not ok - no test is called \"%s\"; there are:", name);
+	for (unsigned i = 0; i < ARRAY_SIZE(tests); i++)
+		printf(" %s", tests[i].name);
+	printf("\n");
+}
+
+/* Only relative relocations: the image refers to nothing else. */
+static void relocate(void)
+{
+	uint64_t delta = (uint64_t)image_base - LINK_BASE;
+
+	for (struct rela *r = rela_start; r < rela_end; r++)
+		if ((uint32_t)r->info == 8)
+			*(uint64_t *)(r->offset + delta) = (uint64_t)r->addend + delta;
+}
+
+/* Ring 3, from entry.S. */
+void guest_start(int entry, uint64_t info)
+{
+	relocate();
+	memset(bss_start, 0, (size_t)(bss_end - bss_start));
+	sys_init();
+	outb(MARK_PORT, MARK_MAIN);
+	console_init();
+	boot_parse(entry, info);
+	apic_init();
+	run();
+	if (boot_number("off", 1))
+		sys_off();
+	for (;;)
+		sys_halt();
+}
