@@ -19,6 +19,7 @@ int err_prefix(struct err *err, int rc, const char *fmt, ...)
 {
 	char old[sizeof(err->text)];
 	va_list ap;
+	size_t room;
 	int n;
 
 	if (!err)
@@ -27,7 +28,9 @@ int err_prefix(struct err *err, int rc, const char *fmt, ...)
 	va_start(ap, fmt);
 	n = vsnprintf(err->text, sizeof(err->text), fmt, ap);
 	va_end(ap);
-	if (n >= 0 && (size_t)n < sizeof(err->text))
-		snprintf(err->text + n, sizeof(err->text) - n, ": %s", old);
+	if (n < 0 || (size_t)n + 3 > sizeof(err->text))
+		return rc;
+	room = sizeof(err->text) - (size_t)n - 3; /* for what fits of the old text */
+	snprintf(err->text + n, sizeof(err->text) - (size_t)n, ": %.*s", (int)room, old);
 	return rc;
 }

@@ -103,7 +103,7 @@ static int new_serial(struct machine *m, struct err *err)
 
 static int open_images(struct machine *m, struct err *err)
 {
-	struct boot_params p = {
+	struct boot_files p = {
 		.kernel = m->params->kernel,
 		.firmware = m->params->firmware,
 		.initramfs = m->params->initramfs,
@@ -168,11 +168,17 @@ int machine_new(struct loop *loop, const struct machine_params *params, struct m
 	return 0;
 }
 
+void machine_stop(struct machine *m)
+{
+	vcpus_free(m->vcpus);
+	m->vcpus = NULL;
+}
+
 void machine_free(struct machine *m)
 {
 	if (!m)
 		return;
-	vcpus_free(m->vcpus);
+	machine_stop(m);
 	loop_unpost(m->loop, &m->reset_work);
 	loop_unpost(m->loop, &m->shutdown_work);
 	loop_unpost(m->loop, &m->failure_work);
