@@ -70,27 +70,32 @@ void config_fini(struct vm_config *config)
 	memset(config, 0, sizeof(*config));
 }
 
-/* How many single-character edits turn a into b, or a large number when there are more than 2. */
+#define HINT_MAX 32 /* the longest name that hints are made for */
+
+/*
+ * How many edits turn a into b, where an edit adds, drops or replaces a character or swaps two
+ * neighbours. Rows are the usual ones of dynamic programming; two back is kept for the swaps.
+ */
 static size_t edits(const char *a, const char *b)
 {
-	size_t la = strlen(a), lb = strlen(b), row[33];
+	size_t la = strlen(a), lb = strlen(b), rows[3][HINT_MAX + 1];
 
-	if (la > 32 || lb > 32)
+	if (la > HINT_MAX || lb > HINT_MAX)
 		return SIZE_MAX;
 	for (size_t j = 0; j <= lb; j++)
-		row[j] = j;
+		rows[0][j] = j;
 	for (size_t i = 1; i <= la; i++) {
-		size_t diagonal = row[0];
+		size_t *row = rows[i % 3], *last = rows[(i + 2) % 3], *older = rows[(i + 1) % 3];
 
 		row[0] = i;
 		for (size_t j = 1; j <= lb; j++) {
-			size_t replaced = diagonal + (a[i - 1] != b[j - 1]);
-
-			diagonal = row[j];
-			row[j] = MIN(replaced, MIN(row[j], row[j - 1]) + 1);
+			row[j] = MIN(last[j], row[j - 1]) + 1;
+			row[j] = MIN(row[j], last[j - 1] + (a[i - 1] != b[j - 1]));
+			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+				row[j] = MIN(row[j], older[j - 2] + 1);
 		}
 	}
-	return row[lb];
+	return rows[la % 3][lb];
 }
 
 struct nearest {
@@ -101,9 +106,11 @@ struct nearest {
 /* Keep the candidate that is nearest to what was typed, if it is near enough to be meant. */
 static void nearest_offer(struct nearest *best, const char *typed, const char *candidate)
 {
-	size_t distance = edits(typed, candidate);
+	size_t len = strlen(typed), distance = edits(typed, candidate);
 
-	if (distance > 2 || distance >= strlen(candidate) || distance >= best->distance)
+	if (len > 2 && !strncmp(typed, candidate, len))
+		distance = 1; /* cut short */
+	if (distance > len / 3 || distance >= best->distance)
 		return;
 	*best = (struct nearest){ candidate, distance };
 }
