@@ -113,13 +113,12 @@ static int open_images(struct machine *m, struct err *err)
 	return boot_open(&p, &m->boot, err);
 }
 
-static int check_images(struct machine *m, struct err *err)
+/* Not refused: a guest made for such a host, like our own test guest, runs. */
+static void warn_of_host(const struct machine *m)
 {
-	if (m->kvm.host_is_pvm && !boot_enters_long_mode(m->boot))
-		log_warn("this host's KVM has no hardware virtualisation: a guest that starts in "
-			 "32-bit mode (%s) is not expected to run",
-			boot_kind(m->boot));
-	return 0;
+	if (m->kvm.host_is_pvm)
+		log_warn("this host's KVM has no hardware virtualisation (no vmx or svm in "
+			 "/proc/cpuinfo): stock kernels are known to hang on it");
 }
 
 static int new_bus(struct machine *m, struct err *err)
@@ -146,7 +145,7 @@ int machine_new(struct loop *loop, const struct machine_params *params, struct m
 	if (!rc)
 		rc = kvm_open(&m->kvm, err);
 	if (!rc)
-		rc = check_images(m, err);
+		warn_of_host(m);
 	if (!rc)
 		rc = memory_new(&m->kvm, &params->memory, &m->memory, err);
 	if (!rc)
@@ -302,10 +301,6 @@ static void do_failure(struct loop_work *work)
 	loop_quit(m->loop, MACHINE_EXIT_FAILED);
 }
 
-/*
- * The vCPU that asks goes on until it is kicked. For a guest that has just written a reset or sleep
- * register this is a short spin in its own loop, as on hardware; a failed vCPU is stopped at once.
- */
 void machine_request_reset(struct machine *m)
 {
 	loop_post(m->loop, &m->reset_work, do_reset);
@@ -313,6 +308,7 @@ void machine_request_reset(struct machine *m)
 
 void machine_request_shutdown(struct machine *m)
 {
+	vcpus_stop(m->vcpus);
 	loop_post(m->loop, &m->shutdown_work, do_shutdown);
 }
 

@@ -95,6 +95,20 @@ static int capture_msrs(const struct kvm *kvm, int vcpu_fd, struct vcpu_state *s
 	return 0;
 }
 
+/* Without firmware nobody else switches memory types on, the same on each vCPU: write-back. SDM vol. 3, 12.11.2.1 */
+static void enable_mtrr(int vcpu_fd)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry one;
+	} msr = { .head.nmsrs = 1 };
+
+	msr.head.entries[0] =
+		(struct kvm_msr_entry){ .index = MSR_MTRR_DEF_TYPE, .data = 1u << 11 | 6 };
+	if (ioctl(vcpu_fd, KVM_SET_MSRS, &msr) != 1)
+		log_debug("KVM takes no MTRR default type");
+}
+
 int vcpu_state_capture(const struct kvm *kvm, int vcpu_fd, struct vcpu_state **out)
 {
 	struct vcpu_state *s = calloc(1, sizeof(*s));
@@ -102,6 +116,7 @@ int vcpu_state_capture(const struct kvm *kvm, int vcpu_fd, struct vcpu_state **o
 
 	if (!s)
 		return -ENOMEM;
+	enable_mtrr(vcpu_fd);
 	if (ioctl(vcpu_fd, KVM_GET_REGS, &s->regs) < 0 ||
 		ioctl(vcpu_fd, KVM_GET_SREGS, &s->sregs) < 0 ||
 		ioctl(vcpu_fd, KVM_GET_FPU, &s->fpu) < 0 ||
@@ -228,20 +243,6 @@ static void enter_mode(struct kvm_sregs *s, const struct boot_entry *e)
 	s->efer = EFER_LME | EFER_LMA;
 }
 
-/* Without firmware nobody else switches memory types on: everything write-back. SDM vol. 3, 12.11.2.1 */
-static void enable_mtrr(int vcpu_fd)
-{
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry one;
-	} msr = { .head.nmsrs = 1 };
-
-	msr.head.entries[0] =
-		(struct kvm_msr_entry){ .index = MSR_MTRR_DEF_TYPE, .data = 1u << 11 | 6 };
-	if (ioctl(vcpu_fd, KVM_SET_MSRS, &msr) != 1)
-		log_debug("KVM takes no MTRR default type");
-}
-
 int vcpu_state_enter(int vcpu_fd, const struct boot_entry *e)
 {
 	struct kvm_regs regs = {
@@ -255,6 +256,5 @@ int vcpu_state_enter(int vcpu_fd, const struct boot_entry *e)
 	enter_mode(&sregs, e);
 	if (ioctl(vcpu_fd, KVM_SET_SREGS, &sregs) < 0 || ioctl(vcpu_fd, KVM_SET_REGS, &regs) < 0)
 		return -errno;
-	enable_mtrr(vcpu_fd);
 	return 0;
 }
