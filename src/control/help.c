@@ -124,6 +124,7 @@ void options_print_help(FILE *out)
 {
 	fputs("Usage: outboard --kernel PATH [OPTION]...\n"
 	      "       outboard --firmware PATH [OPTION]...\n"
+	      "       outboard device MODEL [OPTION]...    (the program outboard-device)\n"
 	      "\n"
 	      "Run a virtual machine whose devices live in other processes.\n"
 	      "\n"

@@ -126,7 +126,7 @@ static const struct field_row memory_fields[] = {
 	{ 0 },
 };
 
-#define NO_SMBIOS "the guest gets no SMBIOS tables"
+#define NO_SMBIOS "what the SMBIOS tables say is fixed"
 
 static const struct field_row platform_fields[] = {
 	{ .name = "num_pci_segments", .json = "num_pci_segments", .type = FIELD_UINT, .arg = "N",
