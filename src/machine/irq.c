@@ -131,6 +131,11 @@ int irq_vector_prepare(struct irqs *irqs, struct irq_vector *v)
 	return 0;
 }
 
+/*
+ * Connecting an eventfd that was signalled already raises the interrupt but leaves the count there, where
+ * it would look like a second one at the next mask: take it out. A signal that comes after the
+ * connection is read by KVM as it comes.
+ */
 static int irqfd(struct irqs *irqs, unsigned gsi, int fd, int resample, uint32_t flags)
 {
 	struct kvm_irqfd arg = {
@@ -140,7 +145,11 @@ static int irqfd(struct irqs *irqs, unsigned gsi, int fd, int resample, uint32_t
 		.resamplefd = (uint32_t)resample,
 	};
 
-	return kvm_vm_ioctl(irqs->kvm, KVM_IRQFD, &arg);
+	int rc = kvm_vm_ioctl(irqs->kvm, KVM_IRQFD, &arg);
+
+	if (!rc && !(flags & KVM_IRQFD_FLAG_DEASSIGN))
+		fd_clear(fd);
+	return rc;
 }
 
 void irq_vector_mask(struct irqs *irqs, struct irq_vector *v)

@@ -51,7 +51,7 @@ void irq_vector_mask(struct irqs *irqs, struct irq_vector *v);
 bool irq_vector_pending(const struct irq_vector *v);
 
 /*
- * Connect a level-triggered line of the IOAPIC: trigger raises it; KVM lowers it
+ * Connect a level-triggered line of the IOAPIC: trigger (non-blocking) raises it; KVM lowers it
  * at the guest's EOI and signals resample (-1: edge-triggered, no resample). Both
  * borrowed until irq_line_disconnect(). 0 or -errno.
  */
