@@ -8,6 +8,8 @@
 #define MSR_X2APIC    0x800
 
 static bool x2apic;
+static uint64_t first_base;
+static uint32_t first_svr;
 
 static uint64_t x2_read0(uint64_t reg, uint64_t unused)
 {
@@ -59,8 +61,22 @@ void apic_init(void)
 
 	if (sys_rdmsr(MSR_APIC_BASE, &base))
 		x2apic = base >> 10 & 1;
+	if (!first_base) {
+		first_base = base;
+		first_svr = apic_read(LAPIC_SVR);
+	}
 	apic_write(LAPIC_TPR, 0);
 	apic_write(LAPIC_SVR, 0x100 | VECTOR_SPURIOUS);
+}
+
+uint64_t apic_first_base(void)
+{
+	return first_base;
+}
+
+uint32_t apic_first_svr(void)
+{
+	return first_svr;
 }
 
 bool apic_enable_x2apic(void)

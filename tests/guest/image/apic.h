@@ -30,6 +30,9 @@
 
 /* Software-enable the local APIC in the mode it is in. */
 void apic_init(void);
+/* What the first apic_init() found: the base MSR and the spurious vector register. */
+uint64_t apic_first_base(void);
+uint32_t apic_first_svr(void);
 /* Switch to x2APIC mode. False: the MSR write faulted. There is no way back but a reset. */
 bool apic_enable_x2apic(void);
 bool apic_is_x2apic(void);

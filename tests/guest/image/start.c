@@ -23,7 +23,19 @@ extern char bss_start[], bss_end[], image_base[];
 void guest_start(int entry, uint64_t info);
 
 static const struct test tests[] = {
+	{ "acpi", test_acpi },
+	{ "apic", test_apic },
+	{ "bench", test_bench },
 	{ "boot", test_boot },
+	{ "chaos", test_chaos },
+	{ "command", test_command },
+	{ "cpuid", test_cpuid },
+	{ "gpio", test_gpio },
+	{ "gpio-poll", test_gpio_poll },
+	{ "pci", test_pci },
+	{ "power", test_power },
+	{ "serial", test_serial },
+	{ "smp", test_smp },
 };
 
 static void run(void)

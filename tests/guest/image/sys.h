@@ -23,6 +23,9 @@ void sys_init(void);
 /* fn(a, b) in ring 0, interrupts off. What it calls must be of general registers only. */
 uint64_t ring0(uint64_t (*fn)(uint64_t, uint64_t), uint64_t a, uint64_t b);
 
+/* The address of the IDT, for other processors. */
+uint64_t sys_idt(void);
+
 /* One sti; hlt; cli. */
 void sys_halt(void);
 /* True if the access went through, false on #GP. */

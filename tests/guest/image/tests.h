@@ -1,4 +1,4 @@
-/* tests.h - the tests, and what several of them need */
+/* tests.h - all tests; what each is about stands at the top of its file */
 #ifndef GUEST_TESTS_H
 #define GUEST_TESTS_H
 
@@ -7,6 +7,18 @@ struct test {
 	void (*run)(void);
 };
 
+void test_acpi(void);
+void test_apic(void);
+void test_bench(void);
 void test_boot(void);
+void test_chaos(void);
+void test_command(void);
+void test_cpuid(void);
+void test_gpio(void);
+void test_gpio_poll(void);
+void test_pci(void);
+void test_power(void);
+void test_serial(void);
+void test_smp(void);
 
 #endif

@@ -69,17 +69,30 @@ ring0:
 	ud2
 	ret
 
+/* void irq_let(uint64_t flag): interrupts in ring 3, RFLAGS_IF or 0. STI would ask for IOPL. */
+	.globl	irq_let
+irq_let:
+	ud2
+	ret
+
 /* The gate of #UD. As ring0() is called as a function, only what a function keeps is kept. */
 	.globl	ud_gate
 ud_gate:
 	lea	ring0(%rip), %rax
 	cmp	%rax, (%rsp)
-	jne	trap_stubs + 6 * 16
+	jne	1f
 	addq	$2, (%rsp)
 	mov	%rdi, %rax
 	mov	%rsi, %rdi
 	mov	%rdx, %rsi
 	call	*%rax
+	iretq
+1:	lea	irq_let(%rip), %rax
+	cmp	%rax, (%rsp)
+	jne	trap_stubs + 6 * 16
+	addq	$2, (%rsp)
+	andq	$~RFLAGS_IF, 16(%rsp)
+	or	%rdi, 16(%rsp)
 	iretq
 
 /*

@@ -38,6 +38,7 @@ static volatile uint64_t trap_resume;
 static volatile int trap_seen;
 
 void trap(struct trap_frame *f);
+void irq_let(uint64_t flag);
 
 static void idt_set(unsigned vector, const char *entry, uint8_t type)
 {
@@ -53,12 +54,17 @@ void sys_init(void)
 		idt_set(v, trap_stubs + v * 16, 0x8e);
 	idt_set(6, ud_gate, 0x8e);
 	/*
-	 * IOPL 3 is enough on a CPU. The emulator of a PVM-type KVM loses sight of it and asks
-	 * the bitmap, so every port is open there too.
+	 * IOPL 3 is enough on a CPU. The emulator of a PVM-type KVM does not see it and asks the
+	 * bitmap, so every port is open there too.
 	 */
 	tss.iomap = offsetof(struct tss, ports);
 	memset(tss.ports, 0, 0x2000);
 	tss.ports[0x2000] = 0xff;
+}
+
+uint64_t sys_idt(void)
+{
+	return (uint64_t)idt;
 }
 
 static void trap_unexpected(const struct trap_frame *f)
@@ -77,7 +83,7 @@ void trap(struct trap_frame *f)
 	if (f->vector >= 32) {
 		uint8_t v = (uint8_t)f->vector;
 
-		irq_count[v]++;
+		__atomic_fetch_add(&irq_count[v], 1, __ATOMIC_SEQ_CST);
 		if (irq_hook[v])
 			irq_hook[v]();
 		if (v != VECTOR_SPURIOUS)
@@ -159,15 +165,14 @@ struct cpuid sys_cpuid(uint32_t leaf, uint32_t subleaf)
 	return r;
 }
 
-/* Allowed at IOPL 3. */
 void irq_open(void)
 {
-	asm volatile("sti" : : : "memory");
+	irq_let(RFLAGS_IF);
 }
 
 void irq_close(void)
 {
-	asm volatile("cli" : : : "memory");
+	irq_let(0);
 }
 
 bool irq_wait(uint8_t vector, uint32_t count, unsigned ms)
@@ -182,7 +187,7 @@ bool irq_wait(uint8_t vector, uint32_t count, unsigned ms)
 	return irq_count[vector] >= count;
 }
 
-#define NR_SPARE_TABLES 96
+#define NR_SPARE_TABLES 192
 static uint64_t spare_tables[NR_SPARE_TABLES][512] __attribute__((aligned(4096)));
 static unsigned nr_spare_used;
 

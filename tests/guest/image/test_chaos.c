@@ -1,0 +1,332 @@
+/*
+ * test_chaos.c - random accesses to everything that is not RAM
+ *
+ *   n=     how many accesses (1000000)
+ *   seed=  of the generator; default from the TSC, printed in either case
+ *   all=1  also what resets the machine or switches it off
+ *
+ * Batches are made in ring 3 and carried out in ring 0, where an exit is cheapest on
+ * any kind of KVM. Interrupts stay off. What would end the test for no fault
+ * of the VMM is left out: sleep and reset registers (unless all=1), commands of the local APIC,
+ * and delivery modes of the IOAPIC that are no interrupts (INIT, SMI).
+ */
+#include "acpi.h"
+#include "apic.h"
+#include "boot.h"
+#include "pci.h"
+#include "print.h"
+#include "sys.h"
+#include "tests.h"
+
+#define MAX_FUNCTIONS 64
+#define MAX_PAGES     64
+#define BATCH	      1000
+#define PAGE_2M	      0x200000ull
+
+struct access {
+	uint64_t addr, value;
+	uint8_t size;
+	bool port, write;
+};
+
+static struct access batch[BATCH];
+static uint64_t state;
+static uint64_t functions[MAX_FUNCTIONS]; /* ECAM addresses of what is there */
+static uint32_t saved[MAX_FUNCTIONS][16]; /* their headers, to be put back */
+static unsigned nr_functions;
+static uint64_t pages[MAX_PAGES]; /* of 2 MiB, reachable, not RAM */
+static unsigned nr_pages;
+static bool with_resets;
+
+/* Marsaglia's xorshift64, times an odd constant */
+static uint64_t next(void)
+{
+	state ^= state >> 12;
+	state ^= state << 25;
+	state ^= state >> 27;
+	return state * 0x2545f4914f6cdd1d;
+}
+
+static unsigned pick(unsigned n)
+{
+	return (unsigned)((next() >> 33) % n);
+}
+
+static uint64_t run0(uint64_t n, uint64_t unused)
+{
+	for (const struct access *a = batch; a < batch + n; a++) {
+		uint64_t addr = a->addr;
+
+		if (a->port && a->write) {
+			if (a->size == 1)
+				outb((uint16_t)addr, (uint8_t)a->value);
+			else if (a->size == 2)
+				outw((uint16_t)addr, (uint16_t)a->value);
+			else
+				outl((uint16_t)addr, (uint32_t)a->value);
+		} else if (a->port) {
+			if (a->size == 1)
+				inb((uint16_t)addr);
+			else if (a->size == 2)
+				inw((uint16_t)addr);
+			else
+				inl((uint16_t)addr);
+		} else if (a->write) {
+			if (a->size == 1)
+				write8(addr, (uint8_t)a->value);
+			else if (a->size == 2)
+				write16(addr, (uint16_t)a->value);
+			else if (a->size == 4)
+				write32(addr, (uint32_t)a->value);
+			else
+				write64(addr, a->value);
+		} else {
+			if (a->size == 1)
+				read8(addr);
+			else if (a->size == 2)
+				read16(addr);
+			else if (a->size == 4)
+				read32(addr);
+			else
+				read64(addr);
+		}
+	}
+	return 0;
+}
+
+/* --- what is left out --- */
+
+static bool touches(const struct access *a, uint64_t first, uint64_t last)
+{
+	return a->addr <= last && a->addr + a->size > first;
+}
+
+static bool ends_the_machine(const struct access *a)
+{
+	if (!a->port || !a->write)
+		return false;
+	return touches(a, 0x600, 0x601) || touches(a, 0x64, 0x64) || touches(a, 0x92, 0x92) ||
+	       touches(a, 0xcf9, 0xcf9);
+}
+
+/* Make an access harmless to the test itself. */
+static void tame(struct access *a)
+{
+	if (!with_resets && ends_the_machine(a))
+		a->write = false;
+	if (a->port || !a->write)
+		return;
+	if (touches(a, LAPIC_BASE, LAPIC_BASE + 0xfff))
+		a->write = false;
+	/* A redirection entry's low half, whole, with delivery mode 0: "fixed". Index writes are free. */
+	if (touches(a, IOAPIC_BASE + 0x10, IOAPIC_BASE + 0x1f)) {
+		a->addr = IOAPIC_BASE + 0x10;
+		a->size = 4;
+		a->value &= ~0x700ull;
+	}
+}
+
+/* --- what is aimed at --- */
+
+static void aim_port(struct access *a)
+{
+	static const uint16_t known[] = { 0x60, 0x61, 0x64, 0x70, 0x71, 0x80, 0x92, 0xcf8, 0xcf9, 0xcfc,
+		0xcfe, 0x3f8, 0x3f9, 0x3fa, 0x3fb, 0x3fc, 0x3fd, 0x3ff, 0x402, 0x600, 0x601, 0x604,
+		0x608, 0x60c, 0xe9, 0x20, 0x21, 0x40, 0x43, 0xa0, 0xa1, 0x510, 0xffff, 0xfffd };
+
+	a->port = true;
+	a->size = (uint8_t)(1u << pick(3));
+	a->addr = pick(4) ? known[pick(ARRAY_SIZE(known))] + pick(2) * pick(4) : (uint16_t)next();
+	a->addr &= 0xffff;
+	if (a->addr + a->size > 0x10000)
+		a->addr = 0x10000 - a->size;
+}
+
+/* A BAR's present address, whatever the accesses before have made of it. */
+static void aim_bar(struct access *a)
+{
+	uint64_t fn = functions[pick(nr_functions)];
+	uint32_t low = read32(fn + PCI_BAR0 + 4 * pick(6));
+
+	if (low & 1) {
+		a->port = true;
+		a->size = (uint8_t)(1u << pick(3));
+		a->addr = ((low & 0xfffc) + pick(256)) & 0xffff;
+		if (a->addr + a->size > 0x10000)
+			a->addr = 0x10000 - a->size;
+	} else if (low >= 0xc0000000) {
+		a->addr = (low & ~15ull) + pick(0x1000);
+	} else {
+		a->addr = pages[pick(nr_pages)] + pick(PAGE_2M - 8);
+	}
+}
+
+static void aim_config(struct access *a)
+{
+	uint64_t fn = functions[pick(nr_functions)];
+
+	if (pick(8) == 0) /* any bus, device, function of any segment, there or not */
+		a->addr = 0xe8000000 + (next() & 0x0fffffff);
+	else
+		a->addr = fn + (pick(4) ? pick(0x100) : pick(0x1000));
+	if (pick(4) == 0) {
+		/* By the ports: the address now, the data with another access some day. */
+		a->port = true;
+		a->value = 0x80000000 | (a->addr >> 4 & 0xffff00) | (a->addr & 0xfc);
+		a->addr = 0xcf8;
+		a->size = 4;
+	}
+}
+
+static void aim_memory(struct access *a)
+{
+	static const uint64_t known[] = { IOAPIC_BASE, IOAPIC_BASE, LAPIC_BASE, 0xe8000000,
+		0xf8000000, 0xfed40000, 0xfffffff0 };
+
+	if (pick(3) == 0)
+		a->addr = known[pick(ARRAY_SIZE(known))] + pick(0x40);
+	else if (pick(4) == 0)
+		a->addr = acpi_platform_base() + pick(0x3020);
+	else
+		a->addr = pages[pick(nr_pages)] + pick(PAGE_2M - 8);
+	if (a->addr > 0xfffffff0 && a->addr < 0x100000000)
+		a->addr = 0xfffffff0;
+}
+
+static void make(struct access *a)
+{
+	*a = (struct access){ .value = next(), .size = (uint8_t)(1u << pick(4)), .write = pick(2) };
+	switch (pick(5)) {
+	case 0:
+	case 1:
+		aim_port(a);
+		break;
+	case 2:
+		aim_config(a);
+		break;
+	case 3:
+		aim_bar(a);
+		break;
+	default:
+		aim_memory(a);
+	}
+	tame(a);
+}
+
+/* --- before and after --- */
+
+static void find_functions(void)
+{
+	unsigned segment, last_bus;
+	uint64_t base;
+
+	for (unsigned i = 0; (base = acpi_ecam(i, &segment, &last_bus)); i++)
+		for (unsigned slot = 0; slot < 32; slot++) {
+			uint64_t fn = base + (slot << 15);
+
+			if (read32(fn) == UINT32_MAX || nr_functions == MAX_FUNCTIONS)
+				continue;
+			for (unsigned r = 0; r < 16; r++)
+				saved[nr_functions][r] = read32(fn + 4 * r);
+			functions[nr_functions++] = fn;
+		}
+}
+
+static bool is_ram(uint64_t page)
+{
+	for (unsigned i = 0; i < boot.nr_e820; i++)
+		if (boot.e820[i].type == E820_RAM && page < boot.e820[i].addr + boot.e820[i].size &&
+			page + PAGE_2M > boot.e820[i].addr)
+			return true;
+	return page < 0x100000;
+}
+
+static void add_page(uint64_t addr)
+{
+	uint64_t page = addr & ~(PAGE_2M - 1);
+
+	if (nr_pages < MAX_PAGES && !is_ram(page) && sys_map(page, PAGE_2M))
+		pages[nr_pages++] = page;
+}
+
+static void find_pages(void)
+{
+	uint64_t limit = acpi_platform_base();
+
+	sys_map(acpi_platform_base(), 0x100000);
+	for (unsigned i = 0; i < nr_functions; i++)
+		for (unsigned b = 0; b < 6; b++) {
+			struct bar bar = pci_bar(functions[i], b);
+
+			if (bar.size && !bar.io)
+				add_page(bar.addr);
+			if (bar.wide)
+				b++;
+		}
+	for (unsigned i = 0; i < 16; i++)
+		add_page(0xc0000000 + next() % 0x28000000);
+	for (unsigned i = 0; i < 16; i++)
+		add_page(0x100000000 + next() % (limit - 0x100000000));
+}
+
+static void put_back(void)
+{
+	for (unsigned i = 0; i < nr_functions; i++) {
+		write16(functions[i] + PCI_COMMAND, 0);
+		for (unsigned r = 3; r < 16; r++)
+			write32(functions[i] + 4 * r, saved[i][r]);
+		write16(functions[i] + PCI_COMMAND, (uint16_t)saved[i][1]);
+	}
+	for (unsigned pin = 0; pin < 24; pin++)
+		ioapic_write(0x10 + 2 * pin, IOAPIC_MASKED);
+}
+
+static void check_sane(void)
+{
+	unsigned same = 0;
+	uint32_t ticks = inl(0x608);
+	bool moved = false;
+
+	for (unsigned i = 0; i < nr_functions; i++)
+		same += read32(functions[i]) == saved[i][0];
+	equal(same, nr_functions, "all functions are still there");
+	outl(0xcf8, 0x80000000);
+	equal(inl(0xcfc), 0x0d578086, "the host bridge by ports");
+	for (unsigned i = 0; i < 1000000 && !moved; i++)
+		moved = inl(0x608) != ticks;
+	ok(moved, "the PM timer ticks");
+}
+
+void test_chaos(void)
+{
+	uint64_t n = boot_number("n", 1000000), done = 0;
+
+	with_resets = boot_number("all", 0);
+	state = boot_number("seed", 0);
+	if (!state)
+		state = rdtsc() | 1;
+	note("chaos n %lu seed 0x%lx", n, state);
+	find_functions();
+	find_pages();
+	while (done < n) {
+		unsigned now = n - done < BATCH ? (unsigned)(n - done) : BATCH;
+
+		for (unsigned i = 0; i < now; i++)
+			make(&batch[i]);
+		ring0(run0, now, 0);
+		done += now;
+		if (done % (n / 10 ? n / 10 / BATCH * BATCH + BATCH : BATCH) == 0) {
+			console_init();
+			printf("\n");
+			note("%lu done", done);
+		}
+	}
+	put_back();
+	console_init();
+	printf("\n");
+	/* What has become pending meanwhile may come now. */
+	irq_open();
+	irq_close();
+	ok(true, "%lu accesses", done);
+	check_sane();
+}
