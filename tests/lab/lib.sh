@@ -159,7 +159,7 @@ vmm_start()
 	rm -f "$work/keys"
 	mkfifo "$work/keys"
 	: >"$work/guest.out"
-	"$build/src/outboard" "$@" <"$work/keys" >"$work/guest.out" 2>>"$work/vmm.log" &
+	"$build/src/outboard" "$@" <"$work/keys" >>"$work/guest.out" 2>>"$work/vmm.log" &
 	vmm_pid=$!
 	pids+=("$vmm_pid")
 	exec {keys_fd}>"$work/keys"
