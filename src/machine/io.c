@@ -195,47 +195,53 @@ void io_reap(struct io_bus *bus)
 	}
 }
 
-/* Between enter and leave the region's owner and the table stay allocated. */
-static const struct io_region *enter(struct io_bus *bus, struct io_reader *reader,
-	enum io_space space, uint64_t addr, unsigned size)
+void io_enter(struct io_bus *bus, struct io_reader *reader)
 {
-	const struct table *t;
-	unsigned at;
-
 	__atomic_store_n(&reader->epoch, __atomic_load_n(&bus->epoch, __ATOMIC_SEQ_CST),
 		__ATOMIC_SEQ_CST);
-	t = __atomic_load_n(&bus->tables[space], __ATOMIC_SEQ_CST);
-	at = lower_bound(t, addr);
+}
+
+void io_leave(struct io_reader *reader)
+{
+	__atomic_store_n(&reader->epoch, 0, __ATOMIC_RELEASE);
+}
+
+/* Between io_enter() and io_leave(). */
+static const struct io_region *find(struct io_bus *bus, enum io_space space, uint64_t addr,
+	unsigned size)
+{
+	const struct table *t = __atomic_load_n(&bus->tables[space], __ATOMIC_SEQ_CST);
+	unsigned at = lower_bound(t, addr);
+
 	if (at == t->nr || t->regions[at].base > addr ||
 		!range_ok(addr - t->regions[at].base, size, t->regions[at].size))
 		return NULL;
 	return &t->regions[at];
 }
 
-static void leave(struct io_reader *reader)
-{
-	__atomic_store_n(&reader->epoch, 0, __ATOMIC_RELEASE);
-}
-
 bool io_read(struct io_bus *bus, struct io_reader *reader, enum io_space space, uint64_t addr,
 	unsigned size, uint64_t *value)
 {
-	const struct io_region *r = enter(bus, reader, space, addr, size);
+	const struct io_region *r;
 
+	io_enter(bus, reader);
+	r = find(bus, space, addr, size);
 	*value = io_ones(size);
 	if (r)
 		*value &= r->ops->read(r->self, addr - r->base, size);
-	leave(reader);
+	io_leave(reader);
 	return r;
 }
 
 bool io_write(struct io_bus *bus, struct io_reader *reader, enum io_space space, uint64_t addr,
 	unsigned size, uint64_t value)
 {
-	const struct io_region *r = enter(bus, reader, space, addr, size);
+	const struct io_region *r;
 
+	io_enter(bus, reader);
+	r = find(bus, space, addr, size);
 	if (r)
 		r->ops->write(r->self, addr - r->base, size, value & io_ones(size));
-	leave(reader);
+	io_leave(reader);
 	return r;
 }

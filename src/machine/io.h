@@ -67,6 +67,13 @@ bool io_read(struct io_bus *bus, struct io_reader *reader, enum io_space space, 
 bool io_write(struct io_bus *bus, struct io_reader *reader, enum io_space space, uint64_t addr,
 	unsigned size, uint64_t value);
 
+/*
+ * Between these two, what the reader's thread finds (functions, regions) stays allocated, as it does
+ * during an access. They do not nest, also not with accesses.
+ */
+void io_enter(struct io_bus *bus, struct io_reader *reader);
+void io_leave(struct io_reader *reader);
+
 /* All-ones of an access size. */
 static inline uint64_t io_ones(unsigned size)
 {

@@ -179,6 +179,7 @@ void machine_free(struct machine *m)
 		return;
 	machine_stop(m);
 	loop_unpost(m->loop, &m->reset_work);
+	loop_unpost(m->loop, &m->reset_done_work);
 	loop_unpost(m->loop, &m->shutdown_work);
 	loop_unpost(m->loop, &m->failure_work);
 	serial_free(m->serial);
@@ -254,6 +255,17 @@ int machine_start(struct machine *m, struct err *err)
 
 /* --- reset --- */
 
+static void reset_done(struct loop_work *work)
+{
+	struct machine *m = container_of(work, struct machine, reset_done_work);
+
+	if (m->serial)
+		serial_reset(m->serial);
+	__atomic_store_n(&m->resetting, false, __ATOMIC_RELEASE);
+	vcpus_run(m->vcpus);
+}
+
+/* On the thread of the vCPU that parked last: devices are waited for and files read. */
 static void reset_parked(struct machine *m)
 {
 	struct err err = { 0 };
@@ -261,27 +273,23 @@ static void reset_parked(struct machine *m)
 
 	pci_reset(m->pci);
 	platform_reset(m->platform);
-	if (m->serial)
-		serial_reset(m->serial);
 	rc = vcpus_reset(m->vcpus, &err);
 	if (!rc)
 		rc = load_guest(m, false, &err);
-	m->resetting = false;
 	if (rc) {
 		log_err("reset: %s", err.text);
 		loop_quit(m->loop, MACHINE_EXIT_FAILED);
 		return;
 	}
-	vcpus_run(m->vcpus);
+	loop_post(m->loop, &m->reset_done_work, reset_done);
 }
 
 static void do_reset(struct loop_work *work)
 {
 	struct machine *m = container_of(work, struct machine, reset_work);
 
-	if (m->resetting)
+	if (__atomic_exchange_n(&m->resetting, true, __ATOMIC_ACQ_REL))
 		return;
-	m->resetting = true;
 	log_info("guest resets");
 	vcpus_park(m->vcpus, reset_parked);
 }

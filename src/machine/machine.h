@@ -62,9 +62,8 @@ struct machine {
 	unsigned phys_bits;
 
 	/* What a vCPU thread wants done on the loop thread. Posted once; the first wish of a run wins. */
-	struct loop_work reset_work, shutdown_work, failure_work;
-	bool resetting; /* vCPUs are parking or parked for a reset */
-	int exit_code;
+	struct loop_work reset_work, reset_done_work, shutdown_work, failure_work;
+	bool resetting; /* vCPUs are parking or parked for a reset; atomic */
 };
 
 /* How a machine came to its end, as loop_quit()'s code: an exit status. */

@@ -498,6 +498,7 @@ static int place_bars(struct pci *pci, struct pci_function *fn, struct err *err)
 			return err_set(err, rc,
 				"%s: no room for BAR %u of %llu bytes in PCI segment %u", fn->id, bar,
 				(unsigned long long)b->size, fn->segment);
+		b->home = b->addr;
 		bar_to_config(fn, bar);
 	}
 	return 0;
@@ -585,21 +586,32 @@ void pci_for_each(struct pci *pci, void (*fn)(struct pci_function *f, void *arg)
 				fn(pci->segments[s].slots[i], arg);
 }
 
-static void reset_function(struct pci_function *fn, void *arg)
+static void reset_function(struct pci_function *fn)
 {
 	if (fn->ops->reset)
 		fn->ops->reset(fn);
 	pci_lock(fn->pci);
 	pci_config_set(fn, PCI_COMMAND, 2, 0);
 	update_bars(fn);
+	for (unsigned bar = 0; bar < PCI_NR_BARS; bar++) {
+		fn->bars[bar].addr = fn->bars[bar].home;
+		bar_to_config(fn, bar);
+	}
 	pci_unlock(fn->pci);
 }
 
-/* All vCPUs stand and the main thread is here, so slots do not change while the functions are walked. */
+/* Functions are waited for, so topology is not held; the caller is an io_reader inside the bus. */
 void pci_reset(struct pci *pci)
 {
 	__atomic_store_n(&pci->config_address, 0, __ATOMIC_RELAXED);
-	pci_for_each(pci, reset_function, NULL);
+	for (unsigned s = 0; s < pci->nr_segments; s++)
+		for (unsigned i = 0; i < LAYOUT_PCI_SLOTS; i++) {
+			struct pci_function *fn =
+				__atomic_load_n(&pci->segments[s].slots[i], __ATOMIC_ACQUIRE);
+
+			if (fn)
+				reset_function(fn);
+		}
 }
 
 /* --- the windows --- */

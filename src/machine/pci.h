@@ -43,6 +43,7 @@ struct pci_bar {
 	bool prefetchable;
 	uint64_t size; /* power of two; I/O at least 4, memory at least 16 */
 	uint64_t addr; /* where the guest put it; topology lock */
+	uint64_t home; /* where pci_add() put it */
 	bool mapped;   /* decoded now; topology lock */
 };
 
@@ -64,7 +65,7 @@ struct pci_ops {
 	void (*bar_unmapped)(struct pci_function *fn, unsigned bar);
 	/*
 	 * The machine is reset; all vCPUs stand. config[] must be back at its initial value
-	 * afterwards but for BAR addresses. Main thread, no lock held. Must not wait without a deadline.
+	 * afterwards but for BAR addresses. A vCPU's thread, no lock held: it may wait with a deadline.
 	 */
 	void (*reset)(struct pci_function *fn);
 	/*
@@ -154,7 +155,7 @@ void pci_config_set(struct pci_function *fn, unsigned off, unsigned size, uint32
 /* Have bar_unmapped() and bar_mapped() called for each decoded BAR, so that its owner lays it anew. */
 void pci_remap_bars(struct pci_function *fn);
 
-/* Reset every function (machine reset); decode off, BAR addresses kept as first placed. */
+/* Reset every function (machine reset); decode off, BARs where they were first placed. All vCPUs stand. */
 void pci_reset(struct pci *pci);
 
 #endif

@@ -31,7 +31,8 @@
 
 #define VCPU_STACK (512 * KIB)
 
-enum wanted { WANT_PARK, WANT_RUN, WANT_END };
+/* STOP and END are not taken back: a reset under way must not set a machine going that was ended meanwhile. */
+enum wanted { WANT_RUN, WANT_PARK, WANT_STOP, WANT_END };
 
 struct vcpu {
 	struct vcpus *all;
@@ -55,8 +56,6 @@ struct vcpus {
 	enum wanted wanted;	/* written under lock, read without */
 	unsigned nr_parked;	/* under lock */
 	void (*parked)(struct machine *m); /* under lock; NULL: nobody waits for it */
-	struct loop_work parked_work;
-	struct log_limit exit_limit;
 };
 
 /* --- kicking --- */
@@ -87,9 +86,11 @@ static void kick_all(struct vcpus *v)
 static void want(struct vcpus *v, enum wanted wanted, void (*parked)(struct machine *m))
 {
 	pthread_mutex_lock(&v->lock);
-	v->parked = parked;
-	__atomic_store_n(&v->wanted, wanted, __ATOMIC_SEQ_CST);
-	pthread_cond_broadcast(&v->changed);
+	if (v->wanted < WANT_STOP || wanted > v->wanted) {
+		v->parked = parked;
+		__atomic_store_n(&v->wanted, wanted, __ATOMIC_SEQ_CST);
+		pthread_cond_broadcast(&v->changed);
+	}
 	pthread_mutex_unlock(&v->lock);
 	if (wanted != WANT_RUN)
 		kick_all(v);
@@ -251,18 +252,26 @@ static void serve(struct vcpu *c)
 
 /* --- threads --- */
 
-/* The machine stays allocated until the threads were joined, so the work may be posted from here. */
-static void parked_on_loop(struct loop_work *work)
+/*
+ * The last to park does what the parking was for: it may wait for device processes, as any vCPU may,
+ * which the main loop must not. Functions stay allocated meanwhile (io_enter).
+ */
+static void run_parked(struct vcpu *c)
 {
-	struct vcpus *v = container_of(work, struct vcpus, parked_work);
-	void (*parked)(struct machine *m);
+	struct vcpus *v = c->all;
+	void (*parked)(struct machine *m) = NULL;
 
 	pthread_mutex_lock(&v->lock);
-	parked = v->parked;
-	v->parked = NULL;
+	if (++v->nr_parked == v->nr) {
+		parked = v->parked;
+		v->parked = NULL;
+	}
 	pthread_mutex_unlock(&v->lock);
-	if (parked)
-		parked(v->m);
+	if (!parked)
+		return;
+	io_enter(v->m->bus, c->reader);
+	parked(v->m);
+	io_leave(c->reader);
 }
 
 /* Stand still until told to run or end. Returns false for the end. */
@@ -271,10 +280,9 @@ static bool park(struct vcpu *c)
 	struct vcpus *v = c->all;
 	bool go_on;
 
+	run_parked(c);
 	pthread_mutex_lock(&v->lock);
-	if (++v->nr_parked == v->nr && v->parked)
-		loop_post(v->m->loop, &v->parked_work, parked_on_loop);
-	while (v->wanted == WANT_PARK)
+	while (v->wanted == WANT_PARK || v->wanted == WANT_STOP)
 		pthread_cond_wait(&v->changed, &v->lock);
 	v->nr_parked--;
 	go_on = v->wanted == WANT_RUN;
@@ -370,7 +378,7 @@ void vcpus_park(struct vcpus *v, void (*parked)(struct machine *m))
 
 void vcpus_stop(struct vcpus *v)
 {
-	want(v, WANT_PARK, NULL);
+	want(v, WANT_STOP, NULL);
 }
 
 /* --- creation, reset, end --- */
@@ -466,7 +474,6 @@ void vcpus_free(struct vcpus *v)
 			fd_close(&c->fd);
 		vcpu_state_free(c->first);
 	}
-	loop_unpost(v->m->loop, &v->parked_work);
 	cpuid_free(v->cpuid);
 	free(v->vcpu);
 	pthread_cond_destroy(&v->changed);

@@ -26,7 +26,10 @@ int vcpus_enter(struct vcpus *v, const struct boot_entry *entry, struct err *err
 int vcpus_start(struct vcpus *v, struct err *err);
 /* Let all run. */
 void vcpus_run(struct vcpus *v);
-/* Ask all to park; parked() is posted to the loop once they have. Loop thread. */
+/*
+ * Ask all to park. The last one that does calls parked() on its thread, which may wait with a
+ * deadline and sees to it that vcpus_run() or a request to end follows. Loop thread.
+ */
 void vcpus_park(struct vcpus *v, void (*parked)(struct machine *m));
 /* Any thread: let none go on, for the end of the machine. */
 void vcpus_stop(struct vcpus *v);
