@@ -1,0 +1,726 @@
+/*
+ * serial_host.c - where the wire of the serial port ends on the host
+ *
+ * Output: a ring of 64 KiB, written at a newline, at 128 bytes or after 1 ms. An
+ * end that would block is marked so and waited for on the loop; meanwhile the ring drops its oldest
+ * bytes. Input: read only into room that the guest has; without room the
+ * descriptor is not watched. A descriptor that epoll cannot watch (a plain file), or that has
+ * hung up with bytes left in it, is read whenever there is room, without waiting for events.
+ *
+ * A terminal in raw mode must come back to what it was even if this process is killed. A
+ * small child, in a session of its own, waits for the end of a pipe whose other end only
+ * this process holds, then puts the terminal back, if nobody has done so yet.
+ *
+ * Owns:    the descriptors it opened (not standard input and output), the child, the terminal's mode.
+ * Threads: serial_host.h. Sources are added and removed on the loop thread with the lock
+ *          held, which is what lets other threads change an added source's events.
+ */
+#include "machine/serial_host.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/sock.h"
+#include "base/util.h"
+
+#define RING_SIZE	(64 * 1024)
+#define FLUSH_AT	128
+#define FLUSH_AFTER_NS	NS_PER_MS
+#define DRAIN_NS	NS_PER_S	 /* at the end, for a slow reader */
+#define DRAIN_PTY_NS	(100 * NS_PER_MS) /* a pty may have no reader at all */
+#define ACCEPT_RETRY_NS NS_PER_S
+#define READS_A_TURN	16
+#define CAREFUL_WRITE	64
+
+/* How out_fd is written to without waiting. */
+enum out_kind {
+	OUT_NONE,    /* output vanishes */
+	OUT_WRITE,   /* non-blocking, or a file, which does not block */
+	OUT_SOCKET,  /* send() */
+	OUT_CAREFUL, /* blocking and shared with others: poll first, then little at a time */
+};
+
+struct tty {
+	bool raw;
+	struct termios saved;
+	pid_t keeper;
+	int keeper_pipe;
+};
+
+struct serial_host {
+	struct loop *loop;
+	enum serial_mode mode;
+	pthread_mutex_t *lock;
+	struct serial_host_guest guest;
+	char *path; /* of the file, the socket or the pty */
+
+	/* Input. in_src serves output too where both are one descriptor (duplex). */
+	int in_fd, out_fd;
+	bool duplex;
+	bool reading;	/* end of input not seen */
+	bool in_polled; /* events tell when there is input */
+	bool paused;	/* the guest has no room */
+	struct loop_source in_src, out_src;
+	struct loop_work resume_work;
+
+	/* Output */
+	enum out_kind out_kind;
+	bool blocked; /* until out_fd is writable */
+	uint8_t *ring;
+	size_t ring_head, ring_count; /* head: the oldest byte */
+	bool told_dropped;
+	bool flush_wanted; /* work or timer is under way */
+	struct loop_work flush_work;
+	struct loop_timer flush_timer;
+	struct log_limit error_limit;
+
+	int listen_fd;
+	struct loop_source listen_src;
+	struct loop_timer accept_timer;
+
+	int pty_slave; /* kept open, so that the master never hangs up */
+	struct tty tty;
+};
+
+static void in_ready(struct loop_source *src, uint32_t events);
+static void out_ready(struct loop_source *src, uint32_t events);
+static void listen_ready(struct loop_source *src, uint32_t events);
+static void pump_input(struct serial_host *h);
+
+/* ---- watching ---- */
+
+static bool wants_input(const struct serial_host *h)
+{
+	return h->reading && h->in_polled && !h->paused;
+}
+
+static uint32_t duplex_events(const struct serial_host *h)
+{
+	return (wants_input(h) ? EPOLLIN : 0) | (h->blocked ? EPOLLOUT : 0);
+}
+
+static void change_events(struct loop_source *src, uint32_t events)
+{
+	if (src->loop && src->events != events)
+		loop_mod(src, events);
+}
+
+/* [locked] Output has become blocked or free. Any thread. */
+static void watch_output(struct serial_host *h)
+{
+	if (h->duplex)
+		change_events(&h->in_src, duplex_events(h));
+	else
+		change_events(&h->out_src, h->blocked ? EPOLLOUT : 0);
+}
+
+/*
+ * [locked] Loop thread. A source of input alone is removed while it is not wanted: with no events
+ * asked for it would still report a hang-up, again and again.
+ */
+static void watch_input(struct serial_host *h)
+{
+	if (h->duplex) {
+		change_events(&h->in_src, duplex_events(h));
+	} else if (!wants_input(h)) {
+		loop_del(&h->in_src);
+	} else if (!h->in_src.loop) {
+		if (loop_add(h->loop, &h->in_src, h->in_fd, EPOLLIN, in_ready))
+			h->in_polled = false; /* a plain file: always ready */
+	}
+}
+
+/* ---- output ---- */
+
+static ssize_t out_write(const struct serial_host *h, const uint8_t *p, size_t size)
+{
+	struct pollfd pfd = { .fd = h->out_fd, .events = POLLOUT };
+	ssize_t n;
+
+	if (h->out_kind == OUT_SOCKET) {
+		n = send(h->out_fd, p, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+	} else if (h->out_kind == OUT_CAREFUL) {
+		if (poll(&pfd, 1, 0) != 1)
+			return -EAGAIN;
+		n = write(h->out_fd, p, MIN(size, (size_t)CAREFUL_WRITE));
+	} else {
+		n = write(h->out_fd, p, size);
+	}
+	return n < 0 ? -errno : n;
+}
+
+/* [locked] A full disk may become free again; an end that is gone takes nothing more. */
+static void output_failed(struct serial_host *h, int rc)
+{
+	if (h->mode == SERIAL_SOCKET) {
+		h->out_fd = -1; /* the source's next event closes the client; the ring waits for another */
+		return;
+	}
+	log_limited(&h->error_limit, LOG_WARN, "serial port: output to %s is lost: %s",
+		h->path ? h->path : "standard output", strerror(-rc));
+	h->ring_head = h->ring_count = 0;
+	if (rc != -ENOSPC && rc != -EDQUOT && rc != -EFBIG)
+		h->out_kind = OUT_NONE;
+}
+
+void serial_host_flush(struct serial_host *h)
+{
+	while (h->ring_count && !h->blocked && h->out_fd >= 0) {
+		size_t piece = MIN(h->ring_count, RING_SIZE - h->ring_head);
+		ssize_t n = out_write(h, h->ring + h->ring_head, piece);
+
+		if (n == -EINTR)
+			continue;
+		if (n == -EAGAIN) {
+			/* Without a source nobody would tell when it is free again: the next flush tries. */
+			h->blocked = h->duplex ? h->in_src.loop : h->out_src.loop;
+			watch_output(h);
+			return;
+		}
+		if (n <= 0) {
+			output_failed(h, n < 0 ? (int)n : -EIO);
+			return;
+		}
+		h->ring_head = (h->ring_head + (size_t)n) % RING_SIZE;
+		h->ring_count -= (size_t)n;
+	}
+	if (!h->ring_count) {
+		h->ring_head = 0; /* stay in the first pages */
+		h->told_dropped = false;
+	}
+}
+
+static void flush_due(struct loop_timer *timer)
+{
+	struct serial_host *h = container_of(timer, struct serial_host, flush_timer);
+
+	pthread_mutex_lock(h->lock);
+	h->flush_wanted = false;
+	serial_host_flush(h);
+	pthread_mutex_unlock(h->lock);
+}
+
+static void flush_soon(struct loop_work *work)
+{
+	struct serial_host *h = container_of(work, struct serial_host, flush_work);
+
+	loop_timer_set(h->loop, &h->flush_timer, clock_now_ns() + FLUSH_AFTER_NS, flush_due);
+}
+
+static void ring_put(struct serial_host *h, uint8_t byte)
+{
+	if (h->ring_count == RING_SIZE) {
+		h->ring_head = (h->ring_head + 1) % RING_SIZE;
+		h->ring_count--;
+		if (!h->told_dropped)
+			log_line(h->mode == SERIAL_TTY || h->mode == SERIAL_FILE ? LOG_WARN : LOG_INFO,
+				"serial port: nobody takes its output; only the last %u bytes are kept",
+				RING_SIZE);
+		h->told_dropped = true;
+	}
+	h->ring[(h->ring_head + h->ring_count++) % RING_SIZE] = byte;
+}
+
+void serial_host_put(struct serial_host *h, uint8_t byte)
+{
+	if (h->out_kind == OUT_NONE)
+		return; /* mode null, or its end is gone */
+	ring_put(h, byte);
+	if (byte == '\n' || h->ring_count >= FLUSH_AT) {
+		serial_host_flush(h);
+	} else if (!h->flush_wanted && !h->blocked && h->out_fd >= 0) {
+		h->flush_wanted = true;
+		loop_post(h->loop, &h->flush_work, flush_soon);
+	}
+}
+
+static void output_writable(struct serial_host *h)
+{
+	pthread_mutex_lock(h->lock);
+	h->blocked = false;
+	serial_host_flush(h);
+	if (!h->blocked)
+		watch_output(h);
+	pthread_mutex_unlock(h->lock);
+}
+
+/* Standard output, apart from input. */
+static void out_ready(struct loop_source *src, uint32_t events)
+{
+	struct serial_host *h = container_of(src, struct serial_host, out_src);
+
+	if (events & (EPOLLERR | EPOLLHUP)) {
+		/* Its next write fails and says so; events would come without end. */
+		pthread_mutex_lock(h->lock);
+		loop_del(src);
+		pthread_mutex_unlock(h->lock);
+	}
+	output_writable(h);
+}
+
+/* [locked] Wait, with a deadline, for what is left to be written. */
+static void drain(struct serial_host *h)
+{
+	uint64_t deadline = clock_now_ns() + (h->mode == SERIAL_PTY ? DRAIN_PTY_NS : DRAIN_NS);
+
+	h->blocked = false;
+	serial_host_flush(h);
+	while (h->ring_count && h->out_fd >= 0) {
+		struct pollfd pfd = { .fd = h->out_fd, .events = POLLOUT };
+		int ms = clock_ms_until(deadline);
+
+		if (!ms || (poll(&pfd, 1, ms) < 0 && errno != EINTR))
+			return;
+		h->blocked = false;
+		serial_host_flush(h);
+	}
+}
+
+/* ---- input ---- */
+
+/* [locked] */
+static void close_client(struct serial_host *h)
+{
+	loop_del(&h->in_src);
+	fd_close(&h->in_fd);
+	h->out_fd = -1;
+	h->reading = h->paused = h->blocked = false;
+}
+
+/* A client that has only finished sending may still want to read. */
+static void input_ended(struct serial_host *h)
+{
+	pthread_mutex_lock(h->lock);
+	h->reading = false;
+	if (h->mode == SERIAL_SOCKET && !h->in_polled)
+		close_client(h);
+	else
+		watch_input(h);
+	pthread_mutex_unlock(h->lock);
+}
+
+/* Room for the guest's next bytes, or 0 and paused. */
+static size_t input_room(struct serial_host *h)
+{
+	size_t room;
+
+	pthread_mutex_lock(h->lock);
+	room = h->guest.room(h->guest.arg);
+	h->paused = !room;
+	watch_input(h);
+	pthread_mutex_unlock(h->lock);
+	return room;
+}
+
+static void resume(struct loop_work *work)
+{
+	pump_input(container_of(work, struct serial_host, resume_work));
+}
+
+/* One read for a descriptor that events tell of; as many as there is room for with others. */
+static void pump_input(struct serial_host *h)
+{
+	for (unsigned i = 0; h->reading; i++) {
+		uint8_t buf[64];
+		size_t room = input_room(h);
+		ssize_t n;
+
+		if (!room || (h->in_polled && i > 0))
+			return;
+		if (i == READS_A_TURN) { /* let others have a turn */
+			loop_post(h->loop, &h->resume_work, resume);
+			return;
+		}
+		n = read(h->in_fd, buf, MIN(room, sizeof(buf)));
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EAGAIN && h->in_polled)
+			return;
+		if (n <= 0) {
+			input_ended(h);
+			return;
+		}
+		pthread_mutex_lock(h->lock);
+		/* The guest may have taken room away meanwhile; what does not fit is an overrun then. */
+		h->guest.input(h->guest.arg, buf, (size_t)n);
+		pthread_mutex_unlock(h->lock);
+	}
+}
+
+void serial_host_resume(struct serial_host *h)
+{
+	if (!h->paused)
+		return;
+	h->paused = false;
+	loop_post(h->loop, &h->resume_work, resume);
+}
+
+static void in_ready(struct loop_source *src, uint32_t events)
+{
+	struct serial_host *h = container_of(src, struct serial_host, in_src);
+
+	if (events & EPOLLOUT)
+		output_writable(h);
+	if (events & (EPOLLHUP | EPOLLERR)) {
+		bool gone;
+
+		/* What was sent before the hang-up is still there to be read. */
+		pthread_mutex_lock(h->lock);
+		loop_del(src);
+		h->in_polled = false;
+		gone = !h->reading;
+		if (gone && h->mode == SERIAL_SOCKET)
+			close_client(h);
+		pthread_mutex_unlock(h->lock);
+		if (gone)
+			return;
+	}
+	pump_input(h);
+}
+
+/* ---- socket ---- */
+
+static bool client_alive(const struct serial_host *h)
+{
+	struct pollfd pfd = { .fd = h->in_fd, .events = POLLRDHUP };
+
+	return h->in_fd >= 0 && h->reading && h->in_polled && poll(&pfd, 1, 0) == 0;
+}
+
+static void retry_accept(struct loop_timer *timer)
+{
+	struct serial_host *h = container_of(timer, struct serial_host, accept_timer);
+
+	if (loop_add(h->loop, &h->listen_src, h->listen_fd, EPOLLIN, listen_ready))
+		loop_timer_set(h->loop, timer, clock_now_ns() + ACCEPT_RETRY_NS, retry_accept);
+}
+
+static void listen_ready(struct loop_source *src, uint32_t events)
+{
+	struct serial_host *h = container_of(src, struct serial_host, listen_src);
+	FD_AUTO fd = accept4(h->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+	(void)events;
+	if (fd < 0) {
+		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
+			log_limited(&h->error_limit, LOG_WARN, "serial port: %s: cannot accept a client: %s",
+				h->path, strerror(errno));
+			loop_del(src);
+			loop_timer_set(h->loop, &h->accept_timer, clock_now_ns() + ACCEPT_RETRY_NS,
+				retry_accept);
+		}
+		return;
+	}
+	if (client_alive(h)) {
+		log_limited(&h->error_limit, LOG_INFO, "serial port: %s: has a client already", h->path);
+		return;
+	}
+	pthread_mutex_lock(h->lock);
+	close_client(h);
+	h->in_fd = h->out_fd = fd_take(&fd);
+	h->reading = h->in_polled = true;
+	if (loop_add(h->loop, &h->in_src, h->in_fd, EPOLLIN, in_ready))
+		close_client(h);
+	else
+		serial_host_flush(h);
+	pthread_mutex_unlock(h->lock);
+}
+
+static int open_socket(struct serial_host *h, struct err *err)
+{
+	int fd = sock_listen(h->path, 8, err);
+
+	if (fd < 0)
+		return err_prefix(err, fd, "serial port");
+	h->listen_fd = fd;
+	h->duplex = true;
+	h->out_kind = OUT_SOCKET;
+	return loop_add(h->loop, &h->listen_src, fd, EPOLLIN, listen_ready);
+}
+
+/* ---- pty and file ---- */
+
+static void make_raw(struct termios *t)
+{
+	cfmakeraw(t);
+	t->c_cc[VMIN] = 1;
+	t->c_cc[VTIME] = 0;
+}
+
+static int open_pty(struct serial_host *h, struct err *err)
+{
+	struct termios t;
+	char path[64];
+
+	h->in_fd = posix_openpt(O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+	if (h->in_fd < 0 || grantpt(h->in_fd) || unlockpt(h->in_fd) ||
+		ptsname_r(h->in_fd, path, sizeof(path)))
+		return err_set(err, -errno, "serial port: cannot make a pseudo-terminal: %s",
+			strerror(errno));
+	h->pty_slave = open(path, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (h->pty_slave < 0 || tcgetattr(h->pty_slave, &t))
+		return err_set(err, -errno, "serial port: %s: %s", path, strerror(errno));
+	make_raw(&t);
+	if (tcsetattr(h->pty_slave, TCSANOW, &t))
+		return err_set(err, -errno, "serial port: %s: cannot be made raw: %s", path,
+			strerror(errno));
+	h->path = strdup(path);
+	if (!h->path)
+		return err_set(err, -ENOMEM, "serial port: out of memory");
+	h->out_fd = h->in_fd;
+	h->duplex = h->reading = h->in_polled = true;
+	h->out_kind = OUT_WRITE;
+	log_info("serial port: at %s", h->path);
+	return loop_add(h->loop, &h->in_src, h->in_fd, EPOLLIN, in_ready);
+}
+
+static int open_file(struct serial_host *h, struct err *err)
+{
+	/* O_NONBLOCK: a FIFO without a reader is refused instead of waited for. */
+	h->out_fd = open(h->path, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_NOCTTY | O_CLOEXEC,
+		0644);
+	if (h->out_fd < 0)
+		return err_set(err, -errno, "serial port: file %s: %s", h->path,
+			errno == ENXIO ? "is a FIFO that nobody reads" : strerror(errno));
+	h->out_kind = OUT_WRITE;
+	/* What epoll cannot watch does not block either. */
+	loop_add(h->loop, &h->out_src, h->out_fd, 0, out_ready);
+	return 0;
+}
+
+/* ---- terminal ---- */
+
+static bool still_raw(const struct termios *t)
+{
+	return !(t->c_lflag & (ICANON | ECHO | ISIG));
+}
+
+/*
+ * The child that puts the terminal back when this process is no more. In a session of
+ * its own, it gets no signal meant for the VMM's process group, and none from the terminal. A
+ * mode that somebody has set since, such as a shell's, is left alone.
+ */
+static void __attribute__((noreturn)) keep_terminal(int pipe_fd, const struct termios *saved)
+{
+	struct termios now;
+	uint8_t byte;
+
+	setsid();
+	prctl(PR_SET_NAME, "outboard-tty");
+	signal(SIGTTOU, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+	if (dup2(pipe_fd, STDOUT_FILENO) < 0)
+		_exit(1);
+	close_range(STDERR_FILENO, ~0u, 0);
+	while (read(STDOUT_FILENO, &byte, 1) < 0 && errno == EINTR)
+		;
+	if (tcgetattr(STDIN_FILENO, &now) == 0 && still_raw(&now))
+		tcsetattr(STDIN_FILENO, TCSANOW, saved);
+	_exit(0);
+}
+
+static int start_keeper(struct tty *tty, struct err *err)
+{
+	int fds[2];
+
+	if (pipe2(fds, O_CLOEXEC))
+		return err_set(err, -errno, "serial port: pipe: %s", strerror(errno));
+	tty->keeper = fork();
+	if (tty->keeper == 0)
+		keep_terminal(fds[0], &tty->saved);
+	close(fds[0]);
+	tty->keeper_pipe = fds[1];
+	if (tty->keeper < 0)
+		return err_set(err, -errno, "serial port: fork: %s", strerror(errno));
+	return 0;
+}
+
+static int tty_raw(struct tty *tty, struct err *err)
+{
+	struct termios raw;
+	int rc;
+
+	if (tcgetattr(STDIN_FILENO, &tty->saved))
+		return err_set(err, -errno, "serial port: the terminal's mode: %s", strerror(errno));
+	rc = start_keeper(tty, err);
+	if (rc)
+		return rc;
+	raw = tty->saved;
+	make_raw(&raw);
+	if (tcsetattr(STDIN_FILENO, TCSANOW, &raw))
+		return err_set(err, -errno, "serial port: the terminal cannot be made raw: %s",
+			strerror(errno));
+	tty->raw = true;
+	return 0;
+}
+
+static void tty_restore(struct tty *tty)
+{
+	if (tty->raw)
+		tcsetattr(STDIN_FILENO, TCSANOW, &tty->saved);
+	tty->raw = false;
+	if (tty->keeper > 0) {
+		kill(tty->keeper, SIGKILL);
+		while (waitpid(tty->keeper, NULL, 0) < 0 && errno == EINTR)
+			;
+	}
+	tty->keeper = 0;
+	fd_close(&tty->keeper_pipe);
+}
+
+/*
+ * Standard output is shared with other processes, so it must not be made non-blocking
+ * itself: a terminal or pipe is opened anew for that.
+ */
+static void open_stdout(struct serial_host *h)
+{
+	struct stat st;
+
+	h->out_fd = STDOUT_FILENO;
+	if (fstat(STDOUT_FILENO, &st)) {
+		h->out_kind = OUT_NONE;
+	} else if (S_ISSOCK(st.st_mode)) {
+		h->out_kind = OUT_SOCKET;
+	} else if (S_ISCHR(st.st_mode) || S_ISFIFO(st.st_mode)) {
+		int fd = open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+
+		h->out_kind = fd >= 0 ? OUT_WRITE : OUT_CAREFUL;
+		h->out_fd = fd >= 0 ? fd : STDOUT_FILENO;
+	} else {
+		h->out_kind = OUT_WRITE;
+	}
+	if (h->out_kind != OUT_NONE)
+		loop_add(h->loop, &h->out_src, h->out_fd, 0, out_ready);
+}
+
+/* A job in the background may neither read the terminal nor change its mode. */
+static bool in_background(void)
+{
+	pid_t foreground = tcgetpgrp(STDIN_FILENO);
+
+	return foreground > 0 && foreground != getpgrp();
+}
+
+static int open_tty(struct serial_host *h, struct err *err)
+{
+	int rc;
+
+	open_stdout(h);
+	h->in_fd = STDIN_FILENO;
+	if (fcntl(STDIN_FILENO, F_GETFD) < 0)
+		return 0;
+	if (isatty(STDIN_FILENO)) {
+		if (in_background()) {
+			log_info("serial port: runs in the background: the terminal's input is not read");
+			return 0;
+		}
+		rc = tty_raw(&h->tty, err);
+		if (rc)
+			return rc;
+	}
+	h->reading = h->in_polled = true;
+	watch_input(h);
+	if (!h->in_polled)
+		loop_post(h->loop, &h->resume_work, resume);
+	return 0;
+}
+
+/* ---- life ---- */
+
+static int open_end(struct serial_host *h, struct err *err)
+{
+	switch (h->mode) {
+	case SERIAL_TTY:
+		return open_tty(h, err);
+	case SERIAL_PTY:
+		return open_pty(h, err);
+	case SERIAL_FILE:
+		return open_file(h, err);
+	case SERIAL_SOCKET:
+		return open_socket(h, err);
+	default:
+		return 0;
+	}
+}
+
+int serial_host_new(struct loop *loop, enum serial_mode mode, const char *path,
+	pthread_mutex_t *lock, const struct serial_host_guest *guest, struct serial_host **out,
+	struct err *err)
+{
+	struct serial_host *h = calloc(1, sizeof(*h));
+	int rc = 0;
+
+	if (!h)
+		return err_set(err, -ENOMEM, "serial port: out of memory");
+	h->loop = loop;
+	h->mode = mode;
+	h->lock = lock;
+	h->guest = *guest;
+	h->in_fd = h->out_fd = h->listen_fd = h->pty_slave = h->tty.keeper_pipe = -1;
+	if (mode != SERIAL_NULL)
+		h->ring = malloc(RING_SIZE);
+	if (mode == SERIAL_FILE || mode == SERIAL_SOCKET)
+		h->path = strdup(path);
+	if ((mode != SERIAL_NULL && !h->ring) || ((mode == SERIAL_FILE || mode == SERIAL_SOCKET) && !h->path))
+		rc = err_set(err, -ENOMEM, "serial port: out of memory");
+	if (!rc)
+		rc = open_end(h, err);
+	if (rc) {
+		serial_host_free(h);
+		return rc;
+	}
+	*out = h;
+	return 0;
+}
+
+static void close_own(int *fd)
+{
+	if (*fd > STDERR_FILENO)
+		fd_close(fd);
+}
+
+void serial_host_free(struct serial_host *h)
+{
+	if (!h)
+		return;
+	pthread_mutex_lock(h->lock);
+	drain(h);
+	loop_del(&h->in_src);
+	loop_del(&h->out_src);
+	loop_del(&h->listen_src);
+	loop_timer_del(&h->flush_timer);
+	loop_timer_del(&h->accept_timer);
+	loop_unpost(h->loop, &h->flush_work);
+	loop_unpost(h->loop, &h->resume_work);
+	pthread_mutex_unlock(h->lock);
+	tty_restore(&h->tty);
+	if (h->out_fd != h->in_fd)
+		close_own(&h->out_fd);
+	close_own(&h->in_fd);
+	fd_close(&h->pty_slave);
+	if (h->listen_fd >= 0)
+		unlink(h->path);
+	fd_close(&h->listen_fd);
+	free(h->path);
+	free(h->ring);
+	free(h);
+}
+
+const char *serial_host_pty_path(const struct serial_host *h)
+{
+	return h->mode == SERIAL_PTY ? h->path : NULL;
+}
