@@ -42,7 +42,8 @@ struct memory {
 	unsigned nr_ranges;
 	struct mem_range ranges[MAX_RANGES];
 	struct memory_listener *listeners;
-	struct slot *slots;
+	struct slot *slots; /* by slot number; KVM offers thousands, few are ever used */
+	unsigned nr_slots;  /* length of slots[] */
 };
 
 static void size_text(uint64_t size, char buf[32])
@@ -144,23 +145,42 @@ static int slot_set(struct memory *m, unsigned slot, uint64_t gpa, uint64_t size
 	return kvm_vm_ioctl(m->kvm, KVM_SET_USER_MEMORY_REGION, &region);
 }
 
+/* The number of a free slot, or -errno. */
+static int slot_find(struct memory *m)
+{
+	unsigned grown = MIN(MAX(2 * m->nr_slots, 16u), m->kvm->nr_slots);
+	struct slot *slots;
+	unsigned i;
+
+	for (i = 0; i < m->nr_slots; i++)
+		if (!m->slots[i].used)
+			return (int)i;
+	if (i == m->kvm->nr_slots)
+		return -ENOSPC;
+	slots = realloc(m->slots, grown * sizeof(*slots));
+	if (!slots)
+		return -ENOMEM;
+	memset(slots + m->nr_slots, 0, (grown - m->nr_slots) * sizeof(*slots));
+	m->slots = slots;
+	m->nr_slots = grown;
+	return (int)i;
+}
+
 int memory_slot_add(struct memory *m, uint64_t gpa, uint64_t size, void *hva, bool readonly)
 {
-	int rc;
+	int slot, rc;
 
-	for (unsigned i = 0; i < m->kvm->nr_slots; i++)
+	for (unsigned i = 0; i < m->nr_slots; i++)
 		if (m->slots[i].used && ranges_overlap(m->slots[i].gpa, m->slots[i].size, gpa, size))
 			return -EEXIST;
-	for (unsigned i = 0; i < m->kvm->nr_slots; i++) {
-		if (m->slots[i].used)
-			continue;
-		rc = slot_set(m, i, gpa, size, hva, readonly ? KVM_MEM_READONLY : 0);
-		if (rc)
-			return rc;
-		m->slots[i] = (struct slot){ .used = true, .gpa = gpa, .size = size };
-		return (int)i;
-	}
-	return -ENOSPC;
+	slot = slot_find(m);
+	if (slot < 0)
+		return slot;
+	rc = slot_set(m, (unsigned)slot, gpa, size, hva, readonly ? KVM_MEM_READONLY : 0);
+	if (rc)
+		return rc;
+	m->slots[slot] = (struct slot){ .used = true, .gpa = gpa, .size = size };
+	return slot;
 }
 
 void memory_slot_remove(struct memory *m, int slot)
@@ -183,8 +203,7 @@ int memory_new(struct kvm *kvm, const struct memory_params *p, struct memory **o
 	m->kvm = kvm;
 	m->size = p->size;
 	m->fd = -1;
-	m->slots = calloc(kvm->nr_slots, sizeof(*m->slots));
-	rc = m->slots ? check_host(p->size, err) : err_set(err, -ENOMEM, "out of memory");
+	rc = check_host(p->size, err);
 	if (rc)
 		goto fail;
 	m->fd = rc = create_memfd(p, err);
@@ -216,7 +235,7 @@ void memory_free(struct memory *m)
 {
 	if (!m)
 		return;
-	for (unsigned i = 0; m->slots && i < m->kvm->nr_slots; i++)
+	for (unsigned i = 0; i < m->nr_slots; i++)
 		if (m->slots[i].used)
 			memory_slot_remove(m, (int)i);
 	if (m->hva)
