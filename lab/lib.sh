@@ -56,7 +56,7 @@ have()
 # need THING=PACKAGE...: installs the packages of the things that are missing; asks apt nothing when there are none.
 need()
 {
-	local pair missing=()
+	local pair output missing=()
 
 	for pair; do
 		have "${pair%%=*}" || missing+=("${pair#*=}")
@@ -66,9 +66,27 @@ need()
 	have apt-get || die "missing: ${missing[*]} (names of Debian packages; no apt-get here to install them)"
 	say "installing ${missing[*]}"
 	apt_lists "${missing[@]}"
-	as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends \
-		-o Dpkg::Use-Pty=0 install "${missing[@]}" >&2 ||
+	if ! output=$(as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends \
+		-o Dpkg::Use-Pty=0 install "${missing[@]}" 2>&1); then
+		printf '%s\n' "$output" >&2
 		die "apt-get could not install ${missing[*]}"
+	fi
+}
+
+# build_tree DIR OPTION...: configures DIR, anew or with other options, and compiles.
+build_tree()
+{
+	local dir=$1
+
+	shift
+	if [ -f "$dir/build.ninja" ]; then
+		[ $# = 0 ] || /usr/bin/meson configure "$dir" "$@" || return
+	else
+		# What a setup leaves that failed half-way would stop the next one.
+		rm -rf "$dir"/meson-{private,info,logs}
+		/usr/bin/meson setup "$dir" "$@" || return
+	fi
+	/usr/bin/meson compile -C "$dir"
 }
 
 # apt_lists PACKAGE...: makes sure that apt knows the packages, fetching its lists if not.
