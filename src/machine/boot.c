@@ -471,6 +471,7 @@ static void enter_bzimage(const struct boot *boot, const struct plan *plan,
 	memset(zp, 0, sizeof(*zp));
 	zp->hdr = boot->bz.hdr;
 	zp->hdr.type_of_loader = 0xff;
+	zp->hdr.code32_start = (uint32_t)boot->bz.payload.gpa;
 	zp->hdr.cmd_line_ptr = LAYOUT_CMDLINE;
 	zp->hdr.ramdisk_image = (uint32_t)plan->initrd_gpa;
 	zp->hdr.ramdisk_size = (uint32_t)plan->initrd_size;
