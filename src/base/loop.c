@@ -28,6 +28,7 @@ struct loop {
 
 	struct epoll_event batch[32];
 	int batch_len, batch_next;
+	struct loop_idle *idle;
 
 	struct loop_source timer_src;
 	int timer_fd;
@@ -272,10 +273,30 @@ static bool quitting(struct loop *loop)
 	return quit;
 }
 
+void loop_idle_set(struct loop *loop, struct loop_idle *idle, loop_idle_fn fn)
+{
+	assert(!loop->idle || loop->idle == idle);
+	idle->fn = fn;
+	loop->idle = idle;
+}
+
+void loop_idle_del(struct loop *loop, struct loop_idle *idle)
+{
+	if (loop->idle == idle)
+		loop->idle = NULL;
+}
+
 int loop_run(struct loop *loop)
 {
 	while (!quitting(loop)) {
-		loop->batch_len = epoll_wait(loop->epoll_fd, loop->batch, ARRAY_SIZE(loop->batch), -1);
+		loop->batch_len = epoll_wait(loop->epoll_fd, loop->batch, ARRAY_SIZE(loop->batch),
+			loop->idle ? 0 : -1);
+		if (!loop->batch_len && loop->idle) {
+			struct loop_idle *idle = loop->idle;
+
+			if (!idle->fn(idle))
+				loop_idle_del(loop, idle);
+		}
 		for (loop->batch_next = 0; loop->batch_next < loop->batch_len;) {
 			struct epoll_event *ev = &loop->batch[loop->batch_next++];
 			struct loop_source *src = ev->data.ptr;

@@ -71,6 +71,22 @@ void loop_post(struct loop *loop, struct loop_work *work, loop_work_fn fn);
 /* Make sure that a posted work does not run. Loop thread. */
 void loop_unpost(struct loop *loop, struct loop_work *work);
 
+struct loop_idle;
+typedef bool (*loop_idle_fn)(struct loop_idle *idle);
+
+struct loop_idle {
+	loop_idle_fn fn;
+};
+
+/*
+ * Instead of sleeping, call fn whenever no source is ready, for as long as it returns true: for
+ * an owner who expects its source to become ready within microseconds and polls it by
+ * itself. fn must come back within about a millisecond. One at a time; setting it again is fine.
+ */
+void loop_idle_set(struct loop *loop, struct loop_idle *idle, loop_idle_fn fn);
+/* No call comes after this. Another one's, or none set: nothing happens. */
+void loop_idle_del(struct loop *loop, struct loop_idle *idle);
+
 /* Serve until loop_quit(); returns its code. May be entered again afterwards. */
 int loop_run(struct loop *loop);
 /* Any thread. The first code of a run wins. Not async-signal-safe: signals come by loop_add_signals(). */
