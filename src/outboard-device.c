@@ -1,0 +1,401 @@
+/*
+ * outboard-device.c - one device as a process
+ *
+ * `outboard-device MODEL (--socket-path=PATH | --fd=N) [options]`. Steps: parse -> make the model ->
+ * open (log, saved state, socket) -> drop capabilities -> Landlock -> seccomp -> serve.
+ * Nothing of a client is read before the last step.
+ *
+ * Follows the conventions for back-end programs of the vfio-user and vhost-user
+ * specifications: it never daemonises, SIGTERM ends it with 0, --print-capabilities.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <jansson.h>
+#include <linux/capability.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/sandbox.h"
+#include "base/sock.h"
+#include "base/util.h"
+#include "device/model.h"
+#include "device/state_file.h"
+#include "serve/vfio_user.h"
+
+#define EXIT_USAGE 2
+
+enum {
+	OPT_SOCKET_PATH,
+	OPT_FD,
+	OPT_STATE,
+	OPT_SECCOMP,
+	OPT_LOG_FILE,
+	OPT_VERBOSE,
+	OPT_PRINT_CAPABILITIES,
+	OPT_HELP,
+	OPT_VERSION,
+	NR_COMMON,
+};
+
+static const struct device_option common[NR_COMMON] = {
+	[OPT_SOCKET_PATH] = { "socket-path", "PATH", "listen at PATH" },
+	[OPT_FD] = { "fd", "N", "serve on descriptor N: connected, or listening" },
+	[OPT_STATE] = { "state", "FILE", "keep the device's state in FILE, and start from it" },
+	[OPT_SECCOMP] = { "seccomp", "MODE", "true (default), false, or log" },
+	[OPT_LOG_FILE] = { "log-file", "FILE", "append to FILE instead of writing to stderr" },
+	[OPT_VERBOSE] = { "verbose", NULL, "say more; twice: still more (also -v)" },
+	[OPT_PRINT_CAPABILITIES] = { "print-capabilities", NULL, "print what this model is, as JSON" },
+	[OPT_HELP] = { "help", NULL, "print this text (also -h)" },
+	[OPT_VERSION] = { "version", NULL, "print the version (also -V)" },
+};
+
+/* What this program's own work needs beyond what the base does. */
+static const struct sandbox_call calls[] = {
+	{ SYS_socketpair, "a twin socket for a client that asks for one" },
+	{ SYS_getsockopt, "what kind of socket --fd is" },
+	{ SYS_openat, "the new state file" },
+	{ SYS_renameat, "it takes the old one's place" },
+	{ SYS_unlinkat, "it could not be written" },
+	{ SYS_unlink, "the socket, at the end" },
+};
+
+struct args {
+	const struct device_model *model;
+	const char *values[NR_COMMON];
+	const char *model_values[DEVICE_MODEL_MAX_OPTIONS];
+	int verbose;
+	enum sandbox_mode sandbox;
+	int fd;
+};
+
+struct program {
+	struct loop *loop;
+	struct pci_model *model;
+	struct state_file *state;
+	struct vfio_user_port *port;
+	const char *socket_path; /* made by us: to be removed */
+};
+
+/* Help */
+
+static void print_option(FILE *out, const struct device_option *o)
+{
+	char name[40];
+
+	snprintf(name, sizeof(name), "--%s%s%s", o->name, o->arg ? "=" : "", o->arg ? o->arg : "");
+	fprintf(out, "  %-24s %s\n", name, o->help);
+}
+
+static void print_help(FILE *out)
+{
+	size_t nr;
+	const struct device_model *const *models = device_models(&nr);
+
+	fprintf(out, "usage: outboard-device MODEL (--socket-path=PATH | --fd=N) [OPTIONS]\n\n"
+		     "Serve one PCI device over a vfio-user socket.\n\noptions:\n");
+	for (size_t i = 0; i < ARRAY_SIZE(common); i++)
+		print_option(out, &common[i]);
+	for (size_t m = 0; m < nr; m++) {
+		fprintf(out, "\nmodel %s: %s\n", models[m]->name, models[m]->summary);
+		for (size_t i = 0; i < models[m]->nr_options; i++)
+			print_option(out, &models[m]->options[i]);
+	}
+}
+
+static int print_capabilities(const struct device_model *model)
+{
+	json_t *options = json_array();
+	json_t *root;
+	int rc;
+
+	for (size_t i = 0; i < model->nr_options; i++)
+		json_array_append_new(options, json_string(model->options[i].name));
+	root = json_pack("{s:s, s:s, s:s, s:s, s:[s], s:o}", "type", model->name, "description",
+		model->summary, "program", "outboard-device", "version", OUTBOARD_VERSION,
+		"protocols", "vfio-user", "options", options);
+	rc = root ? json_dumpf(root, stdout, JSON_INDENT(2)) : -1;
+	putchar('\n');
+	json_decref(root);
+	return rc || fflush(stdout) ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+/* Command line */
+
+/* Codes of the table made for getopt_long: the short options' letters, then our own. */
+#define CODE_COMMON 256
+#define CODE_MODEL  512
+
+static void fill_long(struct option *at, const struct device_option *o, int code)
+{
+	*at = (struct option){
+		.name = o->name,
+		.has_arg = o->arg ? required_argument : no_argument,
+		.val = code,
+	};
+}
+
+static int take_option(struct args *a, int code, const char *text, struct err *err)
+{
+	const char **value = code >= CODE_MODEL ? &a->model_values[code - CODE_MODEL] :
+						  &a->values[code - CODE_COMMON];
+
+	if (code == CODE_COMMON + OPT_VERBOSE)
+		a->verbose++;
+	else if (*value)
+		return err_set(err, -EINVAL, "--%s is given twice",
+			code >= CODE_MODEL ? a->model->options[code - CODE_MODEL].name :
+					     common[code - CODE_COMMON].name);
+	*value = text ? text : "";
+	return 0;
+}
+
+static int parse_options(struct args *a, int argc, char **argv, struct err *err)
+{
+	struct option table[NR_COMMON + DEVICE_MODEL_MAX_OPTIONS + 1] = { 0 };
+	size_t nr = 0, nr_model = a->model ? a->model->nr_options : 0;
+	int code;
+
+	for (int i = 0; i < NR_COMMON; i++)
+		fill_long(&table[nr++], &common[i], CODE_COMMON + i);
+	for (size_t i = 0; i < nr_model; i++)
+		fill_long(&table[nr++], &a->model->options[i], CODE_MODEL + (int)i);
+	opterr = 0;
+	while ((code = getopt_long(argc, argv, ":vhV", table, NULL)) >= 0) {
+		int rc = 0;
+
+		switch (code) {
+		case 'v':
+			code = CODE_COMMON + OPT_VERBOSE;
+			break;
+		case 'h':
+			code = CODE_COMMON + OPT_HELP;
+			break;
+		case 'V':
+			code = CODE_COMMON + OPT_VERSION;
+			break;
+		case ':':
+			return err_set(err, -EINVAL, "%s: expected a value", argv[optind - 1]);
+		case '?':
+			return err_set(err, -EINVAL,
+				"%.64s: unknown option, or a value for one that has none",
+				argv[optind - 1]);
+		}
+		rc = take_option(a, code, optarg, err);
+		if (rc)
+			return rc;
+	}
+	if (optind < argc)
+		return err_set(err, -EINVAL, "unexpected argument '%.64s'", argv[optind]);
+	return 0;
+}
+
+static int parse_fd(const char *text, int *fd, struct err *err)
+{
+	char *end;
+	long n;
+
+	errno = 0;
+	n = strtol(text, &end, 10);
+	if (errno || end == text || *end || n < 0 || n > INT32_MAX)
+		return err_set(err, -EINVAL, "--fd: '%.32s', expected a descriptor's number", text);
+	if (fcntl((int)n, F_GETFD) < 0)
+		return err_set(err, -EBADF, "--fd: descriptor %ld is not open", n);
+	if (n <= STDERR_FILENO)
+		return err_set(err, -EINVAL, "--fd: descriptor %ld is a standard stream", n);
+	*fd = (int)n;
+	return 0;
+}
+
+static int check_args(struct args *a, struct err *err)
+{
+	const char *mode = a->values[OPT_SECCOMP];
+	int rc = 0;
+
+	a->sandbox = SANDBOX_KILL;
+	a->fd = -1;
+	if (!!a->values[OPT_SOCKET_PATH] + !!a->values[OPT_FD] != 1)
+		return err_set(err, -EINVAL, "expected either --socket-path=PATH or --fd=N");
+	if (a->values[OPT_SOCKET_PATH])
+		rc = sock_check_path(a->values[OPT_SOCKET_PATH], err);
+	if (rc)
+		return err_prefix(err, rc, "--socket-path");
+	if (mode && sandbox_parse_mode(mode, &a->sandbox, err))
+		return err_prefix(err, -EINVAL, "--seccomp");
+	if (a->values[OPT_FD])
+		rc = parse_fd(a->values[OPT_FD], &a->fd, err);
+	return rc;
+}
+
+static int unknown_model(const char *name, struct err *err)
+{
+	size_t nr, len = 0;
+	const struct device_model *const *models = device_models(&nr);
+	char names[200] = "";
+
+	for (size_t i = 0; i < nr && len < sizeof(names); i++)
+		len += (size_t)snprintf(names + len, sizeof(names) - len, "%s%s", i ? ", " : "",
+			models[i]->name);
+	return err_set(err, -EINVAL, "unknown model '%.32s', expected one of: %s", name, names);
+}
+
+/* Serving */
+
+static void on_signal(void *arg, int signo)
+{
+	struct program *prog = arg;
+
+	log_info("%s, ending", signo == SIGTERM ? "SIGTERM" : "SIGINT");
+	loop_quit(prog->loop, EXIT_SUCCESS);
+}
+
+static void deserted(void *arg)
+{
+	struct program *prog = arg;
+
+	loop_quit(prog->loop, EXIT_SUCCESS);
+}
+
+static int open_dir_of(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	FREE_AUTO char *dir = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+	int fd = dir ? open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+
+	return fd < 0 ? -errno : fd;
+}
+
+static int confine(const struct program *prog, enum sandbox_mode mode, struct err *err)
+{
+	struct sandbox_dir dirs[2];
+	FD_AUTO socket_dir = -1;
+	size_t nr = 0;
+	/* A state file may lie in a directory that belongs to another user than root. */
+	uint64_t keep = prog->state ? 1ull << CAP_DAC_OVERRIDE : 0;
+	int rc;
+
+	if (prog->state)
+		dirs[nr++] = (struct sandbox_dir){ state_file_dir(prog->state), SANDBOX_REPLACE };
+	if (prog->socket_path) {
+		socket_dir = open_dir_of(prog->socket_path);
+		if (socket_dir >= 0)
+			dirs[nr++] = (struct sandbox_dir){ socket_dir, SANDBOX_REMOVE };
+	}
+	rc = sandbox_privileges(keep, err);
+	if (!rc)
+		rc = sandbox_files(dirs, nr, err);
+	if (!rc)
+		rc = sandbox_calls(calls, ARRAY_SIZE(calls), mode, err);
+	return rc;
+}
+
+static int set_up(struct program *prog, const struct args *a, struct err *err)
+{
+	static const int signals[] = { SIGTERM, SIGINT, 0 };
+	const struct vfio_user_port_config config = { .deserted = deserted, .arg = prog };
+	FD_AUTO fd = a->fd;
+	int rc;
+
+	/* Made now: the JSON library wants random numbers from a file. */
+	json_object_seed(0);
+	signal(SIGPIPE, SIG_IGN);
+	rc = loop_new(&prog->loop);
+	if (!rc)
+		rc = loop_signals(prog->loop, signals, on_signal, prog);
+	if (rc)
+		return err_set(err, rc, "event loop: %s", strerror(-rc));
+	rc = a->model->new_pci(a->model_values, &prog->model, err);
+	if (!rc && a->values[OPT_STATE])
+		rc = state_file_open(&prog->state, a->values[OPT_STATE], prog->model, err);
+	if (rc)
+		return rc;
+	if (a->values[OPT_SOCKET_PATH]) {
+		fd = sock_listen(a->values[OPT_SOCKET_PATH], 16, err);
+		if (fd < 0)
+			return fd;
+		prog->socket_path = a->values[OPT_SOCKET_PATH];
+	} else if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
+		return err_set(err, -errno, "--fd: %s", strerror(errno));
+	}
+	rc = vfio_user_port_new(&prog->port, prog->loop, prog->model, fd_take(&fd), &config, err);
+	if (!rc)
+		rc = confine(prog, a->sandbox, err);
+	if (!rc && prog->state)
+		rc = state_file_write(prog->state, err);
+	return rc;
+}
+
+static void tear_down(struct program *prog)
+{
+	vfio_user_port_free(prog->port);
+	if (prog->socket_path)
+		unlink(prog->socket_path);
+	state_file_close(prog->state);
+	pci_model_free(prog->model);
+	loop_free(prog->loop);
+}
+
+static int serve(const struct args *a)
+{
+	struct program prog = { 0 };
+	struct err err = { 0 };
+	int code = EXIT_FAILURE;
+
+	log_init("outboard-device", (enum log_level)MIN(LOG_WARN + a->verbose, LOG_DEBUG));
+	if (a->values[OPT_LOG_FILE] && log_open(a->values[OPT_LOG_FILE])) {
+		fprintf(stderr, "outboard-device: --log-file %s: %s\n", a->values[OPT_LOG_FILE],
+			strerror(errno));
+		return EXIT_FAILURE;
+	}
+	if (set_up(&prog, a, &err))
+		fprintf(stderr, "outboard-device: %s: %s\n", a->model->name, err.text);
+	else
+		code = loop_run(prog.loop);
+	tear_down(&prog);
+	return code;
+}
+
+int main(int argc, char **argv)
+{
+	struct args a = { 0 };
+	struct err err = { 0 };
+	bool named = argc > 1 && argv[1][0] != '-';
+	int rc = 0;
+
+	if (named) {
+		a.model = device_model_find(argv[1]);
+		if (!a.model)
+			rc = unknown_model(argv[1], &err);
+		argc--;
+		argv++;
+	}
+	if (!rc)
+		rc = parse_options(&a, argc, argv, &err);
+	if (!rc && a.values[OPT_HELP]) {
+		print_help(stdout);
+		return fflush(stdout) ? EXIT_FAILURE : EXIT_SUCCESS;
+	}
+	if (!rc && a.values[OPT_VERSION]) {
+		printf("outboard-device %s\n", OUTBOARD_VERSION);
+		return fflush(stdout) ? EXIT_FAILURE : EXIT_SUCCESS;
+	}
+	if (!rc && !a.model)
+		rc = err_set(&err, -EINVAL, "expected a model; see outboard-device --help");
+	if (!rc && a.values[OPT_PRINT_CAPABILITIES])
+		return print_capabilities(a.model);
+	if (!rc)
+		rc = check_args(&a, &err);
+	if (rc) {
+		fprintf(stderr, "outboard-device: %s\n", err.text);
+		return EXIT_USAGE;
+	}
+	return serve(&a);
+}
