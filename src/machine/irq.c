@@ -29,6 +29,7 @@ struct irqs {
 		struct msi_message msg;
 	} *msi; /* [gsi - GSI_MSI_BASE] */
 	struct kvm_irq_routing *table; /* room for all routes */
+	struct kvm_irqchip ioapic;     /* as KVM made it */
 };
 
 /* Send the table: IOAPIC pins first, then every routed MSI. Lock held. */
@@ -80,6 +81,9 @@ int irqs_new(struct kvm *kvm, struct irqs **out)
 					(GSI_IOAPIC_COUNT + irqs->nr_msi) * sizeof(irqs->table->entries[0]));
 	if (irqs->msi && irqs->table)
 		rc = send_routes(irqs);
+	irqs->ioapic.chip_id = KVM_IRQCHIP_IOAPIC;
+	if (!rc)
+		rc = kvm_vm_ioctl(kvm, KVM_GET_IRQCHIP, &irqs->ioapic);
 	if (rc) {
 		irqs_free(irqs);
 		return rc;
@@ -96,6 +100,11 @@ void irqs_free(struct irqs *irqs)
 	free(irqs->msi);
 	free(irqs->table);
 	free(irqs);
+}
+
+int irqs_reset(struct irqs *irqs)
+{
+	return kvm_vm_ioctl(irqs->kvm, KVM_SET_IRQCHIP, &irqs->ioapic);
 }
 
 static int gsi_alloc(struct irqs *irqs)

@@ -34,6 +34,8 @@ struct irq_vector {
 
 int irqs_new(struct kvm *kvm, struct irqs **out);
 void irqs_free(struct irqs *irqs);
+/* The guest is reset: the IOAPIC as at power-on, all pins masked. No vCPU runs. 0 or -errno. */
+int irqs_reset(struct irqs *irqs);
 
 /* Make eventfd and GSI of a vector exist. 0 or -errno (-ENOSPC: KVM has no routes left). */
 int irq_vector_prepare(struct irqs *irqs, struct irq_vector *v);

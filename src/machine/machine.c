@@ -273,7 +273,11 @@ static void reset_parked(struct machine *m)
 
 	pci_reset(m->pci);
 	platform_reset(m->platform);
-	rc = vcpus_reset(m->vcpus, &err);
+	rc = irqs_reset(m->irqs);
+	if (rc)
+		err_set(&err, rc, "IOAPIC: %s", strerror(-rc));
+	if (!rc)
+		rc = vcpus_reset(m->vcpus, &err);
 	if (!rc)
 		rc = load_guest(m, false, &err);
 	if (rc) {
