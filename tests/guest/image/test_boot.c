@@ -123,8 +123,8 @@ void test_boot(void)
 		"the command line has its whole length");
 	ok(!strcmp(boot_option("last", text, sizeof(text), "word"), "word"), "and its last word");
 	check_e820();
+	check_ramdisk(); /* which check_ram() may overwrite */
 	check_ram();
-	check_ramdisk();
 	if (ok(boot.rsdp != 0, "there is an RSDP"))
 		ok(!memcmp((const void *)boot.rsdp, "RSD PTR ", 8), "with its signature");
 }

@@ -236,12 +236,6 @@ void sys_reset_keyboard(void)
 	outb(0x64, 0xfe);
 }
 
-void sys_reset_cf9(void)
-{
-	outb(0xcf9, 0x02);
-	outb(0xcf9, 0x06);
-}
-
 static uint64_t triple_fault0(uint64_t a, uint64_t b)
 {
 	struct __attribute__((packed)) {
