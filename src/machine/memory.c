@@ -97,7 +97,9 @@ static int create_memfd(const struct memory_params *p, struct err *err)
 
 static int map_ram(struct memory *m, const struct memory_params *p, struct err *err)
 {
-	m->hva = mmap(NULL, m->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, m->fd, 0);
+	/* Huge pages are reserved here: too few are an error now, not a SIGBUS when they are touched. */
+	m->hva = mmap(NULL, m->size, PROT_READ | PROT_WRITE,
+		MAP_SHARED | (p->hugepages ? 0 : MAP_NORESERVE), m->fd, 0);
 	if (m->hva == MAP_FAILED) {
 		m->hva = NULL;
 		return err_set(err, -errno,
