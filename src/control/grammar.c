@@ -344,7 +344,7 @@ void grammar_ints_fini(struct grammar_ints *ints)
 
 int grammar_tuple_list(const char *text, struct grammar_tuples *out)
 {
-	char *rest, *part, *at;
+	char *rest = NULL, *part, *at;
 	int rc = 0;
 
 	*out = (struct grammar_tuples){ 0 };

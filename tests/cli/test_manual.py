@@ -1,9 +1,13 @@
 """The manual pages as they are installed."""
 
+import pathlib
+import re
 import shutil
 import subprocess
 
 import pytest
+
+TREE = pathlib.Path(__file__).resolve().parents[2]
 
 # scdoc writes these around every heading and list; they change nothing in the page.
 HARMLESS = "skipping paragraph macro"
@@ -24,3 +28,14 @@ def test_pages_pass_mandoc(build):
     )
     lines = [line for line in result.stdout.splitlines() if HARMLESS not in line]
     assert not lines
+
+
+def test_page_of_the_device_program_has_all_its_options(build):
+    program = build / "src" / "outboard-device"
+    text = subprocess.run(
+        [program, "--help"], capture_output=True, text=True, check=True, timeout=30
+    ).stdout
+    page = (TREE / "doc" / "outboard-device.1.scd").read_text()
+    named = re.findall(r"^  --([\w-]+)", text, re.M) + re.findall(r"^model (\w+)", text, re.M)
+    assert "socket-path" in named and "gpio" in named
+    assert [n for n in named if f"*--{n}*" not in page and f"\n## {n}\n" not in page] == []
