@@ -16,7 +16,7 @@
 #include "base/util.h"
 #include "machine/acpi.h"
 #include "machine/boot.h"
-#include "machine/cpuid.h"
+#include "machine/vcpu_cpuid.h"
 #include "machine/layout.h"
 #include "machine/platform.h"
 #include "machine/serial.h"

@@ -25,7 +25,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "machine/cpuid.h"
+#include "machine/vcpu_cpuid.h"
 #include "machine/layout.h"
 #include "machine/vcpu_state.h"
 

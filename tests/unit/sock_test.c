@@ -86,9 +86,9 @@ static void connecting_to_nobody_says_why_at_once(void **state)
 static void descriptors_arrive_close_on_exec_and_belong_to_the_list(void **state)
 {
 	int pair[2], before = fd_count(), sent[3];
-	struct iovec iov = { .iov_base = "abc", .iov_len = 3 };
+	char buf[8] = "abc";
+	struct iovec iov = { .iov_base = buf, .iov_len = 3 };
 	struct fd_list list = { .nr = 0 };
-	char buf[8];
 
 	assert_int_equal(sock_pair(pair), 0);
 	for (int i = 0; i < 3; i++)
@@ -116,9 +116,9 @@ static void descriptors_arrive_close_on_exec_and_belong_to_the_list(void **state
 static void a_flood_beyond_the_list_is_closed(void **state)
 {
 	int pair[2], before = fd_count(), fds[SOCK_MAX_FDS];
-	struct iovec iov = { .iov_base = "x", .iov_len = 1 };
+	char c = 'x';
+	struct iovec iov = { .iov_base = &c, .iov_len = 1 };
 	struct fd_list list = { .nr = 0 };
-	char c;
 
 	assert_int_equal(sock_pair(pair), 0);
 	for (int i = 0; i < SOCK_MAX_FDS; i++)

@@ -1,10 +1,10 @@
 /*
- * cpuid.c - KVM's supported CPUID, with topology, ids and the hypervisor's leaves set right
+ * vcpu_cpuid.c - KVM's supported CPUID, with topology, ids and the hypervisor's leaves set right
  *
  * Spec: Intel SDM vol. 2A, CPUID (leaves 1, 4, 0xb, 0x1f); AMD APM vol. 3, appendix E
  * (0x80000008, 0x8000001d, 0x8000001e); Linux Documentation/virt/kvm/x86/cpuid.rst.
  */
-#include "machine/cpuid.h"
+#include "machine/vcpu_cpuid.h"
 
 #include <asm/kvm_para.h>
 #include <errno.h>

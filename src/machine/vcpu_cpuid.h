@@ -1,11 +1,11 @@
 /*
- * cpuid.h - what the guest's processors say of themselves
+ * vcpu_cpuid.h - what the guest's processors say of themselves
  *
  * APIC ids follow the topology: bits for thread, core and die, so that ids may have gaps. Without a
  * topology all vCPUs are cores of one package.
  */
-#ifndef MACHINE_CPUID_H
-#define MACHINE_CPUID_H
+#ifndef MACHINE_VCPU_CPUID_H
+#define MACHINE_VCPU_CPUID_H
 
 #include <linux/kvm.h>
 #include <stdint.h>
