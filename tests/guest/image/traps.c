@@ -72,6 +72,7 @@ static void trap_unexpected(const struct trap_frame *f)
 	uint64_t cr2;
 
 	asm volatile("mov %%cr2, %0" : "=r"(cr2));
+	console_init();
 	printf("\nnot ok - exception %lu error 0x%lx at rip 0x%lx cs 0x%lx rsp 0x%lx cr2 0x%lx\n",
 		f->vector, f->error, f->rip, f->cs, f->rsp, cr2);
 	sys_off();
