@@ -101,7 +101,7 @@ struct vfio_transport;
  * -ETIMEDOUT it is lost now because it did not answer, else the device's own error reply.
  */
 struct vfio_transport_ops {
-	/* len is at most 8 but for configuration space. */
+	/* len is at most 8. */
 	int (*region_read)(
 		struct vfio_transport *t, unsigned region, uint64_t off, void *buf, unsigned len);
 	int (*region_write)(struct vfio_transport *t, unsigned region, uint64_t off,
@@ -113,6 +113,8 @@ struct vfio_transport_ops {
 	/* Tell the transport whether the guest lets the device be bus master. Any thread, never
 	 * waits. */
 	void (*bus_master)(struct vfio_transport *t, bool on);
+	/* From ready() alone: calls reach the device from now on. */
+	void (*open)(struct vfio_transport *t);
 };
 
 struct vfio_transport {
@@ -138,8 +140,9 @@ struct vfio_owner_ops {
 	 * up. */
 	bool (*irqs_refused)(struct vfio_owner *o, uint32_t index, uint32_t flags);
 	/*
-	 * Everything queued was answered. Return true: from now on calls reach the device. False:
-	 * the guest changed something meanwhile, restore() is to be called again.
+	 * Everything queued was answered. If the guest changed anything since restore(), return
+	 * false, and restore() comes again. Else call the transport's open(), under the lock that
+	 * such changes are made under, so that none falls between, and return true.
 	 */
 	bool (*ready)(struct vfio_owner *o, bool again);
 	/* The device is gone. Calls fail already; mappings and descriptors of info become invalid

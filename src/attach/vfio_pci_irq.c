@@ -1,0 +1,381 @@
+/*
+ * vfio_pci_irq.c - the device's interrupts: eventfds from the device process to KVM
+ *
+ * A device process has eventfds of one kind at a time: INTx, or MSI, or MSI-X, as the guest has
+ * switched them on. A change first takes the old kind away (some servers keep all kinds
+ * in one table), then gives the new one. MSI-X vectors are given as the guest opens them;
+ * their eventfds stay when MSI-X is switched off, and are given again when it comes back.
+ *
+ * INTx is a level, an eventfd an edge. KVM raises the line on the edge and lowers it at the
+ * guest's end of interrupt, which it tells by another eventfd (resample). What follows depends on
+ * the device:
+ *   - it masks its interrupt when it signals (AUTOMASKED), and signals again when it is unmasked
+ * and the level still stands: the resample eventfd is given to it as its unmask signal (DIRECT).
+ * One that refuses an eventfd for this is sent a message by the loop (UNMASK).
+ *   - it does not. Then an edge that comes while the line is still raised would be lost in KVM, and
+ * nobody would repeat it. Its edges go through the loop, which keeps one back until the end of the
+ * interrupt (RELAY). Slower, but nothing is lost.
+ *
+ * Threads: changes on vCPU threads under vp->lock, waiting for the device with the transport's
+ *          deadline. The loop thread only forwards INTx signals.
+ * Spec:    PCI Local Bus 3.0, 2.2.6, 6.8; vfio-user 0.9.2, "VFIO_USER_DEVICE_SET_IRQS".
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "attach/vfio_pci_priv.h"
+#include "base/fd.h"
+
+#define TRIGGER_FD   (VFIO_USER_IRQ_SET_DATA_EVENTFD | VFIO_USER_IRQ_SET_ACTION_TRIGGER)
+#define TRIGGER_NONE (VFIO_USER_IRQ_SET_DATA_NONE | VFIO_USER_IRQ_SET_ACTION_TRIGGER)
+#define UNMASK_FD    (VFIO_USER_IRQ_SET_DATA_EVENTFD | VFIO_USER_IRQ_SET_ACTION_UNMASK)
+#define UNMASK_NONE  (VFIO_USER_IRQ_SET_DATA_NONE | VFIO_USER_IRQ_SET_ACTION_UNMASK)
+
+/* Descriptors handed to the transport in one call; it splits further by the server's limit. */
+#define BATCH 64u
+
+static const struct {
+	const char *name;
+	uint32_t index;
+} kinds[] = {
+	[VP_IRQ_INTX] = { "INTx", VFIO_USER_IRQ_INTX },
+	[VP_IRQ_MSI] = { "MSI", VFIO_USER_IRQ_MSI },
+	[VP_IRQ_MSIX] = { "MSI-X", VFIO_USER_IRQ_MSIX },
+};
+
+/* --- telling the device --- */
+
+static void set_irqs(struct vfio_pci *vp, enum vp_irq_mode kind, uint32_t flags, unsigned start,
+	unsigned count, const int *fds, enum vfio_call call)
+{
+	struct vfio_irq_request rq = { kinds[kind].index, flags, start, count, fds };
+	int rc = vp_note(vp, vp->t->ops->set_irqs(vp->t, &rq, call));
+
+	if (rc && rc != -ENOTCONN && rc != -ETIMEDOUT)
+		log_limited(&vp->refusals, LOG_WARN,
+			"%s: the device refused to set %s interrupts %u to %u: %s", vp->id,
+			kinds[kind].name, start, start + MAX(count, 1u) - 1, strerror(-rc));
+}
+
+static void push_intx(struct vfio_pci *vp, enum vfio_call call)
+{
+	const struct vp_intx *x = &vp->intx;
+	int fd = x->kind == VP_INTX_RELAY ? x->edge : x->line;
+
+	set_irqs(vp, VP_IRQ_INTX, TRIGGER_FD, 0, 1, &fd, call);
+	if (x->kind == VP_INTX_DIRECT)
+		set_irqs(vp, VP_IRQ_INTX, UNMASK_FD, 0, 1, &x->resample, call);
+}
+
+/* Of vectors [first, first + nr), those that have an eventfd, in runs. The device knows `limit`. */
+static void push_vectors(struct vfio_pci *vp, enum vp_irq_mode kind, const struct irq_vector *v,
+	unsigned first, unsigned nr, enum vfio_call call)
+{
+	unsigned limit = vp->t->info.irqs[kinds[kind].index].count;
+	unsigned end = MIN(first + nr, limit);
+	int fds[BATCH];
+	unsigned n = 0;
+
+	for (unsigned i = first; i <= end; i++) {
+		bool has = i < end && v[i].eventfd >= 0;
+
+		if (n && (!has || n == BATCH)) {
+			set_irqs(vp, kind, TRIGGER_FD, i - n, n, fds, call);
+			n = 0;
+		}
+		if (has)
+			fds[n++] = v[i].eventfd;
+	}
+}
+
+/* What the guest wants, by what it wrote. */
+static enum vp_irq_mode wanted(struct vfio_pci *vp)
+{
+	const uint8_t *c = vp->fn.config;
+
+	if (vp->msix_pos && c[vp->msix_pos + PCI_MSIX_FLAGS + 1] & PCI_MSIX_FLAGS_ENABLE >> 8)
+		return VP_IRQ_MSIX;
+	if (vp->msi_pos && c[vp->msi_pos + PCI_MSI_FLAGS] & PCI_MSI_FLAGS_ENABLE)
+		return VP_IRQ_MSI;
+	if (vp->intx.kind == VP_INTX_ABSENT ||
+		pci_config_get(&vp->fn, PCI_COMMAND, 2) & PCI_COMMAND_INTX_DISABLE)
+		return VP_IRQ_NONE;
+	return VP_IRQ_INTX;
+}
+
+static void push_kind(struct vfio_pci *vp, enum vp_irq_mode kind, enum vfio_call call)
+{
+	if (kind == VP_IRQ_INTX)
+		push_intx(vp, call);
+	else if (kind == VP_IRQ_MSIX)
+		push_vectors(vp, kind, vp->msix.vectors, 0, vp->msix.nr, call);
+	else if (kind == VP_IRQ_MSI)
+		push_vectors(vp, kind, vp->msi.vectors, 0, vp->msi.nr_enabled, call);
+}
+
+static void switch_to(struct vfio_pci *vp, enum vp_irq_mode kind, enum vfio_call call)
+{
+	if (vp->pushed == kind)
+		return;
+	if (vp->pushed != VP_IRQ_NONE)
+		set_irqs(vp, vp->pushed, TRIGGER_NONE, 0, 0, NULL, call);
+	vp->pushed = kind;
+	/* See the head of vfio_pci_bar.c for why not together with INTx. */
+	atomic_store(&vp->may_post, kind != VP_IRQ_INTX && !atomic_load(&vp->direct));
+	push_kind(vp, kind, call);
+}
+
+void vp_irqs_update(struct vfio_pci *vp)
+{
+	uint32_t msix =
+		vp->msix_pos ? pci_config_get(&vp->fn, vp->msix_pos + PCI_MSIX_FLAGS, 2) : 0;
+	enum vp_irq_mode want = wanted(vp);
+
+	/* New vectors are given from used(), so the kind must be switched before they open ... */
+	if (want == VP_IRQ_MSI || want == VP_IRQ_MSIX)
+		switch_to(vp, want, VFIO_CALL_WAIT);
+	if (vp->msix_pos)
+		msix_set_flags(&vp->msix, (uint16_t)msix);
+	if (vp->msi_pos)
+		msi_update(&vp->msi, vp->fn.config + vp->msi_pos);
+	/* ... and after they closed. */
+	switch_to(vp, want, VFIO_CALL_WAIT);
+}
+
+void vp_irqs_push(struct vfio_pci *vp, bool fresh, enum vfio_call call)
+{
+	enum vp_irq_mode want = wanted(vp);
+
+	if (fresh)
+		vp->pushed = VP_IRQ_NONE;
+	else
+		switch_to(vp, VP_IRQ_NONE, call);
+	switch_to(vp, want, call);
+}
+
+void vp_irqs_reset(struct vfio_pci *vp, enum vfio_call call)
+{
+	if (vp->msix_pos)
+		msix_reset(&vp->msix);
+	if (vp->msi_pos)
+		msi_reset(&vp->msi);
+	vp->intx.asserted = vp->intx.again = false;
+	vp_irqs_push(vp, false, call);
+}
+
+static void msix_used(struct msix *msix, unsigned first, unsigned nr)
+{
+	struct vfio_pci *vp = container_of(msix, struct vfio_pci, msix);
+
+	if (vp->pushed == VP_IRQ_MSIX)
+		push_vectors(vp, VP_IRQ_MSIX, msix->vectors, first, nr, VFIO_CALL_WAIT);
+}
+
+static void msi_used(struct msi *msi, unsigned nr)
+{
+	struct vfio_pci *vp = container_of(msi, struct vfio_pci, msi);
+
+	if (vp->pushed == VP_IRQ_MSI)
+		push_vectors(vp, VP_IRQ_MSI, msi->vectors, 0, nr, VFIO_CALL_WAIT);
+}
+
+/* --- INTx signals on the loop --- */
+
+static void unmask_by_message(struct vfio_pci *vp)
+{
+	const struct vfio_irq_request rq = { VFIO_USER_IRQ_INTX, UNMASK_NONE, 0, 1, NULL };
+
+	/* Not answered, so a failure is one of the connection, and then the device is told all
+	 * anew. */
+	vp->t->ops->set_irqs(vp->t, &rq, VFIO_CALL_POST);
+}
+
+static void raise_line(struct vp_intx *x)
+{
+	x->asserted = true;
+	x->again = false;
+	fd_signal(x->line);
+}
+
+static void on_edge(struct loop_source *src, uint32_t events)
+{
+	struct vp_intx *x = container_of(src, struct vp_intx, edge_src);
+
+	if (!fd_clear(x->edge))
+		return;
+	if (x->asserted)
+		x->again = true;
+	else
+		raise_line(x);
+}
+
+static void on_resample(struct loop_source *src, uint32_t events)
+{
+	struct vp_intx *x = container_of(src, struct vp_intx, resample_src);
+	struct vfio_pci *vp = container_of(x, struct vfio_pci, intx);
+
+	if (!fd_clear(x->resample))
+		return;
+	if (x->kind == VP_INTX_UNMASK) {
+		unmask_by_message(vp);
+		return;
+	}
+	x->asserted = false;
+	if (x->again)
+		raise_line(x);
+}
+
+void vp_intx_kick(struct vfio_pci *vp)
+{
+	if (vp->intx.kind == VP_INTX_DIRECT)
+		fd_signal(vp->intx.resample);
+	else if (vp->intx.kind == VP_INTX_UNMASK)
+		unmask_by_message(vp);
+}
+
+bool vp_irqs_refused(struct vfio_pci *vp, uint32_t index, uint32_t flags)
+{
+	struct vp_intx *x = &vp->intx;
+
+	if (index != VFIO_USER_IRQ_INTX || !(flags & VFIO_USER_IRQ_SET_ACTION_UNMASK) ||
+		x->kind != VP_INTX_DIRECT)
+		return false;
+	x->kind = VP_INTX_UNMASK;
+	/* Not connected yet: vp_intx_connect() does this. */
+	return !x->connected ||
+	       !loop_add(vp->m->loop, &x->resample_src, x->resample, EPOLLIN, on_resample);
+}
+
+/* --- building --- */
+
+static int build_intx(struct vfio_pci *vp, struct err *err)
+{
+	const struct vfio_irq *irq = &vp->t->info.irqs[VFIO_USER_IRQ_INTX];
+	struct vp_intx *x = &vp->intx;
+	bool relay = !(irq->flags & VFIO_USER_IRQ_FLAG_AUTOMASKED);
+
+	if (!vp->fn.config[PCI_INTERRUPT_PIN] || !irq->count) {
+		vp->fn.config[PCI_INTERRUPT_PIN] = 0;
+		return 0;
+	}
+	x->line = fd_eventfd();
+	x->resample = fd_eventfd();
+	if (relay)
+		x->edge = fd_eventfd();
+	if (x->line < 0 || x->resample < 0 || (relay && x->edge < 0))
+		return err_set(err, -EMFILE, "INTx: no descriptors left");
+	x->kind = relay ? VP_INTX_RELAY : VP_INTX_DIRECT;
+	return 0;
+}
+
+static int check_place(struct vfio_pci *vp, const char *what, uint32_t reg, uint64_t size,
+	struct vp_msix_place *out, struct err *err)
+{
+	unsigned bar = reg & PCI_MSIX_TABLE_BIR;
+	uint64_t off = reg & PCI_MSIX_TABLE_OFFSET;
+	uint64_t room = bar < 6 ? vp->t->info.regions[bar].size : 0;
+
+	if (bar > 5 || vp->fn.bars[bar].kind == PCI_BAR_NONE || vp->fn.bars[bar].kind == PCI_BAR_IO)
+		return err_set(err, -EPROTO, "the MSI-X %s lies in BAR %u, which is no memory BAR",
+			what, bar);
+	if (!range_ok(off, size, room))
+		return err_set(err, -EPROTO,
+			"the MSI-X %s (0x%llx bytes at 0x%llx) passes the end of BAR %u (0x%llx bytes)",
+			what, (unsigned long long)size, (unsigned long long)off, bar,
+			(unsigned long long)room);
+	*out = (struct vp_msix_place){ bar, off, size };
+	return 0;
+}
+
+static int build_msix(struct vfio_pci *vp, struct err *err)
+{
+	unsigned pos = vp->msix_pos, nr, count = vp->t->info.irqs[VFIO_USER_IRQ_MSIX].count;
+	int rc;
+
+	if (!pos)
+		return 0;
+	nr = (pci_config_get(&vp->fn, pos + PCI_MSIX_FLAGS, 2) & PCI_MSIX_FLAGS_QSIZE) + 1;
+	rc = check_place(vp, "table", pci_config_get(&vp->fn, pos + PCI_MSIX_TABLE, 4),
+		(uint64_t)nr * MSIX_ENTRY_SIZE, &vp->table, err);
+	if (!rc)
+		rc = check_place(vp, "pending bits", pci_config_get(&vp->fn, pos + PCI_MSIX_PBA, 4),
+			(uint64_t)(nr + 63) / 64 * 8, &vp->pba, err);
+	if (rc)
+		return rc;
+	if (vp->table.bar == vp->pba.bar &&
+		ranges_overlap(vp->table.off, vp->table.size, vp->pba.off, vp->pba.size))
+		return err_set(err, -EPROTO,
+			"the MSI-X table and its pending bits overlap in BAR %u", vp->table.bar);
+	if (count < nr)
+		log_warn("%s: %u of its %u MSI-X vectors can be signalled", vp->id, count, nr);
+	rc = msix_init(&vp->msix, vp->m->irqs, nr);
+	if (rc)
+		return err_set(err, rc, "MSI-X: out of memory");
+	vp->msix.used = msix_used;
+	return 0;
+}
+
+int vp_irqs_build(struct vfio_pci *vp, struct err *err)
+{
+	int rc = build_intx(vp, err);
+
+	if (!rc && vp->msi_pos) {
+		uint32_t flags = pci_config_get(&vp->fn, vp->msi_pos + PCI_MSI_FLAGS, 2);
+
+		msi_init(&vp->msi, vp->m->irqs, 1u << ((flags & PCI_MSI_FLAGS_QMASK) >> 1));
+		vp->msi.used = msi_used;
+	}
+	return rc ? rc : build_msix(vp, err);
+}
+
+void vp_irqs_fini(struct vfio_pci *vp)
+{
+	if (vp->msi_pos)
+		msi_fini(&vp->msi);
+	if (vp->msix_pos)
+		msix_fini(&vp->msix);
+	fd_close(&vp->intx.line);
+	fd_close(&vp->intx.resample);
+	fd_close(&vp->intx.edge);
+}
+
+int vp_intx_connect(struct vfio_pci *vp, struct err *err)
+{
+	struct vp_intx *x = &vp->intx;
+	int rc;
+
+	if (x->kind == VP_INTX_ABSENT)
+		return 0;
+	if (x->kind == VP_INTX_RELAY) {
+		rc = loop_add(vp->m->loop, &x->edge_src, x->edge, EPOLLIN, on_edge);
+		if (rc)
+			goto fail;
+	}
+	/* With DIRECT the device process alone reads it. */
+	if (x->kind != VP_INTX_DIRECT) {
+		rc = loop_add(vp->m->loop, &x->resample_src, x->resample, EPOLLIN, on_resample);
+		if (rc)
+			goto fail;
+	}
+	rc = irq_line_connect(vp->m->irqs, pci_intx_gsi(&vp->fn), x->line, x->resample);
+	if (rc)
+		goto fail;
+	x->connected = true;
+	return 0;
+fail:
+	loop_del(&x->edge_src);
+	loop_del(&x->resample_src);
+	return err_set(err, rc, "%s: cannot connect INTx to interrupt line %u: %s", vp->id,
+		pci_intx_gsi(&vp->fn), strerror(-rc));
+}
+
+void vp_intx_disconnect(struct vfio_pci *vp)
+{
+	struct vp_intx *x = &vp->intx;
+
+	loop_del(&x->edge_src);
+	loop_del(&x->resample_src);
+	if (x->connected)
+		irq_line_disconnect(vp->m->irqs, pci_intx_gsi(&vp->fn), x->line);
+	x->connected = false;
+}
