@@ -286,6 +286,8 @@ static int print(const struct option_row *o, const char *value, struct err *err)
 		options_print_version(stdout);
 	else
 		rc = options_print_completion(stdout, value, err);
+	if (!rc && fflush(stdout))
+		rc = err_set(err, -EIO, "standard output: %s", strerror(errno));
 	return rc ? rc : OPTIONS_PRINTED;
 }
 

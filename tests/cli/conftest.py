@@ -26,12 +26,11 @@ def outboard(build):
         return subprocess.run(
             [build / "src" / "outboard", *arguments],
             stdin=subprocess.DEVNULL,
-            capture_output=True,
             text=True,
             timeout=30,
             env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
             check=False,
-            **keywords,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **keywords},
         )
 
     return run

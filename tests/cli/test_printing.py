@@ -33,6 +33,13 @@ def test_printing_wins_over_what_follows(outboard):
     assert printed(outboard("--version", "--nonsense")).startswith("outboard v")
 
 
+def test_output_that_cannot_be_written_is_an_error(outboard):
+    with open("/dev/full", "w") as full:
+        result = outboard("--help", stdout=full)
+    assert result.stderr == "outboard: standard output: No space left on device\n"
+    assert result.returncode == 2
+
+
 COMPLETE = r"""
 source "$1"
 COMP_LINE=$2 COMP_POINT=${#2} COMPREPLY=()
