@@ -13,9 +13,8 @@
  * ready() sends restore() round again until nothing was; the check and the opening happen under
  * vp->lock, under which each change is made.
  *
- * A reset of the machine resets the device, by a message with a deadline: the vCPUs stand, so
- * nobody else needs the main thread then. All that follows the reset is sent without waiting for
- * answers.
+ * A reset of the machine resets the device, by a message with a deadline. All that follows is sent
+ * without waiting for answers, so a slow device costs a reset one deadline and not ten.
  *
  * Owns:    the function, vectors and eventfds, mappings of BARs. The transport is borrowed.
  * Threads: see vfio_pci_priv.h.
@@ -139,6 +138,7 @@ static const struct pci_ops pci_ops = {
 	.bar_mapped = vp_bar_mapped,
 	.bar_unmapped = vp_bar_unmapped,
 	.reset = reset,
+	.memory_fault = vp_memory_fault,
 };
 
 /* --- life --- */
@@ -211,8 +211,7 @@ void vfio_pci_free(struct vfio_pci *vp)
 {
 	if (!vp)
 		return;
-	if (vp->t)
-		vp_bars_free(vp);
+	vp_bars_free(vp);
 	vp_irqs_fini(vp);
 	pthread_mutex_destroy(&vp->fn.lock);
 	pthread_mutex_destroy(&vp->lock);

@@ -26,8 +26,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include "attach/vfio_pci_priv.h"
+#include "base/clock.h"
 
 /* The smallest expansion ROM that its register can describe. PCI 3.0, 6.2.5.2 */
 #define ROM_MIN	  2048u
@@ -123,6 +125,8 @@ static void add_map(
 	struct vp_map map = {
 		.offset = from,
 		.size = to - from,
+		.fd = a->fd,
+		.fd_offset = a->fd_offset + (from - a->offset),
 		.readonly = !r->writable,
 		.slot = -1,
 	};
@@ -135,7 +139,7 @@ static void add_map(
 		return; /* it traps instead */
 	b->maps = more;
 	map.hva = mmap(NULL, map.size, PROT_READ | (map.readonly ? 0 : PROT_WRITE), MAP_SHARED,
-		a->fd, (off_t)(a->fd_offset + (from - a->offset)));
+		map.fd, (off_t)map.fd_offset);
 	if (map.hva == MAP_FAILED) {
 		log_warn("%s: BAR %u: 0x%llx+0x%llx cannot be mapped (%s), accesses to it are slow",
 			vp->id, bar, (unsigned long long)from, (unsigned long long)map.size,
@@ -268,25 +272,44 @@ static void doorbells_on(struct vfio_pci *vp, unsigned bar, uint64_t base)
 	}
 }
 
+/* False: the device process has cut the file behind it short; the guest must not touch that. */
+static bool is_whole(const struct vp_map *m)
+{
+	struct stat st;
+
+	return fstat(m->fd, &st) || !S_ISREG(st.st_mode) ||
+	       range_ok(m->fd_offset, m->size, (uint64_t)st.st_size);
+}
+
+static void lay_map(struct vfio_pci *vp, unsigned bar, struct vp_map *m)
+{
+	if (!is_whole(m))
+		return;
+	m->slot = memory_slot_add(
+		vp->m->memory, vp->fn.bars[bar].addr + m->offset, m->size, m->hva, m->readonly);
+	if (m->slot < 0)
+		log_limited(&vp->refusals, LOG_WARN,
+			"%s: BAR %u: 0x%llx+0x%llx gets no memory slot (%s), accesses are slow",
+			vp->id, bar, (unsigned long long)m->offset, (unsigned long long)m->size,
+			strerror(-m->slot));
+}
+
 void vp_bar_mapped(struct pci_function *fn, unsigned bar)
 {
 	struct vfio_pci *vp = vp_of(fn);
-	struct vp_bar *b = &vp->bars[bar];
 
 	if (!vp->laid || bar == PCI_BAR_ROM)
 		return;
-	for (unsigned i = 0; i < b->nr_maps; i++) {
-		struct vp_map *m = &b->maps[i];
-
-		m->slot = memory_slot_add(vp->m->memory, fn->bars[bar].addr + m->offset, m->size,
-			m->hva, m->readonly);
-		if (m->slot < 0)
-			log_limited(&vp->refusals, LOG_WARN,
-				"%s: BAR %u: 0x%llx+0x%llx gets no memory slot (%s), accesses are slow",
-				vp->id, bar, (unsigned long long)m->offset,
-				(unsigned long long)m->size, strerror(-m->slot));
-	}
+	for (unsigned i = 0; i < vp->bars[bar].nr_maps; i++)
+		lay_map(vp, bar, &vp->bars[bar].maps[i]);
 	doorbells_on(vp, bar, fn->bars[bar].addr);
+}
+
+static void clear_map(struct vfio_pci *vp, struct vp_map *m)
+{
+	if (m->slot >= 0)
+		memory_slot_remove(vp->m->memory, m->slot);
+	m->slot = -1;
 }
 
 void vp_bar_unmapped(struct pci_function *fn, unsigned bar)
@@ -295,17 +318,40 @@ void vp_bar_unmapped(struct pci_function *fn, unsigned bar)
 	const struct vfio_region *r = &vp->t->info.regions[bar];
 	struct vp_bar *b = &vp->bars[bar];
 
-	for (unsigned i = 0; i < b->nr_maps; i++) {
-		if (b->maps[i].slot >= 0)
-			memory_slot_remove(vp->m->memory, b->maps[i].slot);
-		b->maps[i].slot = -1;
-	}
+	for (unsigned i = 0; i < b->nr_maps; i++)
+		clear_map(vp, &b->maps[i]);
 	for (unsigned i = 0; b->doorbell_on && i < r->nr_doorbells; i++) {
 		if (b->doorbell_on[i])
 			ioeventfd(vp, bar, b->doorbell_base, &r->doorbells[i],
 				KVM_IOEVENTFD_FLAG_DEASSIGN);
 		b->doorbell_on[i] = false;
 	}
+}
+
+/*
+ * What was cut short traps from now on, and the device process answers for it. Several vCPUs may
+ * have run into it at once, and only the first finds it: the others are told to try again too, for
+ * a while.
+ */
+bool vp_memory_fault(struct pci_function *fn)
+{
+	struct vfio_pci *vp = vp_of(fn);
+	uint64_t now = clock_now_ns();
+
+	for (unsigned bar = 0; bar < 6; bar++)
+		for (unsigned i = 0; i < vp->bars[bar].nr_maps; i++) {
+			struct vp_map *m = &vp->bars[bar].maps[i];
+
+			if (m->slot < 0 || is_whole(m))
+				continue;
+			clear_map(vp, m);
+			vp->cut_ns = now;
+			log_warn("%s: BAR %u: the device process cut its file short, 0x%llx+0x%llx "
+				 "is mapped no more",
+				vp->id, bar, (unsigned long long)m->offset,
+				(unsigned long long)m->size);
+		}
+	return vp->cut_ns && now - vp->cut_ns < NS_PER_S;
 }
 
 /* --- accesses that trap: vCPU thread, no lock --- */

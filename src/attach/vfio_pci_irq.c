@@ -159,8 +159,9 @@ void vp_irqs_reset(struct vfio_pci *vp, enum vfio_call call)
 		msix_reset(&vp->msix);
 	if (vp->msi_pos)
 		msi_reset(&vp->msi);
-	vp->intx.asserted = vp->intx.again = false;
 	vp_irqs_push(vp, false, call);
+	/* The guest that would have ended its interrupt is no more. */
+	vp_intx_kick(vp);
 }
 
 static void msix_used(struct msix *msix, unsigned first, unsigned nr)
@@ -227,10 +228,10 @@ static void on_resample(struct loop_source *src, uint32_t events)
 
 void vp_intx_kick(struct vfio_pci *vp)
 {
-	if (vp->intx.kind == VP_INTX_DIRECT)
-		fd_signal(vp->intx.resample);
-	else if (vp->intx.kind == VP_INTX_UNMASK)
+	if (vp->intx.kind == VP_INTX_UNMASK)
 		unmask_by_message(vp);
+	else if (vp->intx.kind != VP_INTX_ABSENT)
+		fd_signal(vp->intx.resample);
 }
 
 bool vp_irqs_refused(struct vfio_pci *vp, uint32_t index, uint32_t flags)

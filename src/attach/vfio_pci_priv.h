@@ -27,6 +27,8 @@
 struct vp_map {
 	uint64_t offset, size;
 	void *hva;
+	int fd; /* borrowed from the transport's info */
+	uint64_t fd_offset;
 	bool readonly;
 	int slot; /* -1: not in guest memory now */
 };
@@ -107,6 +109,7 @@ struct vfio_pci {
 	/* Topology lock. */
 	bool laid;
 	struct vp_bar bars[PCI_NR_BARS];
+	uint64_t cut_ns; /* when a mapped part was last found to have lost its file's end */
 
 	struct vp_intx intx;
 	_Atomic bool direct; /* some part of a BAR is reached without a message */
@@ -149,6 +152,7 @@ void vp_bar_write(
 	struct pci_function *fn, unsigned bar, uint64_t off, unsigned size, uint64_t value);
 void vp_bar_mapped(struct pci_function *fn, unsigned bar);
 void vp_bar_unmapped(struct pci_function *fn, unsigned bar);
+bool vp_memory_fault(struct pci_function *fn);
 
 /* --- vfio_pci_irq.c --- */
 
@@ -169,7 +173,10 @@ void vp_irqs_push(struct vfio_pci *vp, bool fresh, enum vfio_call call);
 void vp_irqs_reset(struct vfio_pci *vp, enum vfio_call call);
 
 bool vp_irqs_refused(struct vfio_pci *vp, uint32_t index, uint32_t flags);
-/* The device is back: a level that it signalled before it knew us may still be up. */
+/*
+ * As if the guest had ended its interrupt: the device is back, or the machine was reset, and a
+ * level that still stands is to be signalled again.
+ */
 void vp_intx_kick(struct vfio_pci *vp);
 
 /* Note that a call did not reach the device. Returns rc. */

@@ -663,6 +663,8 @@ static int request(struct vfio_user *vu, struct vu_request *rq, struct answer *a
 	if (is_ready(vu)) {
 		uint64_t deadline = request_deadline(vu);
 
+		/* What was left for us to send came first. */
+		post_mail(vu);
 		rc = queue_multi(vu);
 		if (!rc)
 			rc = send_request(vu, rq, true, &id);
@@ -798,6 +800,7 @@ static int region_post(
 		return -ENOTCONN;
 	vu_lock(vu);
 	if (is_ready(vu)) {
+		post_mail(vu);
 		rc = post_write(vu, a, buf, &err);
 		if (rc)
 			rc = lost(vu, VFIO_USER_REGION_WRITE, rc, &err);
