@@ -248,11 +248,22 @@ static void tear_down(struct vmm *vmm)
 	loop_free(vmm->loop);
 }
 
+/* A new terminal is of no use to somebody who does not know its name. */
+static void announce(const struct vmm *vmm)
+{
+	const char *pty = vmm->machine->serial ? serial_pty_path(vmm->machine->serial) : NULL;
+
+	if (pty)
+		fprintf(stderr, "outboard: --serial pty: %s\n", pty);
+}
+
 static int run(struct vmm *vmm)
 {
 	struct err err = { 0 };
 	int rc = build(vmm, &err), code = MACHINE_EXIT_FAILED;
 
+	if (!rc)
+		announce(vmm);
 	if (!rc)
 		rc = machine_start(vmm->machine, &err);
 	if (rc) {

@@ -166,7 +166,7 @@ static const struct choice serial_modes[] = {
 	{ "off", "Off", CONSOLE_OFF, .help = "no serial port" },
 	{ "null", "Null", CONSOLE_NULL, .help = "a port whose output is dropped" },
 	{ "tty", "Tty", CONSOLE_TTY, .help = "the terminal outboard runs in" },
-	{ "pty", "Pty", CONSOLE_PTY, .help = "a new pseudo-terminal, whose name is logged" },
+	{ "pty", "Pty", CONSOLE_PTY, .help = "a new pseudo-terminal, whose name is printed" },
 	{ "file", "File", CONSOLE_FILE },
 	{ "socket", "Socket", CONSOLE_SOCKET },
 	{ 0 },
