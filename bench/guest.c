@@ -8,6 +8,7 @@
  *   mmio=N      read address 0xd0000000, which nobody has, N times
  *   doorbell=N  write N times to the doorbell of the card that plain_server offers
  *   passes=P    all of it P times (1)
+ *   idle=1      say "idle" and stay
  *
  * On the first serial port appears one line each, "pio N TICKS", by the time stamp counter; then
  * the guest powers off through port 0x600. Each loop stands between two markers (marker.h).
@@ -236,6 +237,10 @@ void guest_main(const uint8_t *zero_page)
 		pass(line);
 		if (option(line, "doorbell", 0) >= UNROLLED)
 			ring_doorbell(option(line, "doorbell", 0) / UNROLLED);
+	}
+	if (option(line, "idle", 0)) {
+		put_text("idle\n");
+		return; /* head.S halts */
 	}
 	out8(0x600, 0x34);
 }

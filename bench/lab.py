@@ -1,0 +1,156 @@
+"""The part of the benchmarks that runs in the lab (lab/README.md): outside here, inside lab_side.py."""
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import tempfile
+
+from host import Failure, say
+
+INIT = """#!/bin/busybox sh
+echo 'bench: user space'
+while :; do
+	read -r line
+done
+"""
+TEXT = "bench: user space"
+MARK = re.compile(r"icount: mark (\d+) user (\d+) kernel (\d+)$")
+
+
+def output_of(command):
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
+                          errors="replace", check=False)
+    if done.returncode:
+        raise Failure(f"{os.path.basename(command[0])}: {done.stderr.strip()[-2000:]}")
+    return done.stdout, done.stderr
+
+
+def prepare(programs, *parts):
+    setup = os.path.join(programs.tree, "lab", "setup")
+    output_of([setup, "busybox", "qemu", *parts])
+    return {part: output_of([setup, "--path", part])[0].strip() for part in ("qemu", "kernel")}
+
+
+def in_l1(programs, options, request):
+    """Run lab_side.py in L1; its JSON lines, and all of stderr."""
+    inside = os.path.join(programs.tree, "bench", "lab_side.py")
+    for attempt in range(3):
+        try:
+            out, errors = output_of([os.path.join(programs.tree, "lab", "run"), *options, "--timeout", "900", "--",
+                                     "/usr/bin/python3", inside, json.dumps(request)])
+            return [json.loads(line) for line in out.splitlines() if line.startswith("{")], errors
+        except Failure as failure:
+            # The emulated machine itself dies now and then: lab/README.md.
+            if attempt == 2:
+                raise
+            say(f"once more, since {failure}")
+    return None
+
+
+def request_of(programs, **more):
+    return {
+        "outboard": programs.outboard, "device": programs.device, "launch": programs.launch,
+        "raw_kvm": programs.raw_kvm, "plain_server": programs.plain_server, "clients": programs.clients,
+        "off": programs.off, "guest": programs.guest, **more,
+    }
+
+
+# --- to user space ---
+
+VMMS = {"outboard": "outboard", "q35": "QEMU, q35", "microvm": "QEMU, microvm"}
+
+
+def boot(programs, report, rounds):
+    report.heading(f"To user space in the lab: the small kernel, 512 MiB, 1 vCPU, all in one L1 by turns "
+                   f"(median of {rounds})")
+    paths = prepare(programs, "kernel")
+    with tempfile.TemporaryDirectory(prefix="bench.") as folder:
+        init, initramfs = os.path.join(folder, "init"), os.path.join(folder, "bench.cpio")
+        with open(init, "w", encoding="utf-8") as file:
+            file.write(INIT)
+        output_of([os.path.join(programs.tree, "lab", "mkcpio"), initramfs, init])
+        lines, _ = in_l1(programs, [], request_of(
+            programs, what="boot", rounds=rounds, text=TEXT, initramfs=initramfs,
+            kernel=os.path.join(paths["kernel"], "bzImage"),
+            qemu=os.path.join(paths["qemu"], "bin", "qemu-system-x86_64")))
+    for line in lines:
+        if "failed" in line:
+            say(f"boot: {line['vmm']} did not get there once: {line['failed']}")
+    got = {vmm: [line for line in lines if line["vmm"] == vmm and "failed" not in line] for vmm in VMMS}
+    if not got["outboard"]:
+        raise Failure("boot: outboard's guest never reached user space")
+    ours = statistics.median(line["text_ms"] for line in got["outboard"])
+    memory = statistics.median(line["private_kib"] for line in got["outboard"]) / 1024
+    report.add("boot/outboard", "outboard, from exec to init", ours, "ms",
+               samples=[line["text_ms"] for line in got["outboard"]])
+    for vmm in ("q35", "microvm"):
+        if not got[vmm]:
+            report.skip(f"boot/{vmm}", "its guest never reached user space")
+            continue
+        peer = statistics.median(line["text_ms"] for line in got[vmm])
+        report.add(f"boot/{vmm}", f"{VMMS[vmm]}, from exec to init", peer, "ms",
+                   samples=[line["text_ms"] for line in got[vmm]])
+        report.line(f"  {'outboard':<44} {ours / peer:>10.2f} of {VMMS[vmm]}")
+        report.results[-1]["outboard_ratio"] = round(ours / peer, 4)
+    report.heading("Private memory of the VMM, without the guest's RAM of 512 MiB: Linux in user space, in the lab")
+    report.add("memory/linux", "outboard", memory, "MiB", samples=[line["private_kib"] for line in got["outboard"]],
+               bar=("value", 4))
+    for vmm in ("q35", "microvm"):
+        if got[vmm]:
+            report.add(f"memory/{vmm}", VMMS[vmm],
+                       statistics.median(line["private_kib"] for line in got[vmm]) / 1024, "MiB",
+                       samples=[line["private_kib"] for line in got[vmm]])
+
+
+# --- instructions ---
+
+
+def counts(steps, errors):
+    """{step: [(user, kernel)]}: for each step its intervals, from the marks the plugin printed."""
+    marks = [tuple(map(int, found.groups())) for found in map(MARK.search, errors.splitlines()) if found]
+    expected = sum(len(step["marks"]) for step in steps)
+    if len(marks) != expected:
+        raise Failure(f"instructions: {len(marks)} marks were counted, {expected} expected")
+    result = {}
+    for step in steps:
+        for number in step["marks"]:
+            mark, user, kernel = marks.pop(0)
+            if mark != number:
+                raise Failure(f"instructions: mark {mark} in {step['step']}, expected {number}")
+            if number != 2:  # an interval ends here
+                result.setdefault(step["step"], []).append((user, kernel))
+    return result
+
+
+def instructions(programs, report, repeats):
+    exits, rounds = 1000, 500
+    report.heading("Instructions of user space, counted in the lab (one CPU, where nobody spins; kernel in brackets)")
+    prepare(programs, "kernel")
+    steps, errors = in_l1(programs, ["--cpus", "1", "--plugin", programs.icount], request_of(
+        programs, what="instructions", repeats=repeats, exits=exits, rounds=rounds))
+    got = counts(steps, errors)
+
+    def show(name, label, step, per, peer_step=None, peer_name=None, pick=slice(None)):
+        user = statistics.median(user for user, _ in got[step][pick]) / per
+        kernel = statistics.median(kernel for _, kernel in got[step][pick]) / per
+        peer = None
+        if peer_step:
+            peer = (peer_name, statistics.median(user for user, _ in got[peer_step][pick]) / per)
+        report.add(f"instructions/{name}", label, user, "instructions", peer=peer, detail=f"[{kernel:.0f}]",
+                   kernel=round(kernel, 1), samples=[user / per for user, _ in got[step][pick]])
+
+    show("start/raw", "bare KVM loop, exec to first guest instruction", "start/raw", 1)
+    show("start", "outboard, exec to first guest instruction", "start/outboard", 1, "start/raw", "the bare loop")
+    # Each pass of the guest is a port loop and a memory loop; the first pass warms up.
+    for at, kind in ((0, "port read"), (1, "memory read")):
+        name = ("pio", "mmio")[at]
+        show(f"exit/{name}/raw", f"bare KVM loop, {kind}", "exits/raw", exits, pick=slice(2 + at, None, 2))
+        show(f"exit/{name}", f"outboard, {kind}", "exits/outboard", exits, "exits/raw", "the bare loop",
+             pick=slice(2 + at, None, 2))
+    for op, label, per in (("read", "register round trip", rounds), ("posted", "16 posted writes + 1 read", rounds)):
+        for cell in ("plain-plain", "our-plain", "plain-our", "our-our"):
+            client, device = cell.split("-")
+            peer = (None, None) if cell == "plain-plain" else (f"{op}/plain-plain", "the plain pair")
+            show(f"{op}/{cell}", f"{label}: {client} client, {device} server", f"{op}/{cell}", per, *peer)

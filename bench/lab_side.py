@@ -1,0 +1,90 @@
+"""lab_side - the inner half of lab.py, run in L1
+
+usage: lab_side.py REQUEST
+
+REQUEST is JSON: what to do, and where the programs are. Prints a line of JSON per step. Markers that the
+programs execute meanwhile reach lab.py through the emulator, in the order of the steps.
+"""
+
+import json
+import os
+import sys
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+
+from host import Failure, json_lines, run, server  # noqa: E402
+
+GUEST, BEGIN, END = 1, 2, 3  # marker.h
+
+
+def put(**values):
+    print(json.dumps(values), flush=True)
+
+
+# --- to user space ---
+
+
+def vmm_commands(request):
+    """With the same kernel, initramfs, memory and serial port. QEMU's RAM is a memfd, too, so that it can be told apart."""
+    kernel, initramfs, line = request["kernel"], request["initramfs"], "console=ttyS0 quiet"
+    qemu = [request["qemu"], "-accel", "kvm", "-cpu", "host", "-m", "512", "-nodefaults", "-no-reboot", "-display", "none",
+            "-serial", "stdio", "-object", "memory-backend-memfd,id=ram,size=512M,share=on",
+            "-kernel", kernel, "-initrd", initramfs, "-append", line]
+    return {
+        "outboard": [request["outboard"], "--memory", "size=512M", "--console", "off", "--serial", "tty",
+                     "--kernel", kernel, "--initramfs", initramfs, "--cmdline", line],
+        "q35": [*qemu, "-M", "q35,memory-backend=ram"],
+        "microvm": [*qemu, "-M", "microvm,memory-backend=ram"],
+    }
+
+
+def boot(request):
+    for _ in range(request["rounds"]):
+        for vmm, command in vmm_commands(request).items():
+            try:
+                out = run([request["launch"], f"--until={request['text']}", "--ram=memfd:", "--timeout=150", "--", *command],
+                          timeout=200)
+            except Failure as failure:
+                put(vmm=vmm, failed=str(failure)[-500:])
+                continue
+            put(vmm=vmm, **json_lines(out)[0])
+
+
+# --- instructions ---
+
+
+def pair(request, client, device, op, rounds):
+    command = [request["plain_server"]] if device == "plain" else [request["device"], "gpio"]
+    with server(command) as state:
+        run([request["clients"][client], f"--socket-path={state.path}", f"--op={op}", f"--rounds={rounds}",
+             "--warm-up=100"])
+
+
+def instructions(request):
+    ours = [request["outboard"], "--memory", "size=512M", "--console", "off", "--kernel"]
+    starts = {"raw": [request["raw_kvm"], request["off"]], "outboard": [*ours, request["off"], "--serial", "off"]}
+    line = f"pio={request['exits']} mmio={request['exits']} passes={request['repeats'] + 1}"
+    exits = {"raw": [request["raw_kvm"], request["guest"], line],
+             "outboard": [*ours, request["guest"], "--serial", "null", "--cmdline", line]}
+    for command in starts.values():  # so that their files are in memory
+        run([request["launch"], "--", *command])
+        put(step="warm-up", marks=[BEGIN, GUEST])
+    for _ in range(request["repeats"]):
+        for name, command in starts.items():
+            run([request["launch"], "--", *command])
+            put(step=f"start/{name}", marks=[BEGIN, GUEST])
+    for name, command in exits.items():
+        run(command)
+        put(step=f"exits/{name}", marks=[BEGIN, END] * 2 * (request["repeats"] + 1))
+    for op in ("read", "posted"):
+        for client in ("plain", "our"):
+            for device in ("plain", "our"):
+                for _ in range(request["repeats"]):
+                    pair(request, client, device, op, request["rounds"])
+                    put(step=f"{op}/{client}-{device}", marks=[BEGIN, END])
+
+
+if __name__ == "__main__":
+    wanted = json.loads(sys.argv[1])
+    {"boot": boot, "instructions": instructions}[wanted["what"]](wanted)
