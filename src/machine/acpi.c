@@ -111,7 +111,8 @@ static void add_motherboard(struct aml *a, const struct acpi_params *p)
 	name_int(a, "_UID", 0);
 	aml_name(a, "_CRS");
 	aml_resources(a);
-	aml_res_memory32_fixed(a, (uint32_t)LAYOUT_ECAM, (uint32_t)(p->nr_segments * LAYOUT_ECAM_SEGMENT));
+	aml_res_memory32_fixed(
+		a, (uint32_t)LAYOUT_ECAM, (uint32_t)(p->nr_segments * LAYOUT_ECAM_SEGMENT));
 	aml_res_memory64(a, p->platform_base, LAYOUT_PLATFORM_SIZE);
 	aml_res_io(a, PORT_SLEEP, 12); /* up to the end of the PM timer */
 	aml_end(a);
@@ -155,13 +156,13 @@ static void add_bridge_routes(struct aml *a)
 	aml_end(a);
 }
 
-#define OSC_PCI_UUID "33db4d5b-1ff7-401c-9657-7441c03dd766"
+#define OSC_PCI_UUID	 "33db4d5b-1ff7-401c-9657-7441c03dd766"
 #define OSC_BAD_UUID	 0x04
 #define OSC_BAD_REVISION 0x08
 #define OSC_MASKED	 0x10
 /*
- * What the operating system may control itself: PME, AER, the PCI Express capability. Not native hotplug:
- * there are no root ports, and slots are hot-plugged through ACPI.
+ * What the operating system may control itself: PME, AER, the PCI Express capability. Not
+ * native hotplug: there are no root ports, and slots are hot-plugged through ACPI.
  */
 #define OSC_GRANTED 0x1c
 
@@ -400,7 +401,10 @@ struct gas { /* generic address structure */
 	uint64_t addr;
 } __attribute__((packed));
 
-#define GAS_IO(bits, access_size, port) { 1, bits, 0, access_size, port }
+#define GAS_IO(bits, access_size, port)                                                            \
+	{                                                                                          \
+		1, bits, 0, access_size, port                                                      \
+	}
 
 struct fadt {
 	uint8_t header[36];
@@ -422,7 +426,8 @@ struct fadt {
 	uint16_t arm_boot_arch;
 	uint8_t minor_version;
 	uint64_t x_firmware_ctrl, x_dsdt;
-	struct gas x_pm1a_evt, x_pm1b_evt, x_pm1a_cnt, x_pm1b_cnt, x_pm2_cnt, x_pm_tmr, x_gpe0, x_gpe1;
+	struct gas x_pm1a_evt, x_pm1b_evt, x_pm1a_cnt, x_pm1b_cnt, x_pm2_cnt, x_pm_tmr, x_gpe0,
+		x_gpe1;
 	struct gas sleep_control, sleep_status;
 	char hypervisor[8];
 } __attribute__((packed));
@@ -438,7 +443,7 @@ static_assert(offsetof(struct fadt, sleep_control) == 244, "FADT of ACPI 6.3");
 #define FADT_RESET_REG_SUP   (1u << 10)
 #define FADT_HW_REDUCED_ACPI (1u << 20)
 
-/* No keyboard controller (bit 1 clear), so that nobody waits for one; no VGA; ASPM is not ours to have */
+/* No keyboard controller (bit 1), so that nobody waits for one; no VGA; no ASPM to be had */
 #define IAPC_LEGACY_DEVICES (1u << 0)
 #define IAPC_NO_VGA	    (1u << 2)
 #define IAPC_NO_ASPM	    (1u << 4)
@@ -447,7 +452,7 @@ static size_t add_fadt(struct aml *a, uint64_t dsdt)
 {
 	struct fadt t = {
 		.dsdt = (uint32_t)dsdt,
-		.p_lvl2_lat = 101,  /* above 100 and 1000: no such C-states */
+		.p_lvl2_lat = 101, /* above 100 and 1000: no such C-states */
 		.p_lvl3_lat = 1001,
 		.century = 0x32,
 		.iapc_boot_arch = IAPC_LEGACY_DEVICES | IAPC_NO_VGA | IAPC_NO_ASPM,
@@ -634,24 +639,24 @@ static void smbios_structures(struct aml *a)
 	static const uint8_t uuid[16];
 
 	smbios_header(a, 0, 24, 0);
-	aml_u8(a, 1);  /* vendor */
-	aml_u8(a, 2);  /* version */
-	aml_u16(a, 0); /* start segment: none */
-	aml_u8(a, 0);  /* date */
-	aml_u8(a, 0);  /* ROM size */
-	aml_u64(a, 1 << 3); /* characteristics are not given */
-	aml_u8(a, 1);	    /* ACPI */
-	aml_u8(a, 0x14);    /* a virtual machine; the tables may be relied on */
+	aml_u8(a, 1);		/* vendor */
+	aml_u8(a, 2);		/* version */
+	aml_u16(a, 0);		/* start segment: none */
+	aml_u8(a, 0);		/* date */
+	aml_u8(a, 0);		/* ROM size */
+	aml_u64(a, 1 << 3);	/* characteristics are not given */
+	aml_u8(a, 1);		/* ACPI */
+	aml_u8(a, 0x14);	/* a virtual machine; the tables may be relied on */
 	aml_u32(a, 0xffffffff); /* releases of BIOS and embedded controller: none */
 	smbios_strings(a, bios, ARRAY_SIZE(bios));
 
 	smbios_header(a, 1, 27, 1);
-	aml_u8(a, 1); /* manufacturer */
-	aml_u8(a, 2); /* product */
-	aml_u16(a, 0); /* no version, no serial number */
+	aml_u8(a, 1);			  /* manufacturer */
+	aml_u8(a, 2);			  /* product */
+	aml_u16(a, 0);			  /* no version, no serial number */
 	aml_bytes(a, uuid, sizeof(uuid)); /* not set */
-	aml_u8(a, 6);  /* woken by the power switch */
-	aml_u16(a, 0); /* no SKU, no family */
+	aml_u8(a, 6);			  /* woken by the power switch */
+	aml_u16(a, 0);			  /* no SKU, no family */
 	smbios_strings(a, system, ARRAY_SIZE(system));
 
 	smbios_header(a, 127, 4, 2);
@@ -660,8 +665,8 @@ static void smbios_structures(struct aml *a)
 
 int smbios_build(uint64_t base, uint8_t **out, size_t *size)
 {
-	static const uint8_t head[SMBIOS_TABLE_OFF] = { '_', 'S', 'M', '3', '_', 0, SMBIOS_ENTRY_SIZE, 3,
-		3, 0, 1 };
+	static const uint8_t head[SMBIOS_TABLE_OFF] = { '_', 'S', 'M', '3', '_', 0,
+		SMBIOS_ENTRY_SIZE, 3, 3, 0, 1 };
 	struct aml a = { 0 };
 	uint64_t table = base + SMBIOS_TABLE_OFF;
 	int rc;
@@ -683,8 +688,8 @@ int smbios_build(uint64_t base, uint8_t **out, size_t *size)
 
 /* ---- into the guest ---- */
 
-int acpi_install(const struct acpi_params *p, struct memory *memory, uint64_t *rsdp,
-	struct err *err)
+int acpi_install(
+	const struct acpi_params *p, struct memory *memory, uint64_t *rsdp, struct err *err)
 {
 	FREE_AUTO uint8_t *acpi = NULL, *smbios = NULL;
 	size_t acpi_size = 0, smbios_size = 0;
@@ -695,8 +700,8 @@ int acpi_install(const struct acpi_params *p, struct memory *memory, uint64_t *r
 	if (rc)
 		return err_set(err, rc, "ACPI tables: %s", strerror(-rc));
 	if (acpi_size > LAYOUT_ACPI_MAX)
-		return err_set(err, -E2BIG, "ACPI tables take %zu bytes, there is room for %llu", acpi_size,
-			LAYOUT_ACPI_MAX);
+		return err_set(err, -E2BIG, "ACPI tables take %zu bytes, there is room for %llu",
+			acpi_size, LAYOUT_ACPI_MAX);
 	rc = memory_write(memory, LAYOUT_RSDP, acpi, acpi_size);
 	if (!rc)
 		rc = memory_write(memory, LAYOUT_SMBIOS, smbios, smbios_size);

@@ -16,36 +16,36 @@
 
 #include "base/util.h"
 
-#define OP_NAME		 0x08
-#define OP_BYTE		 0x0a
-#define OP_WORD		 0x0b
-#define OP_DWORD	 0x0c
-#define OP_STRING	 0x0d
-#define OP_QWORD	 0x0e
-#define OP_SCOPE	 0x10
-#define OP_BUFFER	 0x11
-#define OP_PACKAGE	 0x12
-#define OP_METHOD	 0x14
-#define OP_DUAL_NAME	 0x2e
-#define OP_MULTI_NAME	 0x2f
-#define OP_EXT		 0x5b
-#define OP_EXT_MUTEX	 0x01
-#define OP_EXT_REGION	 0x80
-#define OP_EXT_FIELD	 0x81
-#define OP_EXT_DEVICE	 0x82
-#define OP_LOCAL0	 0x60
-#define OP_ARG0		 0x68
-#define OP_STORE	 0x70
-#define OP_AND		 0x7b
-#define OP_OR		 0x7d
-#define OP_NOTIFY	 0x86
-#define OP_CREATE_DWORD	 0x8a
-#define OP_LNOT		 0x92
-#define OP_LEQUAL	 0x93
-#define OP_IF		 0xa0
-#define OP_ELSE		 0xa1
-#define OP_WHILE	 0xa2
-#define OP_RETURN	 0xa4
+#define OP_NAME		0x08
+#define OP_BYTE		0x0a
+#define OP_WORD		0x0b
+#define OP_DWORD	0x0c
+#define OP_STRING	0x0d
+#define OP_QWORD	0x0e
+#define OP_SCOPE	0x10
+#define OP_BUFFER	0x11
+#define OP_PACKAGE	0x12
+#define OP_METHOD	0x14
+#define OP_DUAL_NAME	0x2e
+#define OP_MULTI_NAME	0x2f
+#define OP_EXT		0x5b
+#define OP_EXT_MUTEX	0x01
+#define OP_EXT_REGION	0x80
+#define OP_EXT_FIELD	0x81
+#define OP_EXT_DEVICE	0x82
+#define OP_LOCAL0	0x60
+#define OP_ARG0		0x68
+#define OP_STORE	0x70
+#define OP_AND		0x7b
+#define OP_OR		0x7d
+#define OP_NOTIFY	0x86
+#define OP_CREATE_DWORD 0x8a
+#define OP_LNOT		0x92
+#define OP_LEQUAL	0x93
+#define OP_IF		0xa0
+#define OP_ELSE		0xa1
+#define OP_WHILE	0xa2
+#define OP_RETURN	0xa4
 
 static void fail(struct aml *a, int rc)
 {
@@ -300,7 +300,8 @@ void aml_eisaid(struct aml *a, const char *id)
 void aml_uuid(struct aml *a, const char *uuid)
 {
 	/* The place of each byte's digits in the text: the first three fields are little-endian. */
-	static const uint8_t place[16] = { 6, 4, 2, 0, 11, 9, 16, 14, 19, 21, 24, 26, 28, 30, 32, 34 };
+	static const uint8_t place[16] = { 6, 4, 2, 0, 11, 9, 16, 14, 19, 21, 24, 26, 28, 30, 32,
+		34 };
 	uint8_t bytes[16];
 
 	if (strlen(uuid) != 36) {
@@ -502,12 +503,12 @@ void aml_null(struct aml *a)
 
 /* ---- resources ---- */
 
-#define RES_IO		    0x47
-#define RES_MEMORY32_FIXED  0x86
-#define RES_DWORD_SPACE	    0x87
-#define RES_WORD_SPACE	    0x88
-#define RES_INTERRUPT	    0x89
-#define RES_QWORD_SPACE	    0x8a
+#define RES_IO		   0x47
+#define RES_MEMORY32_FIXED 0x86
+#define RES_DWORD_SPACE	   0x87
+#define RES_WORD_SPACE	   0x88
+#define RES_INTERRUPT	   0x89
+#define RES_QWORD_SPACE	   0x8a
 
 enum { SPACE_MEMORY = 0, SPACE_IO = 1, SPACE_BUS = 2 };
 
@@ -552,8 +553,8 @@ void aml_res_memory32_fixed(struct aml *a, uint32_t base, uint32_t size)
 	aml_u32(a, size);
 }
 
-static void space_header(struct aml *a, uint8_t tag, uint16_t len, uint8_t type, uint8_t flags,
-	uint8_t type_flags)
+static void space_header(
+	struct aml *a, uint8_t tag, uint16_t len, uint8_t type, uint8_t flags, uint8_t type_flags)
 {
 	aml_u8(a, tag);
 	aml_u16(a, len);
@@ -562,7 +563,8 @@ static void space_header(struct aml *a, uint8_t tag, uint16_t len, uint8_t type,
 	aml_u8(a, type_flags);
 }
 
-static void word_space(struct aml *a, uint8_t type, uint8_t type_flags, uint16_t base, uint32_t size)
+static void word_space(
+	struct aml *a, uint8_t type, uint8_t type_flags, uint16_t base, uint32_t size)
 {
 	if (!size || size > UINT16_MAX || size - 1 > (uint32_t)UINT16_MAX - base)
 		fail(a, -EINVAL);

@@ -35,7 +35,7 @@ struct aml {
 
 /* A zeroed struct aml is empty and ready. */
 void aml_fini(struct aml *a);
-/* 0, or what went wrong first: -ENOMEM, -EOVERFLOW (too deep, too long), -EINVAL (unbalanced, bad name). */
+/* 0, or what went wrong first: -ENOMEM; -EOVERFLOW too deep or long; -EINVAL unbalanced, bad name */
 int aml_status(const struct aml *a);
 
 /* Raw bytes, for tables around the code. */
@@ -98,7 +98,8 @@ void aml_null(struct aml *a); /* no target */
 void aml_resources(struct aml *a);
 void aml_res_io(struct aml *a, uint16_t port, uint8_t len);
 enum aml_trigger { AML_LEVEL, AML_EDGE };
-void aml_res_interrupt(struct aml *a, enum aml_trigger trigger, uint32_t gsi); /* active high, exclusive */
+/* Active high, exclusive. */
+void aml_res_interrupt(struct aml *a, enum aml_trigger trigger, uint32_t gsi);
 void aml_res_memory32_fixed(struct aml *a, uint32_t base, uint32_t size);
 void aml_res_bus(struct aml *a, uint16_t first, uint16_t last);
 /* Windows that a bridge passes on. size must not be 0. */

@@ -65,8 +65,8 @@ int image_read(const struct image *img, uint64_t off, void *buf, size_t len)
 	return 0;
 }
 
-static int open_image(struct image *img, char **what, const char *role, const char *path,
-	struct err *err)
+static int open_image(
+	struct image *img, char **what, const char *role, const char *path, struct err *err)
 {
 	FD_AUTO fd = -1;
 	struct stat st;
@@ -111,15 +111,15 @@ static int refuse_unknown(const struct image *img, bool firmware, struct err *er
 		{ 0, 6, "070701", "is a cpio archive, perhaps the initramfs" },
 		{ 0, 2, "#!", "is a script" },
 	};
-	const char *expected = firmware ? "an ELF64 firmware with a PVH entry note" :
-					  "a bzImage, or an ELF64 kernel with a PVH entry note";
+	const char *expected = firmware ? "an ELF64 firmware with a PVH entry note"
+					: "a bzImage, or an ELF64 kernel with a PVH entry note";
 	uint8_t bytes[8];
 
 	for (size_t i = 0; i < ARRAY_SIZE(known); i++)
 		if (image_read(img, known[i].off, bytes, known[i].len) == 0 &&
 			!memcmp(bytes, known[i].bytes, known[i].len))
-			return err_set(err, -ENOEXEC, "%s: %s; expected %s", img->what, known[i].text,
-				expected);
+			return err_set(err, -ENOEXEC, "%s: %s; expected %s", img->what,
+				known[i].text, expected);
 	return err_set(err, -ENOEXEC, "%s: lacks a boot header; expected %s", img->what, expected);
 }
 
@@ -156,8 +156,9 @@ int boot_open(const struct boot_files *files, struct boot **out, struct err *err
 
 	if (!files->kernel == !files->firmware)
 		return err_set(err, -EINVAL,
-			files->kernel ? "both a kernel and a firmware are given, expected one of them" :
-					"neither a kernel nor a firmware is given");
+			files->kernel
+				? "both a kernel and a firmware are given, expected one of them"
+				: "neither a kernel nor a firmware is given");
 	boot = calloc(1, sizeof(*boot));
 	if (!boot)
 		return err_set(err, -ENOMEM, "out of memory");
@@ -172,8 +173,8 @@ int boot_open(const struct boot_files *files, struct boot **out, struct err *err
 	if (!rc)
 		rc = check_cmdline(boot, err);
 	if (!rc && files->initramfs)
-		rc = open_image(&boot->initramfs, &boot->initramfs_what, "initramfs", files->initramfs,
-			err);
+		rc = open_image(&boot->initramfs, &boot->initramfs_what, "initramfs",
+			files->initramfs, err);
 	if (rc) {
 		boot_free(boot);
 		return rc;
@@ -215,8 +216,8 @@ const char *boot_kind(const struct boot *boot)
 struct plan {
 	const struct image_segment *segments; /* of the kernel */
 	unsigned nr_segments;
-	uint64_t low_end;     /* of RAM below the hole */
-	uint64_t initrd_gpa;  /* size 0: none */
+	uint64_t low_end;    /* of RAM below the hole */
+	uint64_t initrd_gpa; /* size 0: none */
 	uint64_t initrd_size;
 	unsigned nr_map;
 	struct map_entry {
@@ -249,8 +250,8 @@ static void plan_map(struct plan *plan, const struct boot_target *t)
 		map_add(plan, t->reserved[i].base, t->reserved[i].size, MAP_RESERVED);
 }
 
-static int plan_kernel(struct plan *plan, const struct boot *boot, const struct boot_target *t,
-	struct err *err)
+static int plan_kernel(
+	struct plan *plan, const struct boot *boot, const struct boot_target *t, struct err *err)
 {
 	if (boot->kind == KIND_PVH) {
 		plan->segments = boot->elf.segments;
@@ -287,7 +288,8 @@ static int plan_initramfs(struct plan *plan, const struct boot *boot, struct err
 		limit = MIN(limit, boot->bz.initrd_max + 1);
 	for (unsigned i = 0; i < plan->nr_segments; i++)
 		if (plan->segments[i].gpa < plan->low_end)
-			kernel_end = MAX(kernel_end, plan->segments[i].gpa + plan->segments[i].mem_size);
+			kernel_end =
+				MAX(kernel_end, plan->segments[i].gpa + plan->segments[i].mem_size);
 	kernel_end = align_up(kernel_end, PAGE_SIZE_4K);
 	plan->initrd_size = boot->initramfs.size;
 	if (limit < kernel_end || plan->initrd_size > limit - kernel_end)
@@ -295,15 +297,15 @@ static int plan_initramfs(struct plan *plan, const struct boot *boot, struct err
 			"%s: its %llu bytes do not fit into the %llu bytes of RAM between the kernel's end and %s",
 			boot->initramfs_what, (unsigned long long)plan->initrd_size,
 			(unsigned long long)(limit < kernel_end ? 0 : limit - kernel_end),
-			limit < plan->low_end ? "the highest address this kernel allows" :
-						"the end of RAM below 4 GiB");
+			limit < plan->low_end ? "the highest address this kernel allows"
+					      : "the end of RAM below 4 GiB");
 	/* kernel_end is page-aligned, so rounding down cannot cross it */
 	plan->initrd_gpa = align_down(limit - plan->initrd_size, PAGE_SIZE_4K);
 	return 0;
 }
 
-static int make_plan(struct plan *plan, const struct boot *boot, const struct boot_target *t,
-	struct err *err)
+static int make_plan(
+	struct plan *plan, const struct boot *boot, const struct boot_target *t, struct err *err)
 {
 	int rc;
 
@@ -339,8 +341,8 @@ static bool ram_file(const struct memory *m, uint64_t gpa, uint64_t size, int *f
  * kernel need not clear or map the RAM pages first. A file that shrinks meanwhile fails the
  * write, it raises no SIGBUS. Returns the bytes written; the rest is for copy_by_read().
  */
-static uint64_t copy_by_write(const struct image *img, uint64_t off, uint64_t size, int ram_fd,
-	uint64_t ram_off)
+static uint64_t copy_by_write(
+	const struct image *img, uint64_t off, uint64_t size, int ram_fd, uint64_t ram_off)
 {
 	uint64_t start = align_down(off, PAGE_SIZE_4K), done = 0;
 	size_t map_size = (size_t)(off - start + size);
@@ -349,8 +351,8 @@ static uint64_t copy_by_write(const struct image *img, uint64_t off, uint64_t si
 	if (map == MAP_FAILED)
 		return 0;
 	while (done < size) {
-		ssize_t n = pwrite(ram_fd, map + (off - start) + done, size - done,
-			(off_t)(ram_off + done));
+		ssize_t n = pwrite(
+			ram_fd, map + (off - start) + done, size - done, (off_t)(ram_off + done));
 
 		if (n <= 0)
 			break;
@@ -360,15 +362,16 @@ static uint64_t copy_by_write(const struct image *img, uint64_t off, uint64_t si
 	return done;
 }
 
-static int copy_by_read(const struct image *img, uint64_t off, uint64_t size, uint8_t *to,
-	struct err *err)
+static int copy_by_read(
+	const struct image *img, uint64_t off, uint64_t size, uint8_t *to, struct err *err)
 {
 	int rc = image_read(img, off, to, size);
 
 	if (rc == -EINVAL)
 		return err_set(err, rc, "%s: became shorter while it was read", img->what);
 	if (rc)
-		return err_set(err, rc, "%s: cannot be read into guest RAM: %s", img->what, strerror(-rc));
+		return err_set(
+			err, rc, "%s: cannot be read into guest RAM: %s", img->what, strerror(-rc));
 	return 0;
 }
 
@@ -384,7 +387,8 @@ static int load_bytes(const struct image *img, uint64_t off, uint64_t size, stru
 		done = copy_by_write(img, off, size, ram_fd, ram_off);
 	if (done == size)
 		return 0;
-	return copy_by_read(img, off + done, size - done, memory_ptr(m, gpa + done, size - done), err);
+	return copy_by_read(
+		img, off + done, size - done, memory_ptr(m, gpa + done, size - done), err);
 }
 
 static int load_images(const struct boot *boot, const struct plan *plan,
@@ -392,13 +396,14 @@ static int load_images(const struct boot *boot, const struct plan *plan,
 {
 	for (unsigned i = 0; i < plan->nr_segments; i++) {
 		const struct image_segment *s = &plan->segments[i];
+		uint64_t zeroes = s->mem_size - s->file_size;
 		int rc = load_bytes(&boot->kernel, s->off, s->file_size, t->memory, s->gpa, err);
 
 		if (rc)
 			return rc;
-		if (!t->fresh && boot->kind == KIND_PVH && s->mem_size > s->file_size)
-			memset(memory_ptr(t->memory, s->gpa + s->file_size, s->mem_size - s->file_size), 0,
-				s->mem_size - s->file_size);
+		/* A bzImage clears what it needs by itself. */
+		if (!t->fresh && boot->kind == KIND_PVH && zeroes)
+			memset(memory_ptr(t->memory, s->gpa + s->file_size, zeroes), 0, zeroes);
 	}
 	return load_bytes(&boot->initramfs, 0, plan->initrd_size, t->memory, plan->initrd_gpa, err);
 }
@@ -417,7 +422,8 @@ static void put(const struct boot_target *t, uint64_t gpa, const void *bytes, si
 static void write_gdt(const struct boot_target *t, struct boot_entry *entry)
 {
 	uint64_t gdt[6] = {
-		[GDT_CODE / 8] = entry->mode == BOOT_LONG64 ? 0x00af9b000000ffff : 0x00cf9b000000ffff,
+		[GDT_CODE / 8] =
+			entry->mode == BOOT_LONG64 ? 0x00af9b000000ffff : 0x00cf9b000000ffff,
 		[GDT_DATA / 8] = 0x00cf93000000ffff,
 		[GDT_TSS / 8] = 0x00008b0000000067, /* and [5]: base 63..32 of a 64-bit TSS */
 	};
@@ -506,8 +512,8 @@ static_assert(sizeof(struct pvh_map_entry) == 24, "hvm_memmap_table_entry");
 
 #define PVH_MAGIC 0x336ec578
 
-static void enter_pvh(const struct boot *boot, const struct plan *plan,
-	const struct boot_target *t, struct boot_entry *entry)
+static void enter_pvh(const struct boot *boot, const struct plan *plan, const struct boot_target *t,
+	struct boot_entry *entry)
 {
 	struct pvh_module initrd = { .addr = plan->initrd_gpa, .size = plan->initrd_size };
 	struct pvh_start_info info = {

@@ -42,7 +42,10 @@ void boot_free(struct boot *boot);
 /* "PVH", "bzImage, 64-bit entry", "bzImage, 32-bit entry" */
 const char *boot_kind(const struct boot *boot);
 
-/* True if the guest's first instruction runs in long mode; a host without hardware virtualisation runs no other. */
+/*
+ * True if the guest's first instruction runs in long mode: a host without hardware
+ * virtualisation runs no other.
+ */
 bool boot_enters_long_mode(const struct boot *boot);
 
 struct boot_range {
@@ -52,7 +55,8 @@ struct boot_range {
 struct boot_target {
 	struct memory *memory;
 	uint64_t rsdp; /* where acpi_install() put it; 0: none */
-	const struct boot_range *reserved; /* beside RAM, what the memory map says is taken: ECAM, platform devices */
+	/* What the memory map says is taken, beside RAM: ECAM, platform devices */
+	const struct boot_range *reserved;
 	unsigned nr_reserved;
 	/* RAM has not been touched since it was allocated: what must read zero does already. */
 	bool fresh;
@@ -65,14 +69,16 @@ struct boot_target {
  */
 struct boot_entry {
 	enum boot_mode {
-		BOOT_PROTECTED32, /* CR0 = PE (and ET), CR4 = 0, EFER = 0; CS 32-bit code */
-		BOOT_LONG64,	  /* CR0 = PE|PG (and ET), CR4 = PAE, EFER = LME|LMA; CS 64-bit code (L, not D) */
+		BOOT_PROTECTED32, /* CR0 = PE (and ET), CR4 = 0, EFER = 0; CS: 32-bit code */
+		/* CR0 = PE|PG (and ET), CR4 = PAE, EFER = LME|LMA; CS: 64-bit code (L, not D) */
+		BOOT_LONG64,
 	} mode;
 	uint64_t rip, rsp, rbx, rsi;
 	uint64_t cr3;	     /* BOOT_LONG64: identity map of the first 4 GiB */
 	uint64_t gdt_base;
 	uint16_t gdt_limit;
-	uint16_t cs, ds, tr; /* selectors; ds is for DS, ES, FS, GS, SS. tr: busy 32-/64-bit TSS, base 0, limit 0x67 */
+	/* Selectors. ds is for DS, ES, FS, GS, SS; tr: a busy TSS of the mode, base 0, limit 0x67 */
+	uint16_t cs, ds, tr;
 };
 
 /*

@@ -16,15 +16,15 @@
 #include "base/util.h"
 #include "machine/layout.h"
 
-#define SETUP_OFFSET	   offsetof(struct boot_params, hdr)	    /* 0x1f1 */
-#define SETUP_HEADER_MAGIC 0x53726448				    /* "HdrS" */
-#define SETUP_BOOT_FLAG	   0xaa55
-#define SETUP_JUMP_TARGET  0x202 /* the jump at 0x200 leads from here over the rest of the header */
-#define SECTOR_SIZE	   512ull
+#define SETUP_OFFSET	    offsetof(struct boot_params, hdr) /* 0x1f1 */
+#define SETUP_HEADER_MAGIC  0x53726448			      /* "HdrS" */
+#define SETUP_BOOT_FLAG	    0xaa55
+#define SETUP_JUMP_TARGET   0x202 /* the jump at 0x200 leads from here over the header */
+#define SECTOR_SIZE	    512ull
 #define DEFAULT_SETUP_SECTS 4
 
-#define VERSION_MIN	  0x206 /* cmdline_size; Linux 2.6.22 */
-#define VERSION_INIT_SIZE 0x20a /* pref_address and init_size; Linux 2.6.31 */
+#define VERSION_MIN	   0x206 /* cmdline_size; Linux 2.6.22 */
+#define VERSION_INIT_SIZE  0x20a /* pref_address and init_size; Linux 2.6.31 */
 #define VERSION_XLOADFLAGS 0x20c /* Linux 3.8 */
 
 bool bzimage_probe(const struct image *img)
@@ -35,7 +35,7 @@ bool bzimage_probe(const struct image *img)
 	       hdr.boot_flag == SETUP_BOOT_FLAG && hdr.header == SETUP_HEADER_MAGIC;
 }
 
-/* How much of the image at SETUP_OFFSET is header: the byte at 0x201 is the length of the jump over it. */
+/* How much is header: the byte at 0x201 is the length of the jump over its rest. */
 static size_t header_size(const struct setup_header *hdr)
 {
 	return MIN(sizeof(*hdr), SETUP_JUMP_TARGET - SETUP_OFFSET + (hdr->jump >> 8));
@@ -52,11 +52,12 @@ static int read_header(const struct image *img, struct setup_header *hdr, struct
 	if (!rc)
 		rc = image_read(img, SETUP_OFFSET, hdr, size);
 	if (rc)
-		return err_set(err, -ENOEXEC, "%s: is truncated inside the bzImage setup header", img->what);
+		return err_set(err, -ENOEXEC, "%s: is truncated inside the bzImage setup header",
+			img->what);
 	if (hdr->version < VERSION_MIN)
 		return err_set(err, -ENOEXEC,
-			"%s: has boot protocol %u.%02u, expected at least 2.06 (Linux 2.6.22)", img->what,
-			hdr->version >> 8, hdr->version & 0xff);
+			"%s: has boot protocol %u.%02u, expected at least 2.06 (Linux 2.6.22)",
+			img->what, hdr->version >> 8, hdr->version & 0xff);
 	if (!(hdr->loadflags & LOADED_HIGH))
 		return err_set(err, -ENOEXEC, "%s: is a zImage, expected a bzImage", img->what);
 	return 0;
@@ -69,13 +70,13 @@ static int find_payload(const struct image *img, const struct setup_header *hdr,
 	uint64_t off = (sects + 1) * SECTOR_SIZE, size = (uint64_t)hdr->syssize * 16;
 
 	if (!size)
-		return err_set(err, -ENOEXEC, "%s: is a bzImage without a kernel (its syssize is 0)",
-			img->what);
+		return err_set(err, -ENOEXEC,
+			"%s: is a bzImage without a kernel (its syssize is 0)", img->what);
 	/* The last 16 bytes may be cut short: the size is rounded up. */
 	if (off >= img->size || img->size - off + 15 < size)
 		return err_set(err, -ENOEXEC,
-			"%s: is truncated: its header promises %llu bytes, the file has %llu", img->what,
-			(unsigned long long)(off + size), (unsigned long long)img->size);
+			"%s: is truncated: its header promises %llu bytes, the file has %llu",
+			img->what, (unsigned long long)(off + size), (unsigned long long)img->size);
 	*payload = (struct image_segment){
 		.off = off,
 		.file_size = MIN(size, img->size - off),

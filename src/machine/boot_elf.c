@@ -62,32 +62,35 @@ static int check_header(const struct image *img, Elf64_Ehdr *eh, struct err *err
 	if (image_read(img, 0, eh, sizeof(*eh)))
 		return err_set(err, -ENOEXEC, "%s: is cut off inside its ELF header", img->what);
 	if (eh->e_machine != EM_X86_64)
-		return err_set(err, -ENOEXEC, "%s: is an ELF file for %s (machine %u), expected x86-64",
-			img->what, machine_name(eh->e_machine), eh->e_machine);
+		return err_set(err, -ENOEXEC,
+			"%s: is an ELF file for %s (machine %u), expected x86-64", img->what,
+			machine_name(eh->e_machine), eh->e_machine);
 	if (eh->e_type != ET_EXEC && eh->e_type != ET_DYN)
-		return err_set(err, -ENOEXEC, "%s: is an ELF %s, expected an executable kernel image",
-			img->what, eh->e_type == ET_REL ? "object file or module" : "file of another kind");
+		return err_set(err, -ENOEXEC,
+			"%s: is an ELF %s, expected an executable kernel image", img->what,
+			eh->e_type == ET_REL ? "object file or module" : "file of another kind");
 	if (eh->e_phentsize != sizeof(Elf64_Phdr) || !eh->e_phnum)
 		return err_set(err, -ENOEXEC, "%s: has no ELF program headers", img->what);
 	if (eh->e_phnum > MAX_PROGRAM_HEADERS)
-		return err_set(err, -ENOEXEC, "%s: has %u ELF program headers, at most %u are supported",
-			img->what, eh->e_phnum, MAX_PROGRAM_HEADERS);
+		return err_set(err, -ENOEXEC,
+			"%s: has %u ELF program headers, at most %u are supported", img->what,
+			eh->e_phnum, MAX_PROGRAM_HEADERS);
 	return 0;
 }
 
-static int add_segment(const struct image *img, const Elf64_Phdr *ph, struct elf_image *out,
-	struct err *err)
+static int add_segment(
+	const struct image *img, const Elf64_Phdr *ph, struct elf_image *out, struct err *err)
 {
 	if (!ph->p_memsz)
 		return 0;
 	if (!range_ok(ph->p_offset, ph->p_filesz, img->size))
 		return err_set(err, -ENOEXEC,
 			"%s: is truncated: a segment of %llu bytes at offset %llu, the file has %llu bytes",
-			img->what, (unsigned long long)ph->p_filesz, (unsigned long long)ph->p_offset,
-			(unsigned long long)img->size);
+			img->what, (unsigned long long)ph->p_filesz,
+			(unsigned long long)ph->p_offset, (unsigned long long)img->size);
 	if (ph->p_filesz > ph->p_memsz || ph->p_memsz > UINT64_MAX - ph->p_paddr)
-		return err_set(err, -ENOEXEC, "%s: has a segment at 0x%llx with impossible sizes", img->what,
-			(unsigned long long)ph->p_paddr);
+		return err_set(err, -ENOEXEC, "%s: has a segment at 0x%llx with impossible sizes",
+			img->what, (unsigned long long)ph->p_paddr);
 	if (out->nr_segments == ELF_MAX_SEGMENTS)
 		return err_set(err, -ENOEXEC, "%s: has more than %u loadable segments", img->what,
 			ELF_MAX_SEGMENTS);
@@ -121,7 +124,7 @@ static bool note_entry(const struct image *img, const Elf64_Nhdr *nh, uint64_t n
 /* Walk the notes of one segment. */
 static bool find_entry(const struct image *img, const Elf64_Phdr *ph, uint64_t *entry)
 {
-	/* p_align 8 is used by some linkers for notes that are laid out in steps of 4 all the same. */
+	/* Some linkers write p_align 8 for notes that are laid out in steps of 4 all the same. */
 	uint64_t size = MIN(ph->p_filesz, MAX_NOTE_BYTES), pos = 0;
 
 	if (!range_ok(ph->p_offset, size, img->size))
@@ -166,8 +169,8 @@ int elf_parse(const struct image *img, struct elf_image *out, struct err *err)
 	if (rc)
 		return rc;
 	if (!range_ok(eh.e_phoff, (uint64_t)eh.e_phnum * sizeof(Elf64_Phdr), img->size))
-		return err_set(err, -ENOEXEC, "%s: is truncated: its ELF program headers are missing",
-			img->what);
+		return err_set(err, -ENOEXEC,
+			"%s: is truncated: its ELF program headers are missing", img->what);
 	for (unsigned i = 0; i < eh.e_phnum; i++) {
 		Elf64_Phdr ph;
 
@@ -183,11 +186,13 @@ int elf_parse(const struct image *img, struct elf_image *out, struct err *err)
 	}
 	if (!has_entry)
 		return err_set(err, -ENOEXEC,
-			"%s: is an ELF file without the PVH entry note (Xen, type 18): a Linux kernel has it with CONFIG_PVH=y, else use its bzImage",
+			"%s: is an ELF file without the PVH entry note (Xen, type 18): "
+			"a Linux kernel has it with CONFIG_PVH=y, else use its bzImage",
 			img->what);
 	if (!entry_is_loaded(out, entry) || entry > UINT32_MAX)
-		return err_set(err, -ENOEXEC, "%s: its PVH entry point 0x%llx lies in no loadable segment",
-			img->what, (unsigned long long)entry);
+		return err_set(err, -ENOEXEC,
+			"%s: its PVH entry point 0x%llx lies in no loadable segment", img->what,
+			(unsigned long long)entry);
 	out->entry = (uint32_t)entry;
 	return 0;
 }

@@ -2,7 +2,7 @@
  * platform.c - the few parts a PC cannot do without
  *
  * Each part is a row of parts[]: where it sits, and its io_ops, all with the one struct
- * platform behind them. What they set off (reset, power off, an interrupt) goes through platform_ops.
+ * platform behind them. What they set off (reset, power off, interrupt) goes through platform_ops.
  *
  * Threads: one lock for clock and CMOS memory; the GED's events are atomic; what else
  *          there is are single words of which guests expect no order.
@@ -42,9 +42,9 @@ struct platform {
 	_Atomic uint8_t ged_events;
 	_Atomic bool ged_used;
 
-	_Atomic uint8_t refresh;	 /* toggles, as port 0x61 shows it */
+	_Atomic uint8_t refresh;	  /* toggles, as port 0x61 shows it */
 	_Atomic unsigned kbd_stale_reads; /* of port 0x60 since the last command */
-	_Atomic unsigned progress;	 /* last code on port 0x80, plus 1; 0: none yet */
+	_Atomic unsigned progress;	  /* last code on port 0x80, plus 1; 0: none yet */
 	_Atomic unsigned progress_lines;
 	struct log_limit sleep_limit;
 };
@@ -104,7 +104,7 @@ static void write_nothing(void *self, uint64_t off, unsigned size, uint64_t valu
 	(void)value;
 }
 
-/* Bit 4 toggles with memory refresh, bit 5 is timer 2's output: guests that wait for either go on. */
+/* Bit 4 toggles with memory refresh, bit 5 is timer 2's output: who waits for either goes on. */
 static uint64_t system_b_read(void *self, uint64_t off, unsigned size)
 {
 	struct platform *pf = self;
@@ -284,16 +284,16 @@ static void cmos_init(struct platform *pf)
 	pf->cmos[RTC_A] = 0x26; /* 32768 Hz, as always */
 	pf->cmos[RTC_B] = RTC_B_24H;
 	pf->cmos[RTC_D] = RTC_D_VALID;
-	cmos_put(pf, 0x15, 2, 640);		       /* KiB of base memory */
-	cmos_put(pf, 0x17, 2, above_1m / KIB);	       /* KiB from 1 MiB */
+	cmos_put(pf, 0x15, 2, 640);	       /* KiB of base memory */
+	cmos_put(pf, 0x17, 2, above_1m / KIB); /* KiB from 1 MiB */
 	cmos_put(pf, 0x30, 2, above_1m / KIB);
-	cmos_put(pf, 0x34, 2, above_16m / (64 * KIB)); /* 64 KiB from 16 MiB */
+	cmos_put(pf, 0x34, 2, above_16m / (64 * KIB));	  /* 64 KiB from 16 MiB */
 	cmos_put(pf, 0x5b, 3, pf->ram_high / (64 * KIB)); /* 64 KiB from 4 GiB */
 }
 
 /* ---- progress codes ---- */
 
-/* Some guests write here to pass a microsecond: repeats are not logged, and not more than this many. */
+/* Some guests write here to pass a microsecond: repeats are not logged, others not for ever. */
 #define PROGRESS_LINES_MAX 256
 
 static uint64_t read_ones(void *self, uint64_t off, unsigned size)
@@ -320,10 +320,10 @@ static void progress_write(void *self, uint64_t off, unsigned size, uint64_t val
 
 /* ---- sleep, reset, PM timer ---- */
 
-#define RESET_VALUE	   1
-#define SLEEP_ENABLE	   0x20
-#define SLEEP_TYPE(value)  ((value) >> 2 & 7)
-#define SLEEP_TYPE_S5	   5
+#define RESET_VALUE	  1
+#define SLEEP_ENABLE	  0x20
+#define SLEEP_TYPE(value) ((value) >> 2 & 7)
+#define SLEEP_TYPE_S5	  5
 
 static uint64_t sleep_read(void *self, uint64_t off, unsigned size)
 {
@@ -396,7 +396,8 @@ static const struct part {
 } parts[] = {
 	{ "keyboard data", IO_PORT, PORT_I8042_DATA, 1, { kbd_data_read, write_nothing } },
 	{ "system port B", IO_PORT, PORT_SYSTEM_B, 1, { system_b_read, write_nothing } },
-	{ "keyboard status", IO_PORT, PORT_I8042_STATUS, 1, { kbd_status_read, kbd_command_write } },
+	{ "keyboard status", IO_PORT, PORT_I8042_STATUS, 1,
+		{ kbd_status_read, kbd_command_write } },
 	{ "clock", IO_PORT, PORT_RTC_INDEX, 2, { cmos_read, cmos_write } },
 	{ "progress", IO_PORT, PORT_DEBUG, 1, { read_ones, progress_write } },
 	{ "sleep", IO_PORT, PORT_SLEEP, 2, { sleep_read, sleep_write } },

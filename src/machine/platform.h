@@ -19,7 +19,7 @@
 
 #include "machine/io.h"
 
-/* What the parts set off. Called on vCPU threads (ged_irq also on the power button's), must not wait. */
+/* What the parts set off. On vCPU threads, ged_irq on the power button's too; must not wait. */
 struct platform_ops {
 	void (*reset)(void *arg);		  /* the guest asks for a reset */
 	void (*shutdown)(void *arg);		  /* it has switched itself off (S5) */

@@ -67,7 +67,8 @@ static uint8_t interrupt_id(const struct serial *s)
 	if (s->overrun && (s->ier & UART_IER_RLSI))
 		return UART_IIR_RLSI;
 	if (s->rx_count && (s->ier & UART_IER_RDI))
-		/* A FIFO below its trigger level tells of a time-out, at once: nothing is worth waiting for. */
+		/* Below its trigger level the FIFO tells of a time-out, and without the wait for
+		 * one. */
 		return s->rx_count >= s->trigger ? UART_IIR_RDI : UART_IIR_RX_TIMEOUT;
 	if (s->tx_empty_pending && (s->ier & UART_IER_THRI))
 		return UART_IIR_THRI;
@@ -354,9 +355,11 @@ int serial_new(struct loop *loop, struct io_bus *bus, const struct serial_params
 	reset_registers(s);
 	rc = serial_host_new(loop, p->mode, p->path, &s->lock, &guest, &s->host, err);
 	if (!rc) {
-		struct io_region region = {
-			.base = PORT_COM1, .size = NR_PORTS, .ops = &ops, .self = s, .name = "serial"
-		};
+		struct io_region region = { .base = PORT_COM1,
+			.size = NR_PORTS,
+			.ops = &ops,
+			.self = s,
+			.name = "serial" };
 
 		rc = io_add(bus, IO_PORT, &region);
 		s->on_bus = !rc;

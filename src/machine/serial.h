@@ -34,7 +34,7 @@ enum serial_mode { SERIAL_NULL, SERIAL_TTY, SERIAL_PTY, SERIAL_FILE, SERIAL_SOCK
 struct serial_params {
 	enum serial_mode mode;
 	const char *path; /* borrowed; of FILE and SOCKET */
-	/* Drive the interrupt line, e.g. by irq_line_set(arg, GSI_COM1, level). Any thread, the serial port's lock held. */
+	/* Drive the line GSI_COM1. Any thread, with the serial port's lock held. */
 	void (*set_irq)(void *arg, bool level);
 	void *irq_arg;
 };
@@ -42,12 +42,16 @@ struct serial_params {
 struct serial;
 
 /*
- * Open the host end and put the port on the bus. loop and bus are borrowed. Starts a process in mode tty
- * when standard input is a terminal: call it before threads exist. 0, gives *out; or -errno with a text.
+ * Open the host end and put the port on the bus. loop and bus are borrowed. Forks in mode
+ * tty when standard input is a terminal: call it before threads exist. 0, gives *out; or
+ * -errno with a text.
  */
 int serial_new(struct loop *loop, struct io_bus *bus, const struct serial_params *p,
 	struct serial **out, struct err *err);
-/* Output still held is written (up to a second for a slow reader), a terminal put back. vCPUs must stand. NULL is fine. */
+/*
+ * Writes output still held, waiting up to a second for a slow reader, and puts a terminal
+ * back. vCPUs must stand. NULL is fine.
+ */
 void serial_free(struct serial *s);
 
 /* The guest is reset: registers and FIFOs as after power-on; output held is written. */

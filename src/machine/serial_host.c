@@ -7,11 +7,7 @@
  * descriptor is not watched. A descriptor that epoll cannot watch (a plain file), or that has
  * hung up with bytes left in it, is read whenever there is room, without waiting for events.
  *
- * A terminal in raw mode must come back to what it was even if this process is killed. A
- * small child, in a session of its own, waits for the end of a pipe whose other end only
- * this process holds, then puts the terminal back, if nobody has done so yet.
- *
- * Owns:    the descriptors it opened (not standard input and output), the child, the terminal's mode.
+ * Owns:    the descriptors it opened (not standard input and output), the terminal's mode.
  * Threads: serial_host.h. Sources are added and removed on the loop thread with the lock
  *          held, which is what lets other threads change an added source's events.
  */
@@ -20,14 +16,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -36,11 +29,12 @@
 #include "base/log.h"
 #include "base/sock.h"
 #include "base/util.h"
+#include "machine/tty.h"
 
 #define RING_SIZE	(64 * 1024)
 #define FLUSH_AT	128
 #define FLUSH_AFTER_NS	NS_PER_MS
-#define DRAIN_NS	NS_PER_S	 /* at the end, for a slow reader */
+#define DRAIN_NS	NS_PER_S	  /* at the end, for a slow reader */
 #define DRAIN_PTY_NS	(100 * NS_PER_MS) /* a pty may have no reader at all */
 #define ACCEPT_RETRY_NS NS_PER_S
 #define READS_A_TURN	16
@@ -52,13 +46,6 @@ enum out_kind {
 	OUT_WRITE,   /* non-blocking, or a file, which does not block */
 	OUT_SOCKET,  /* send() */
 	OUT_CAREFUL, /* blocking and shared with others: poll first, then little at a time */
-};
-
-struct tty {
-	bool raw;
-	struct termios saved;
-	pid_t keeper;
-	int keeper_pipe;
 };
 
 struct serial_host {
@@ -167,7 +154,7 @@ static ssize_t out_write(const struct serial_host *h, const uint8_t *p, size_t s
 static void output_failed(struct serial_host *h, int rc)
 {
 	if (h->mode == SERIAL_SOCKET) {
-		h->out_fd = -1; /* the source's next event closes the client; the ring waits for another */
+		h->out_fd = -1; /* its next event closes the client; the ring waits for another */
 		return;
 	}
 	log_limited(&h->error_limit, LOG_WARN, "serial port: output to %s is lost: %s",
@@ -186,7 +173,7 @@ void serial_host_flush(struct serial_host *h)
 		if (n == -EINTR)
 			continue;
 		if (n == -EAGAIN) {
-			/* Without a source nobody would tell when it is free again: the next flush tries. */
+			/* Without a source nobody would tell: the next flush tries again. */
 			h->blocked = h->duplex ? h->in_src.loop : h->out_src.loop;
 			watch_output(h);
 			return;
@@ -227,7 +214,8 @@ static void ring_put(struct serial_host *h, uint8_t byte)
 		h->ring_head = (h->ring_head + 1) % RING_SIZE;
 		h->ring_count--;
 		if (!h->told_dropped)
-			log_line(h->mode == SERIAL_TTY || h->mode == SERIAL_FILE ? LOG_WARN : LOG_INFO,
+			log_line(h->mode == SERIAL_TTY || h->mode == SERIAL_FILE ? LOG_WARN
+										 : LOG_INFO,
 				"serial port: nobody takes its output; only the last %u bytes are kept",
 				RING_SIZE);
 		h->told_dropped = true;
@@ -355,7 +343,7 @@ static void pump_input(struct serial_host *h)
 			return;
 		}
 		pthread_mutex_lock(h->lock);
-		/* The guest may have taken room away meanwhile; what does not fit is an overrun then. */
+		/* What no longer fits, if the guest has taken room away, is an overrun. */
 		h->guest.input(h->guest.arg, buf, (size_t)n);
 		pthread_mutex_unlock(h->lock);
 	}
@@ -417,8 +405,9 @@ static void listen_ready(struct loop_source *src, uint32_t events)
 	(void)events;
 	if (fd < 0) {
 		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
-			log_limited(&h->error_limit, LOG_WARN, "serial port: %s: cannot accept a client: %s",
-				h->path, strerror(errno));
+			log_limited(&h->error_limit, LOG_WARN,
+				"serial port: %s: cannot accept a client: %s", h->path,
+				strerror(errno));
 			loop_del(src);
 			loop_timer_set(h->loop, &h->accept_timer, clock_now_ns() + ACCEPT_RETRY_NS,
 				retry_accept);
@@ -426,7 +415,8 @@ static void listen_ready(struct loop_source *src, uint32_t events)
 		return;
 	}
 	if (client_alive(h)) {
-		log_limited(&h->error_limit, LOG_INFO, "serial port: %s: has a client already", h->path);
+		log_limited(&h->error_limit, LOG_INFO, "serial port: %s: has a client already",
+			h->path);
 		return;
 	}
 	pthread_mutex_lock(h->lock);
@@ -454,13 +444,6 @@ static int open_socket(struct serial_host *h, struct err *err)
 
 /* ---- pty and file ---- */
 
-static void make_raw(struct termios *t)
-{
-	cfmakeraw(t);
-	t->c_cc[VMIN] = 1;
-	t->c_cc[VTIME] = 0;
-}
-
 static int open_pty(struct serial_host *h, struct err *err)
 {
 	struct termios t;
@@ -474,7 +457,7 @@ static int open_pty(struct serial_host *h, struct err *err)
 	h->pty_slave = open(path, O_RDWR | O_NOCTTY | O_CLOEXEC);
 	if (h->pty_slave < 0 || tcgetattr(h->pty_slave, &t))
 		return err_set(err, -errno, "serial port: %s: %s", path, strerror(errno));
-	make_raw(&t);
+	tty_raw_mode(&t);
 	if (tcsetattr(h->pty_slave, TCSANOW, &t))
 		return err_set(err, -errno, "serial port: %s: cannot be made raw: %s", path,
 			strerror(errno));
@@ -491,8 +474,8 @@ static int open_pty(struct serial_host *h, struct err *err)
 static int open_file(struct serial_host *h, struct err *err)
 {
 	/* O_NONBLOCK: a FIFO without a reader is refused instead of waited for. */
-	h->out_fd = open(h->path, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_NOCTTY | O_CLOEXEC,
-		0644);
+	h->out_fd = open(
+		h->path, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0644);
 	if (h->out_fd < 0)
 		return err_set(err, -errno, "serial port: file %s: %s", h->path,
 			errno == ENXIO ? "is a FIFO that nobody reads" : strerror(errno));
@@ -503,84 +486,6 @@ static int open_file(struct serial_host *h, struct err *err)
 }
 
 /* ---- terminal ---- */
-
-static bool still_raw(const struct termios *t)
-{
-	return !(t->c_lflag & (ICANON | ECHO | ISIG));
-}
-
-/*
- * The child that puts the terminal back when this process is no more. In a session of
- * its own, it gets no signal meant for the VMM's process group, and none from the terminal. A
- * mode that somebody has set since, such as a shell's, is left alone.
- */
-static void __attribute__((noreturn)) keep_terminal(int pipe_fd, const struct termios *saved)
-{
-	struct termios now;
-	uint8_t byte;
-
-	setsid();
-	prctl(PR_SET_NAME, "outboard-tty");
-	signal(SIGTTOU, SIG_IGN);
-	signal(SIGHUP, SIG_IGN);
-	if (dup2(pipe_fd, STDOUT_FILENO) < 0)
-		_exit(1);
-	close_range(STDERR_FILENO, ~0u, 0);
-	while (read(STDOUT_FILENO, &byte, 1) < 0 && errno == EINTR)
-		;
-	if (tcgetattr(STDIN_FILENO, &now) == 0 && still_raw(&now))
-		tcsetattr(STDIN_FILENO, TCSANOW, saved);
-	_exit(0);
-}
-
-static int start_keeper(struct tty *tty, struct err *err)
-{
-	int fds[2];
-
-	if (pipe2(fds, O_CLOEXEC))
-		return err_set(err, -errno, "serial port: pipe: %s", strerror(errno));
-	tty->keeper = fork();
-	if (tty->keeper == 0)
-		keep_terminal(fds[0], &tty->saved);
-	close(fds[0]);
-	tty->keeper_pipe = fds[1];
-	if (tty->keeper < 0)
-		return err_set(err, -errno, "serial port: fork: %s", strerror(errno));
-	return 0;
-}
-
-static int tty_raw(struct tty *tty, struct err *err)
-{
-	struct termios raw;
-	int rc;
-
-	if (tcgetattr(STDIN_FILENO, &tty->saved))
-		return err_set(err, -errno, "serial port: the terminal's mode: %s", strerror(errno));
-	rc = start_keeper(tty, err);
-	if (rc)
-		return rc;
-	raw = tty->saved;
-	make_raw(&raw);
-	if (tcsetattr(STDIN_FILENO, TCSANOW, &raw))
-		return err_set(err, -errno, "serial port: the terminal cannot be made raw: %s",
-			strerror(errno));
-	tty->raw = true;
-	return 0;
-}
-
-static void tty_restore(struct tty *tty)
-{
-	if (tty->raw)
-		tcsetattr(STDIN_FILENO, TCSANOW, &tty->saved);
-	tty->raw = false;
-	if (tty->keeper > 0) {
-		kill(tty->keeper, SIGKILL);
-		while (waitpid(tty->keeper, NULL, 0) < 0 && errno == EINTR)
-			;
-	}
-	tty->keeper = 0;
-	fd_close(&tty->keeper_pipe);
-}
 
 /*
  * Standard output is shared with other processes, so it must not be made non-blocking
@@ -607,14 +512,6 @@ static void open_stdout(struct serial_host *h)
 		loop_add(h->loop, &h->out_src, h->out_fd, 0, out_ready);
 }
 
-/* A job in the background may neither read the terminal nor change its mode. */
-static bool in_background(void)
-{
-	pid_t foreground = tcgetpgrp(STDIN_FILENO);
-
-	return foreground > 0 && foreground != getpgrp();
-}
-
 static int open_tty(struct serial_host *h, struct err *err)
 {
 	int rc;
@@ -624,13 +521,14 @@ static int open_tty(struct serial_host *h, struct err *err)
 	if (fcntl(STDIN_FILENO, F_GETFD) < 0)
 		return 0;
 	if (isatty(STDIN_FILENO)) {
-		if (in_background()) {
-			log_info("serial port: runs in the background: the terminal's input is not read");
+		if (tty_in_background()) {
+			log_info(
+				"serial port: runs in the background: the terminal's input is not read");
 			return 0;
 		}
 		rc = tty_raw(&h->tty, err);
 		if (rc)
-			return rc;
+			return err_prefix(err, rc, "serial port");
 	}
 	h->reading = h->in_polled = true;
 	watch_input(h);
@@ -670,12 +568,13 @@ int serial_host_new(struct loop *loop, enum serial_mode mode, const char *path,
 	h->mode = mode;
 	h->lock = lock;
 	h->guest = *guest;
-	h->in_fd = h->out_fd = h->listen_fd = h->pty_slave = h->tty.keeper_pipe = -1;
+	h->in_fd = h->out_fd = h->listen_fd = h->pty_slave = -1;
 	if (mode != SERIAL_NULL)
 		h->ring = malloc(RING_SIZE);
 	if (mode == SERIAL_FILE || mode == SERIAL_SOCKET)
 		h->path = strdup(path);
-	if ((mode != SERIAL_NULL && !h->ring) || ((mode == SERIAL_FILE || mode == SERIAL_SOCKET) && !h->path))
+	if ((mode != SERIAL_NULL && !h->ring) ||
+		((mode == SERIAL_FILE || mode == SERIAL_SOCKET) && !h->path))
 		rc = err_set(err, -ENOMEM, "serial port: out of memory");
 	if (!rc)
 		rc = open_end(h, err);
