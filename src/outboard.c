@@ -1,8 +1,8 @@
 /*
  * outboard.c - the virtual machine monitor's program: parse, build, run
  *
- * Steps: options -> machine -> devices attached -> sandbox -> guest started -> loop -> everything
- * freed. Exit status: 0 the guest shut down (or help was asked for), 1 something
+ * Steps: options -> machine -> devices attached -> guest loaded -> system calls confined -> guest
+ * runs -> everything freed. Exit status: 0 the guest shut down (or help was asked for), 1 something
  * failed, 2 the command line is wrong (nothing was started then).
  */
 #include <errno.h>
@@ -12,12 +12,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "attach/user_device.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/sandbox.h"
 #include "base/util.h"
 #include "control/options.h"
 #include "machine/machine.h"
@@ -207,6 +210,47 @@ static int take_signals(struct vmm *vmm, struct err *err)
 	return rc ? err_set(err, rc, "signals: %s", strerror(-rc)) : 0;
 }
 
+/* --- system calls --- */
+
+/* What the VMM does once the guest runs, beyond what the base does. */
+static const struct sandbox_call calls[] = {
+	{ SYS_ioctl, "KVM; terminals" },
+	{ SYS_pread64, "images, read again at a guest reset" },
+	{ SYS_pwrite64, "large images go straight into guest memory's file" },
+	{ SYS_socket, "a device process that went away is connected to again" },
+	{ SYS_connect, "likewise" },
+	{ SYS_shutdown, "and hung up on" },
+	{ SYS_getsockopt, "what kind of socket a descriptor is" },
+	{ SYS_sendto, "the serial port's socket" },
+	{ SYS_prctl, "a vCPU's thread gets its name" },
+	{ SYS_sched_setaffinity, "and its processors" },
+	{ SYS_set_robust_list, "a thread begins" },
+	{ SYS_rseq, "likewise" },
+	{ SYS_tkill, "vCPUs are kicked, by older C libraries" },
+	{ SYS_unlink, "the serial port's socket, at the end" },
+	{ SYS_kill, "the process that looks after the terminal, at the end" },
+	{ SYS_wait4, "likewise" },
+};
+
+/* Before the guest's first instruction; all threads exist by then. */
+static int confine(uint32_t mode, struct err *err)
+{
+	static const enum sandbox_mode modes[] = {
+		[SECCOMP_OFF] = SANDBOX_OFF,
+		[SECCOMP_KILL] = SANDBOX_KILL,
+		[SECCOMP_LOG] = SANDBOX_LOG,
+		[SECCOMP_ERRNO] = SANDBOX_ERRNO,
+	};
+	int rc;
+
+	if (mode == SECCOMP_OFF)
+		return 0;
+	rc = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ?
+		     err_set(err, -errno, "no_new_privs: %s", strerror(errno)) :
+		     0;
+	return rc ? rc : sandbox_calls(calls, ARRAY_SIZE(calls), modes[mode], err);
+}
+
 /* --- life --- */
 
 /* Each vector, doorbell and slot of a device is a descriptor: take what the host lets us have. */
@@ -266,10 +310,13 @@ static int run(struct vmm *vmm)
 		announce(vmm);
 	if (!rc)
 		rc = machine_start(vmm->machine, &err);
+	if (!rc)
+		rc = confine(vmm->config.seccomp, &err);
 	if (rc) {
 		fprintf(stderr, "outboard: %s\n", err.text);
 	} else {
 		vmm->running = true;
+		machine_run(vmm->machine);
 		code = loop_run(vmm->loop);
 	}
 	tear_down(vmm);

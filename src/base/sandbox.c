@@ -214,7 +214,11 @@ static int install(const struct sock_fprog *prog, struct err *err)
 int sandbox_calls(const struct sandbox_call *calls, size_t nr, enum sandbox_mode mode,
 	struct err *err)
 {
-	uint32_t otherwise = mode == SANDBOX_KILL ? SECCOMP_RET_KILL_PROCESS : SECCOMP_RET_LOG;
+	static const uint32_t refusals[] = {
+		[SANDBOX_LOG] = SECCOMP_RET_LOG,
+		[SANDBOX_KILL] = SECCOMP_RET_KILL_PROCESS,
+		[SANDBOX_ERRNO] = SECCOMP_RET_ERRNO | EPERM,
+	};
 	size_t len = HEAD_LEN + 2 * (ARRAY_SIZE(base_calls) + nr) + TAIL_LEN;
 	FREE_AUTO struct sock_filter *filter = NULL;
 	struct sock_filter *at;
@@ -235,7 +239,7 @@ int sandbox_calls(const struct sandbox_call *calls, size_t nr, enum sandbox_mode
 		offsetof(struct seccomp_data, nr));
 	at = put_calls(at, base_calls, ARRAY_SIZE(base_calls));
 	at = put_calls(at, calls, nr);
-	*at++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, otherwise);
+	*at++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, refusals[mode]);
 	prog = (struct sock_fprog){ .len = (unsigned short)(at - filter), .filter = filter };
 	return install(&prog, err);
 }
@@ -248,7 +252,9 @@ int sandbox_parse_mode(const char *text, enum sandbox_mode *mode, struct err *er
 		*mode = SANDBOX_OFF;
 	else if (!strcmp(text, "log"))
 		*mode = SANDBOX_LOG;
+	else if (!strcmp(text, "errno"))
+		*mode = SANDBOX_ERRNO;
 	else
-		return err_set(err, -EINVAL, "'%.32s', expected true, false or log", text);
+		return err_set(err, -EINVAL, "'%.32s', expected true, false, log or errno", text);
 	return 0;
 }

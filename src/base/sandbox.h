@@ -41,9 +41,10 @@ enum sandbox_mode {
 	SANDBOX_OFF,
 	SANDBOX_LOG,  /* the kernel's audit log names a call that is not in the list, and lets it pass */
 	SANDBOX_KILL, /* it ends the process with SIGSYS */
+	SANDBOX_ERRNO, /* it fails with EPERM */
 };
 
-/* "true", "false" or "log". 0 or -EINVAL with a text. */
+/* "true", "false", "log" or "errno". 0 or -EINVAL with a text. */
 int sandbox_parse_mode(const char *text, enum sandbox_mode *mode, struct err *err);
 
 /*

@@ -229,18 +229,16 @@ static const struct field_row log_file_fields[] = {
 	{ 0 },
 };
 
-#define NO_FILTER "there is no system call filter yet"
-
 static const struct choice seccomp_modes[] = {
-	{ "false", NULL, SECCOMP_OFF, .help = "no system call filter (the default here)" },
-	{ "true", NULL, SECCOMP_KILL, .refused = NO_FILTER },
-	{ "log", NULL, SECCOMP_LOG, .refused = NO_FILTER },
-	{ "errno", NULL, SECCOMP_ERRNO, .refused = NO_FILTER },
+	{ "false", NULL, SECCOMP_OFF, .help = "no system call filter" },
+	{ "true", NULL, SECCOMP_KILL, .help = "a call outside the list ends the program" },
+	{ "log", NULL, SECCOMP_LOG, .help = "the kernel's audit log names such a call" },
+	{ "errno", NULL, SECCOMP_ERRNO, .help = "such a call fails with EPERM" },
 	{ 0 },
 };
 
 static const struct field_row seccomp_fields[] = {
-	{ .name = "seccomp", .type = FIELD_CHOICE, .fallback = "false", .choices = seccomp_modes,
+	{ .name = "seccomp", .type = FIELD_CHOICE, .fallback = "true", .choices = seccomp_modes,
 	  MEMBER(vm_config, seccomp) },
 	{ 0 },
 };

@@ -243,14 +243,14 @@ int machine_start(struct machine *m, struct err *err)
 {
 	int rc = load_guest(m, true, err);
 
-	if (!rc)
-		rc = vcpus_start(m->vcpus, err);
-	if (rc)
-		return rc;
+	return rc ? rc : vcpus_start(m->vcpus, err);
+}
+
+void machine_run(struct machine *m)
+{
 	log_info("guest starts: %s, %u vCPUs, %llu MiB", boot_kind(m->boot), m->params->boot_vcpus,
 		(unsigned long long)(memory_size(m->memory) / MIB));
 	vcpus_run(m->vcpus);
-	return 0;
 }
 
 /* --- reset --- */

@@ -77,8 +77,10 @@ void machine_stop(struct machine *m);
 /* Stops first. Devices must have been freed. NULL is fine. */
 void machine_free(struct machine *m);
 
-/* Load the guest and start the vCPUs. 0 or -errno with a text. */
+/* Load the guest and start the vCPUs' threads, parked. 0 or -errno with a text. */
 int machine_start(struct machine *m, struct err *err);
+/* Let the guest run. */
+void machine_run(struct machine *m);
 
 /*
  * KVM could not reach some memory of the guest. Each function checks what it has laid into

@@ -66,7 +66,7 @@ def bash_script(outboard, tmp_path_factory):
         ("outboard --memory=pref", ["prefault="]),
         ("outboard --serial t", ["tty"]),
         ("outboard --serial f", ["file="]),
-        ("outboard --seccomp ", ["false"]),
+        ("outboard --seccomp ", ["false", "true", "log", "errno"]),
         ("outboard --kernel x/b", ["x/boot"]),
         ("outboard --kernel=x/b", ["x/boot"]),
         ("outboard --user-device socket=a,id=b socket=x/s", ["x/sock"]),

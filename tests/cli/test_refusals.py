@@ -54,10 +54,6 @@ WHOLE = [
     ("--console tty", f"--console tty: tty {NO_CONSOLE}"),
     ("--console file=/tmp/x", f"--console file=/tmp/x: file {NO_CONSOLE}"),
     ("--console off,iommu=on", f"--console off,iommu=on: iommu=on {NO_CONSOLE}"),
-    (
-        "--seccomp true",
-        "--seccomp true is not available in this version: there is no system call filter yet",
-    ),
     ("--seccomp maybe", '--seccomp: expected false, true, log or errno, got "maybe"'),
     # what to boot
     ("--initramfs i", "nothing to boot: expected --kernel or --firmware"),

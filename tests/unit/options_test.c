@@ -142,7 +142,7 @@ static void nothing_given_gives_the_documented_defaults(void **state)
 	assert_int_equal(config.user_devices.nr, 0);
 	assert_null(config.log_file);
 	assert_int_equal(config.verbosity, 0);
-	assert_int_equal(config.seccomp, SECCOMP_OFF);
+	assert_int_equal(config.seccomp, SECCOMP_KILL);
 	config_fini(&config);
 }
 
