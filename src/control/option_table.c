@@ -292,7 +292,7 @@ const struct option_row option_table[] = {
 	{ .name = "verbose", .letter = 'v', .kind = OPTION_COUNT, .group = GROUP_PROGRAM,
 	  IN_CONFIG(verbosity), .help = "Log information too; twice: debugging details as well." },
 	{ .name = "seccomp", .kind = OPTION_VALUE, .group = GROUP_PROGRAM, .fields = seccomp_fields,
-	  .arg = "MODE", .help = "System call filter." },
+	  .arg = "MODE", .help = "System call filter, in force before the guest runs (default: true)." },
 	{ .name = "help", .letter = 'h', .kind = OPTION_HELP, .group = GROUP_PROGRAM,
 	  .help = "Print this text." },
 	{ .name = "version", .letter = 'V', .kind = OPTION_VERSION, .group = GROUP_PROGRAM,
