@@ -18,9 +18,12 @@
 #define BASE 0xa0000ull
 
 static const struct pci_windows window = {
-	.io = 0x1000, .io_size = 0xf000,
-	.mmio32 = LAYOUT_MMIO32, .mmio32_size = LAYOUT_MMIO32_SIZE,
-	.mmio64 = 0x100000000, .mmio64_size = 0x3000000000,
+	.io = 0x1000,
+	.io_size = 0xf000,
+	.mmio32 = LAYOUT_MMIO32,
+	.mmio32_size = LAYOUT_MMIO32_SIZE,
+	.mmio64 = 0x100000000,
+	.mmio64_size = 0x3000000000,
 };
 static const struct pci_windows small_window = { .mmio32 = LAYOUT_MMIO32, .mmio32_size = 4 * MIB };
 static const struct pci_windows *windows[LAYOUT_MAX_SEGMENTS];
@@ -146,7 +149,8 @@ static void fadt_describes_a_hardware_reduced_machine(void **state)
 }
 
 /* Call fn for each entry of the MADT's list. */
-static void each_madt_entry(const uint8_t *madt, void (*fn)(const uint8_t *entry, void *arg), void *arg)
+static void each_madt_entry(
+	const uint8_t *madt, void (*fn)(const uint8_t *entry, void *arg), void *arg)
 {
 	size_t off = 44;
 

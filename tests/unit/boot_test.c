@@ -57,9 +57,12 @@ struct elf_file {
 	uint8_t rest[ELF_SIZE - sizeof(Elf64_Ehdr) - 3 * sizeof(Elf64_Phdr)];
 };
 
-static size_t put_note(uint8_t *to, const char *owner, uint32_t type, const void *desc, uint32_t size)
+static size_t put_note(
+	uint8_t *to, const char *owner, uint32_t type, const void *desc, uint32_t size)
 {
-	Elf64_Nhdr nh = { .n_namesz = (uint32_t)strlen(owner) + 1, .n_descsz = size, .n_type = type };
+	Elf64_Nhdr nh = {
+		.n_namesz = (uint32_t)strlen(owner) + 1, .n_descsz = size, .n_type = type
+	};
 	size_t name_size = align_up(nh.n_namesz, 4);
 
 	memcpy(to, &nh, sizeof(nh));
@@ -82,17 +85,25 @@ static struct elf_file *elf(void)
 	e->eh.e_phoff = sizeof(e->eh);
 	e->eh.e_phentsize = sizeof(Elf64_Phdr);
 	e->eh.e_phnum = 3;
-	e->ph[0] = (Elf64_Phdr){ .p_type = PT_LOAD, .p_offset = ELF_TEXT_OFF, .p_paddr = ELF_TEXT_GPA,
-		.p_filesz = ELF_TEXT_SIZE, .p_memsz = ELF_TEXT_SIZE };
-	e->ph[1] = (Elf64_Phdr){ .p_type = PT_LOAD, .p_offset = ELF_DATA_OFF, .p_paddr = ELF_DATA_GPA,
-		.p_filesz = ELF_DATA_SIZE, .p_memsz = ELF_DATA_MEM };
+	e->ph[0] = (Elf64_Phdr){ .p_type = PT_LOAD,
+		.p_offset = ELF_TEXT_OFF,
+		.p_paddr = ELF_TEXT_GPA,
+		.p_filesz = ELF_TEXT_SIZE,
+		.p_memsz = ELF_TEXT_SIZE };
+	e->ph[1] = (Elf64_Phdr){ .p_type = PT_LOAD,
+		.p_offset = ELF_DATA_OFF,
+		.p_paddr = ELF_DATA_GPA,
+		.p_filesz = ELF_DATA_SIZE,
+		.p_memsz = ELF_DATA_MEM };
 	memset(bytes + ELF_TEXT_OFF, 0x90, ELF_TEXT_SIZE);
 	memset(bytes + ELF_DATA_OFF, 0xdd, ELF_DATA_SIZE);
 	note += put_note(note, "Linux", 257, "\1\2\3", 3); /* odd size: padded */
 	note += put_note(note, "Xen", 19, "012345678901", 12);
 	note += put_note(note, "Xen", 18, &entry, sizeof(entry));
-	e->ph[2] = (Elf64_Phdr){ .p_type = PT_NOTE, .p_offset = ELF_NOTE_OFF,
-		.p_filesz = (uint64_t)(note - (bytes + ELF_NOTE_OFF)), .p_align = 4 };
+	e->ph[2] = (Elf64_Phdr){ .p_type = PT_NOTE,
+		.p_offset = ELF_NOTE_OFF,
+		.p_filesz = (uint64_t)(note - (bytes + ELF_NOTE_OFF)),
+		.p_align = 4 };
 	return e;
 }
 
@@ -141,7 +152,8 @@ static struct boot *must_open(const struct boot_files *files)
 	return boot;
 }
 
-static void must_load(const struct boot *boot, const struct boot_target *t, struct boot_entry *entry)
+static void must_load(
+	const struct boot *boot, const struct boot_target *t, struct boot_entry *entry)
 {
 	struct err err = { 0 };
 
@@ -186,8 +198,8 @@ static void assert_bytes(const struct memory *m, uint64_t gpa, uint8_t value, ui
 	assert_non_null(p);
 	for (uint64_t i = 0; i < size; i++)
 		if (p[i] != value)
-			fail_msg("0x%llx: 0x%02x, expected 0x%02x", (unsigned long long)(gpa + i), p[i],
-				value);
+			fail_msg("0x%llx: 0x%02x, expected 0x%02x", (unsigned long long)(gpa + i),
+				p[i], value);
 }
 
 static uint64_t u64_at(const struct memory *m, uint64_t gpa)
@@ -217,8 +229,9 @@ static void pvh_kernel_finds_its_start_info(void **state)
 	struct boot *boot = must_open(&files);
 	struct memory *m = fake_memory_new(64 * MIB);
 	struct boot_range reserved = { LAYOUT_ECAM, LAYOUT_ECAM_SIZE };
-	struct boot_target t = { .memory = m, .rsdp = 0xa0000, .reserved = &reserved,
-		.nr_reserved = 1, .fresh = true };
+	struct boot_target t = {
+		.memory = m, .rsdp = 0xa0000, .reserved = &reserved, .nr_reserved = 1, .fresh = true
+	};
 	struct boot_entry entry;
 
 	assert_string_equal(boot_kind(boot), "PVH");
@@ -235,7 +248,8 @@ static void pvh_kernel_finds_its_start_info(void **state)
 	assert_int_equal(u32_at(m, LAYOUT_PVH_INFO), 0x336ec578);
 	assert_int_equal(u32_at(m, LAYOUT_PVH_INFO + 4), 1);
 	assert_int_equal(u32_at(m, LAYOUT_PVH_INFO + 12), 1); /* modules */
-	assert_string_equal(memory_ptr(m, u64_at(m, LAYOUT_PVH_INFO + 24), 20), "console=ttyS0 quiet");
+	assert_string_equal(
+		memory_ptr(m, u64_at(m, LAYOUT_PVH_INFO + 24), 20), "console=ttyS0 quiet");
 	assert_int_equal(u64_at(m, LAYOUT_PVH_INFO + 32), 0xa0000);
 
 	/* the initramfs ends at the end of RAM, rounded to a page */
@@ -261,7 +275,9 @@ static void pvh_memory_map_has_the_hole_and_what_is_reserved(void **state)
 	struct boot *boot = must_open(&files);
 	struct memory *m = fake_memory_new(4 * GIB);
 	struct boot_range reserved = { LAYOUT_ECAM, LAYOUT_ECAM_SIZE };
-	struct boot_target t = { .memory = m, .reserved = &reserved, .nr_reserved = 1, .fresh = true };
+	struct boot_target t = {
+		.memory = m, .reserved = &reserved, .nr_reserved = 1, .fresh = true
+	};
 	struct boot_entry entry;
 	uint64_t map;
 
@@ -314,7 +330,8 @@ static void every_load_starts_from_the_file_again(void **state)
 {
 	struct elf_file *e = elf();
 	struct boot_files files = { .kernel = write_file("elf", e, sizeof(*e)),
-		.initramfs = write_file("initrd", "initrd!", 7), .cmdline = "a=b" };
+		.initramfs = write_file("initrd", "initrd!", 7),
+		.cmdline = "a=b" };
 	struct boot *boot = must_open(&files);
 	struct memory *m = fake_memory_new(64 * MIB);
 	struct boot_target t = { .memory = m, .fresh = true };
@@ -361,7 +378,8 @@ static void elf_files_say_what_they_lack(void **state)
 
 	REFUSE(e->eh.e_ident[EI_CLASS] = ELFCLASS32, "32-bit ELF file");
 	REFUSE(e->eh.e_ident[EI_DATA] = ELFDATA2MSB, "no little-endian 64-bit ELF");
-	REFUSE(e->eh.e_machine = EM_AARCH64, "ELF file for 64-bit ARM (machine 183), expected x86-64");
+	REFUSE(e->eh.e_machine = EM_AARCH64,
+		"ELF file for 64-bit ARM (machine 183), expected x86-64");
 	REFUSE(e->eh.e_type = ET_REL, "object file or module");
 	REFUSE(e->eh.e_type = ET_CORE, "file of another kind");
 	REFUSE(e->eh.e_phnum = 0, "no ELF program headers");
@@ -429,7 +447,8 @@ static void bzimage_is_entered_in_long_mode_with_a_zero_page(void **state)
 {
 	struct bz_file *b = bz();
 	struct boot_files files = { .kernel = write_file("bz", b, sizeof(*b)),
-		.initramfs = write_file("initrd", "initrd!", 7), .cmdline = "root=/dev/vda" };
+		.initramfs = write_file("initrd", "initrd!", 7),
+		.cmdline = "root=/dev/vda" };
 	struct boot *boot = must_open(&files);
 	struct memory *m = fake_memory_new(64 * MIB);
 	struct boot_target t = { .memory = m, .rsdp = 0xa0000, .fresh = true };
@@ -639,7 +658,8 @@ static void initramfs_keeps_below_the_kernels_limit(void **state)
 	b->hdr.initrd_addr_max = 0x1000;
 	write_file("bz", b, sizeof(*b));
 	boot = must_open(&files);
-	load_refused(boot, m, "do not fit into the 0 bytes of RAM between the kernel's end and the highest");
+	load_refused(boot, m,
+		"do not fit into the 0 bytes of RAM between the kernel's end and the highest");
 	boot_free(boot);
 	fake_memory_free(m);
 	test_free(b);

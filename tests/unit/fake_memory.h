@@ -75,7 +75,8 @@ uint64_t memory_size(const struct memory *m)
 void *memory_ptr(const struct memory *m, uint64_t gpa, uint64_t len)
 {
 	for (unsigned i = 0; i < m->nr; i++)
-		if (gpa >= m->ranges[i].gpa && range_ok(gpa - m->ranges[i].gpa, len, m->ranges[i].size))
+		if (gpa >= m->ranges[i].gpa &&
+			range_ok(gpa - m->ranges[i].gpa, len, m->ranges[i].size))
 			return (uint8_t *)m->ranges[i].hva + (gpa - m->ranges[i].gpa);
 	return NULL;
 }

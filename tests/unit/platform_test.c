@@ -56,9 +56,10 @@ static const struct platform_ops ops = {
 
 static int setup(void **state)
 {
-	struct platform_params p = {
-		.ops = &ops, .ram_low = RAM_LOW, .ram_high = RAM_HIGH, .platform_base = PLATFORM_BASE
-	};
+	struct platform_params p = { .ops = &ops,
+		.ram_low = RAM_LOW,
+		.ram_high = RAM_HIGH,
+		.platform_base = PLATFORM_BASE };
 
 	memset(&seen, 0, sizeof(seen));
 	if (io_bus_new(1, &bus) || platform_new(bus, &p, &pf))
@@ -197,8 +198,8 @@ static void clock_tells_the_hosts_time_in_utc(void **state)
 	} while (before != after);
 	guest = timegm(&tm);
 	assert_int_equal(guest, before);
-	assert_int_equal(cmos(0x0a) & 0x80, 0);	 /* no update in progress */
-	assert_int_equal(cmos(0x0b) & 0x06, 2);	 /* BCD, 24 hours */
+	assert_int_equal(cmos(0x0a) & 0x80, 0);	   /* no update in progress */
+	assert_int_equal(cmos(0x0b) & 0x06, 2);	   /* BCD, 24 hours */
 	assert_int_equal(cmos(0x0d) & 0x80, 0x80); /* battery is good */
 }
 
@@ -239,7 +240,7 @@ static void clock_counts_in_binary_and_12_hours_when_asked(void **state)
 	static const struct {
 		uint8_t control, hour, hour24;
 	} cases[] = {
-		{ 0x04, 12, 0 },	/* 12 at night */
+		{ 0x04, 12, 0 },	 /* 12 at night */
 		{ 0x04, 0x80 | 12, 12 }, /* noon */
 		{ 0x04, 0x80 | 11, 23 },
 		{ 0x00, 0x80 | 0x11, 23 },
@@ -248,7 +249,8 @@ static void clock_counts_in_binary_and_12_hours_when_asked(void **state)
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
 		bool binary = cases[i].control & 4;
-		uint8_t fields[7] = { 0, 30, cases[i].hour, 15, 6, binary ? 31 : 0x31, binary ? 20 : 0x20 };
+		uint8_t fields[7] = { 0, 30, cases[i].hour, 15, 6, binary ? 31 : 0x31,
+			binary ? 20 : 0x20 };
 
 		if (!binary)
 			fields[1] = 0x30, fields[3] = 0x15;

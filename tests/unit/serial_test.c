@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <linux/serial_reg.h>
 #include <poll.h>
+#include <pthread.h>
 #include <pty.h>
 #include <signal.h>
 #include <stdio.h>
@@ -77,7 +78,7 @@ static int setup(void **state)
 	edges = 0;
 	serial = NULL;
 	fds_at_start = fd_count();
-	if (loop_new(&loop) || io_bus_new(1, &bus))
+	if (loop_new(&loop) || io_bus_new(2, &bus))
 		return -1;
 	reader = io_bus_reader(bus, 0);
 	return 0;
@@ -137,7 +138,8 @@ static void look(struct loop_timer *timer)
 
 static void run_until(bool (*done)(void *arg), void *arg)
 {
-	waiting = (struct wait){ .deadline = clock_now_ns() + DEADLINE_NS, .done = done, .arg = arg };
+	waiting =
+		(struct wait){ .deadline = clock_now_ns() + DEADLINE_NS, .done = done, .arg = arg };
 	loop_timer_set(loop, &waiting.timer, clock_now_ns(), look);
 	assert_int_equal(loop_run(loop), 0);
 }
@@ -185,7 +187,7 @@ static bool source_taken(void *arg)
 {
 	struct source *s = arg;
 
-	while (in(UART_LSR) & UART_LSR_DR)
+	while (in(UART_LSR)&UART_LSR_DR)
 		if (s->got < sizeof(s->bytes))
 			s->bytes[s->got++] = (char)in(UART_RX);
 	return s->got >= s->want;
@@ -202,7 +204,7 @@ static void expect_input(const char *text)
 
 static bool data_ready(void *arg)
 {
-	return in(UART_LSR) & UART_LSR_DR;
+	return in(UART_LSR)&UART_LSR_DR;
 }
 
 /* ---- registers ---- */
@@ -217,9 +219,9 @@ static void drivers_recognise_a_16550a(void **state)
 	assert_int_equal(in(UART_IER), 0x0f);
 	out(UART_IER, 0);
 	out(UART_MCR, UART_MCR_LOOP | UART_MCR_OUT2 | UART_MCR_RTS);
-	assert_int_equal(in(UART_MSR) & 0xf0, UART_MSR_DCD | UART_MSR_CTS);
+	assert_int_equal(in(UART_MSR)&0xf0, UART_MSR_DCD | UART_MSR_CTS);
 	out(UART_MCR, 0);
-	assert_int_equal(in(UART_MSR) & 0xf0, UART_MSR_DCD | UART_MSR_CTS | UART_MSR_DSR);
+	assert_int_equal(in(UART_MSR)&0xf0, UART_MSR_DCD | UART_MSR_CTS | UART_MSR_DSR);
 	assert_int_equal(in(UART_IIR) >> 6, 0);
 	out(UART_FCR, UART_FCR_ENABLE_FIFO);
 	assert_int_equal(in(UART_IIR) >> 6, 3);
@@ -260,20 +262,20 @@ static void loopback_brings_bytes_and_lines_back(void **state)
 	out(UART_FCR, UART_FCR_ENABLE_FIFO | UART_FCR_TRIGGER_4);
 	out(UART_IER, UART_IER_RDI | UART_IER_RLSI | UART_IER_MSI);
 	out(UART_MCR, UART_MCR_LOOP);
-	assert_int_equal(in(UART_IIR) & 0xf, UART_IIR_MSI); /* the lines dropped */
+	assert_int_equal(in(UART_IIR)&0xf, UART_IIR_MSI); /* the lines dropped */
 	assert_int_equal(in(UART_MSR), UART_MSR_DDCD | UART_MSR_DDSR | UART_MSR_DCTS);
 	assert_false(line);
 	send_text("abc");
-	assert_int_equal(in(UART_IIR) & 0xf, UART_IIR_RX_TIMEOUT);
+	assert_int_equal(in(UART_IIR)&0xf, UART_IIR_RX_TIMEOUT);
 	send_text("d");
-	assert_int_equal(in(UART_IIR) & 0xf, UART_IIR_RDI);
+	assert_int_equal(in(UART_IIR)&0xf, UART_IIR_RDI);
 	assert_int_equal(in(UART_RX), 'a');
 	send_text("0123456789abcdef"); /* three too many */
-	assert_int_equal(in(UART_IIR) & 0xf, UART_IIR_RLSI);
+	assert_int_equal(in(UART_IIR)&0xf, UART_IIR_RLSI);
 	assert_int_equal(in(UART_LSR), UART_LSR_TEMT | UART_LSR_THRE | UART_LSR_DR | UART_LSR_OE);
-	assert_int_equal(in(UART_LSR) & UART_LSR_OE, 0);
+	assert_int_equal(in(UART_LSR)&UART_LSR_OE, 0);
 	out(UART_FCR, UART_FCR_ENABLE_FIFO | UART_FCR_CLEAR_RCVR);
-	assert_int_equal(in(UART_LSR) & UART_LSR_DR, 0);
+	assert_int_equal(in(UART_LSR)&UART_LSR_DR, 0);
 	assert_false(line);
 }
 
@@ -421,7 +423,8 @@ static void next_client_gets_what_the_last_one_left(void **state)
 
 static void input_of_a_client_that_left_still_arrives(void **state)
 {
-	static const char text[] = "a script of more than sixteen bytes, sent by a client that does not stay\n";
+	static const char text[] =
+		"a script of more than sixteen bytes, sent by a client that does not stay\n";
 	FD_AUTO fd = -1;
 
 	start_socket();
@@ -505,6 +508,51 @@ static void client_that_reads_nothing_holds_up_nobody(void **state)
 	run_until(sink_ends_with_the_end, &sink);
 }
 
+/* A second processor: writes lines, and echoes what it receives. */
+enum { ECHO_LINES = 3000 };
+static _Atomic unsigned echoed;
+
+static void *second_vcpu(void *arg)
+{
+	struct io_reader *own = io_bus_reader(bus, 1);
+	uint64_t v;
+
+	for (unsigned n = 0; n < ECHO_LINES; n++) {
+		for (const char *c = "line\n"; *c; c++)
+			io_write(bus, own, IO_PORT, PORT_COM1 + UART_TX, 1, (uint8_t)*c);
+		io_read(bus, own, IO_PORT, PORT_COM1 + UART_LSR, 1, &v);
+		if (v & UART_LSR_DR) {
+			io_read(bus, own, IO_PORT, PORT_COM1 + UART_RX, 1, &v);
+			echoed++;
+		}
+	}
+	return NULL;
+}
+
+static void processors_and_loop_work_at_once(void **state)
+{
+	FD_AUTO fd = -1;
+	pthread_t thread;
+
+	start_socket();
+	open_receiver();
+	fd = connect_client();
+	send_text("x\n");
+	expect_output(fd, "x\n");
+	echoed = 0;
+	assert_int_equal(write(fd, "0123456789abcdefghijklmnopqrstuvwxyz", 36), 36);
+	assert_int_equal(pthread_create(&thread, NULL, second_vcpu, NULL), 0);
+	sink = (struct sink){ .fd = fd, .want = 5 * ECHO_LINES };
+	run_until(sink_full, &sink);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	for (unsigned n = 0; n < ECHO_LINES; n++)
+		assert_memory_equal(sink.bytes + 5 * n, "line\n", 5);
+	source.got = 0;
+	source.want = 36 - echoed;
+	run_until(source_taken, &source);
+	assert_int_equal(source.got + echoed, 36);
+}
+
 /* ---- flow of input ---- */
 
 static void input_waits_until_somebody_receives(void **state)
@@ -518,7 +566,7 @@ static void input_waits_until_somebody_receives(void **state)
 	expect_output(fd, "boot\n"); /* the loop has run */
 	out(UART_FCR, UART_FCR_ENABLE_FIFO);
 	out(UART_FCR, UART_FCR_ENABLE_FIFO | UART_FCR_CLEAR_RCVR); /* a driver starts */
-	assert_int_equal(in(UART_LSR) & UART_LSR_DR, 0);
+	assert_int_equal(in(UART_LSR)&UART_LSR_DR, 0);
 	open_receiver();
 	expect_input("typed ahead\n");
 }
@@ -549,7 +597,7 @@ static void long_input_is_not_lost_and_interrupts(void **state)
 	assert_true(line);
 	expect_input(text);
 	assert_false(line);
-	assert_int_equal(in(UART_LSR) & UART_LSR_OE, 0);
+	assert_int_equal(in(UART_LSR)&UART_LSR_OE, 0);
 }
 
 /* ---- pty ---- */
@@ -671,7 +719,8 @@ static void end_of_standard_input_costs_no_cpu_time(void **state)
 	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
 	restore_std();
 	/* a busy loop would take all of it */
-	assert_true((after.tv_sec - before.tv_sec) * 1e3 + (after.tv_nsec - before.tv_nsec) / 1e6 < 90);
+	assert_true(
+		(after.tv_sec - before.tv_sec) * 1e3 + (after.tv_nsec - before.tv_nsec) / 1e6 < 90);
 }
 
 /* A child on a terminal of its own: it starts the serial port, says so, and does as it is told. */
@@ -706,44 +755,69 @@ static bool same_mode(const struct termios *a, const struct termios *b)
 	       a->c_lflag == b->c_lflag;
 }
 
+/* What stands for a shell: the session's leader, whose own end would hang the terminal up. */
+static void __attribute__((noreturn)) session(enum ending ending, int slave, int told, int release)
+{
+	int status;
+	pid_t pid;
+	char byte;
+
+	if (login_tty(slave))
+		_exit(1);
+	pid = fork();
+	if (pid == 0)
+		tty_child(ending);
+	if (pid < 0 || waitpid(pid, &status, 0) != pid)
+		_exit(1);
+	byte = WIFSIGNALED(status) ? 's' : 'e';
+	if (write(told, &byte, 1) != 1)
+		_exit(1);
+	while (read(release, &byte, 1) < 0 && errno == EINTR)
+		;
+	_exit(0);
+}
+
 static void terminal_after(enum ending ending)
 {
 	struct termios before, now;
 	uint64_t deadline = clock_now_ns() + DEADLINE_NS;
 	FD_AUTO slave = -1;
-	int master, status;
-	char path[64], byte;
+	FD_AUTO master = -1;
+	int told[2], release[2];
+	char path[64], byte = 0;
 	pid_t pid;
 
 	assert_int_equal(openpty(&master, &slave, path, NULL, NULL), 0);
+	assert_int_equal(pipe2(told, O_CLOEXEC) | pipe2(release, O_CLOEXEC), 0);
 	assert_int_equal(tcgetattr(slave, &before), 0);
 	pid = fork();
 	assert_true(pid >= 0);
 	if (pid == 0) {
-		if (login_tty(slave))
-			_exit(1);
-		tty_child(ending);
+		close(release[1]);
+		session(ending, slave, told[1], release[0]);
 	}
 	assert_int_equal(read(master, &byte, 1), 1);
 	assert_int_equal(byte, 'r');
 	assert_int_equal(tcgetattr(slave, &now), 0);
 	assert_int_equal(now.c_lflag & (ICANON | ECHO | ISIG), 0);
 	assert_int_equal(write(master, "g", 1), 1);
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(ending == END_KILL || ending == END_ABORT ? WIFSIGNALED(status) :
-								WIFEXITED(status));
-	if (ending == END_FREE) /* by itself, before it is gone */
-		assert_int_equal(tcgetattr(slave, &now), 0);
-	else
-		do {
-			struct timespec moment = { .tv_nsec = NS_PER_MS };
+	assert_int_equal(read(told[0], &byte, 1), 1);
+	assert_int_equal(byte, ending == END_KILL || ending == END_ABORT ? 's' : 'e');
+	assert_int_equal(tcgetattr(slave, &now), 0);
+	while (ending != END_FREE && !same_mode(&before, &now)) {
+		struct timespec moment = { .tv_nsec = NS_PER_MS };
 
-			assert_true(clock_now_ns() < deadline);
-			nanosleep(&moment, NULL);
-			assert_int_equal(tcgetattr(slave, &now), 0);
-		} while (!same_mode(&before, &now));
+		assert_true(clock_now_ns() < deadline);
+		nanosleep(&moment, NULL);
+		assert_int_equal(tcgetattr(slave, &now), 0);
+	}
+	/* by serial_free() itself, before the process is gone; or by the child that stands by */
 	assert_true(same_mode(&before, &now));
-	close(master);
+	close(release[0]);
+	close(release[1]);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	close(told[0]);
+	close(told[1]);
 }
 
 static void terminal_comes_back_at_the_end(void **state)
@@ -796,6 +870,7 @@ int main(void)
 		TEST(client_that_has_finished_sending_still_reads),
 		TEST(latest_output_is_kept_for_a_client_that_comes_late),
 		TEST(client_that_reads_nothing_holds_up_nobody),
+		TEST(processors_and_loop_work_at_once),
 		TEST(input_waits_until_somebody_receives),
 		TEST(polling_guest_receives_without_rts),
 		TEST(long_input_is_not_lost_and_interrupts),
