@@ -422,20 +422,29 @@ static const struct io_ops data_ops = { .read = data_read, .write = data_write }
 
 /* --- slots --- */
 
-static bool overlaps_any(struct pci *pci, const struct pci_bar *b)
+static bool overlaps_bar_of(const struct pci_function *fn, const struct pci_bar *b)
 {
+	for (unsigned bar = 0; bar < PCI_NR_BARS; bar++) {
+		const struct pci_bar *o = &fn->bars[bar];
+
+		if (o != b && o->kind != PCI_BAR_NONE && o->addr && bar_space(o) == bar_space(b) &&
+			ranges_overlap(o->addr, o->size, b->addr, b->size))
+			return true;
+	}
+	return false;
+}
+
+/* fn, whose BAR b is, is in no slot yet. */
+static bool overlaps_any(struct pci *pci, const struct pci_function *fn, const struct pci_bar *b)
+{
+	if (overlaps_bar_of(fn, b))
+		return true;
 	for (unsigned s = 0; s < pci->nr_segments; s++)
 		for (unsigned i = 0; i < LAYOUT_PCI_SLOTS; i++) {
-			const struct pci_function *fn = pci->segments[s].slots[i];
+			const struct pci_function *other = pci->segments[s].slots[i];
 
-			for (unsigned bar = 0; fn && bar < PCI_NR_BARS; bar++) {
-				const struct pci_bar *o = &fn->bars[bar];
-
-				if (o != b && o->kind != PCI_BAR_NONE && o->addr &&
-					bar_space(o) == bar_space(b) &&
-					ranges_overlap(o->addr, o->size, b->addr, b->size))
-					return true;
-			}
+			if (other && overlaps_bar_of(other, b))
+				return true;
 		}
 	return false;
 }
@@ -444,7 +453,8 @@ static bool overlaps_any(struct pci *pci, const struct pci_bar *b)
  * Every BAR gets an address, so that guests without firmware find it there. Memory of less than a page
  * gets a page of its own. First fit, on steps of the BAR's size: the windows hold few BARs.
  */
-static int place_in(struct pci *pci, struct pci_bar *b, uint64_t window, uint64_t window_size)
+static int place_in(struct pci *pci, const struct pci_function *fn, struct pci_bar *b,
+	uint64_t window, uint64_t window_size)
 {
 	uint64_t step = b->kind == PCI_BAR_IO ? b->size : MAX(b->size, PAGE_SIZE_4K);
 
@@ -453,27 +463,28 @@ static int place_in(struct pci *pci, struct pci_bar *b, uint64_t window, uint64_
 	for (uint64_t addr = align_up(window, step);
 		addr >= window && range_ok(addr - window, b->size, window_size); addr += step) {
 		b->addr = addr;
-		if (!overlaps_any(pci, b))
+		if (!overlaps_any(pci, fn, b))
 			return 0;
 	}
 	b->addr = 0;
 	return -ENOSPC;
 }
 
-static int place_bar(struct pci *pci, const struct pci_windows *w, struct pci_bar *b)
+static int place_bar(struct pci *pci, const struct pci_windows *w, const struct pci_function *fn,
+	struct pci_bar *b)
 {
 	int rc;
 
 	switch (b->kind) {
 	case PCI_BAR_IO:
 		/* Ports below LAYOUT_PCI_IO belong to the platform. */
-		return place_in(pci, b, w->io + LAYOUT_PCI_IO,
+		return place_in(pci, fn, b, w->io + LAYOUT_PCI_IO,
 			w->io_size > LAYOUT_PCI_IO ? w->io_size - LAYOUT_PCI_IO : 0);
 	case PCI_BAR_MEM64:
-		rc = place_in(pci, b, w->mmio64, w->mmio64_size);
-		return rc ? place_in(pci, b, w->mmio32, w->mmio32_size) : 0;
+		rc = place_in(pci, fn, b, w->mmio64, w->mmio64_size);
+		return rc ? place_in(pci, fn, b, w->mmio32, w->mmio32_size) : 0;
 	case PCI_BAR_MEM32:
-		return place_in(pci, b, w->mmio32, w->mmio32_size);
+		return place_in(pci, fn, b, w->mmio32, w->mmio32_size);
 	default:
 		return 0;
 	}
@@ -490,7 +501,7 @@ static int place_bars(struct pci *pci, struct pci_function *fn, struct err *err)
 		if (b->kind == PCI_BAR_NONE)
 			continue;
 		assert(is_pow2(b->size));
-		rc = place_bar(pci, w, b);
+		rc = place_bar(pci, w, fn, b);
 		/* Without I/O space (segments above 0) a device may still work by its memory BARs. */
 		if (rc && b->kind == PCI_BAR_IO)
 			log_warn("%s: no I/O space for BAR %u in segment %u", fn->id, bar, fn->segment);
