@@ -5,6 +5,7 @@ The build folder comes from OUTBOARD_BUILD, ./build unless set."""
 import os
 import pathlib
 import shutil
+import socket
 import tempfile
 
 import pytest
@@ -67,21 +68,43 @@ def vmm(build, kvm, programs):
     return start
 
 
+class Server:
+    """Starts device programs on a socket that listens before they do, so that nobody comes too early."""
+
+    def __init__(self, folder, programs):
+        self.folder = folder
+        self.programs = programs
+
+    def start(self, name, command):
+        path = self.folder / f"{name}.sock"
+        path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen()
+            fd = listener.fileno()
+            program = Program(name, [word.format(fd=fd) for word in command], pass_fds=(fd,))
+        program.option = f"socket={path}"
+        program.path = path
+        return self.programs(program)
+
+
 @pytest.fixture
 def gpio(build, folder, programs):
-    """Start a GPIO card on a socket: gpio("--loopback", name="a"). Listening when it returns."""
+    """Start a GPIO card: gpio("--loopback", name="a")."""
+    server = Server(folder, programs)
 
     def start(*arguments, name="gpio"):
-        socket = folder / f"{name}.sock"
-        program = programs(
-            Program(
-                name,
-                [build / "src" / "outboard-device", "gpio", f"--socket-path={socket}", *arguments],
-            )
-        )
-        program.socket = socket
-        program.option = f"socket={socket}"
-        program.err.wait("listening")
-        return program
+        return server.start(name, [f"{build}/src/outboard-device", "gpio", "--fd={fd}", "-v", *arguments])
+
+    return start
+
+
+@pytest.fixture
+def exerciser(build, folder, programs):
+    """Start the function that has one of everything."""
+    server = Server(folder, programs)
+
+    def start(name="exerciser"):
+        return server.start(name, [f"{build}/tests/guest/exerciser", "{fd}"])
 
     return start

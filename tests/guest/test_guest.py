@@ -118,6 +118,21 @@ def test_gpio_in_another_slot(vmm, gpio):
     vmm("gpio", "--user-device", f"{gpio('--loopback').option},pci_device_id=22").passes()
 
 
+def test_device(vmm, exerciser):
+    """One of everything: each kind of BAR and interrupt, doorbells, DMA."""
+    vmm("device", "--user-device", exerciser().option).passes()
+
+
+def test_device_in_another_segment(vmm, exerciser):
+    """There is no I/O space there; all the rest works."""
+    vmm(
+        "device",
+        "--platform", "num_pci_segments=3",
+        "--user-device", f"{exerciser().option},pci_segment=2,pci_device_id=5",
+        words="io=0",
+    ).passes()
+
+
 # --- serial port ---
 
 

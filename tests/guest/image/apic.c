@@ -50,6 +50,27 @@ void apic_eoi(void)
 		write32(LAPIC_BASE + LAPIC_EOI, 0);
 }
 
+#define VECTOR_PROBE 0x32
+
+static volatile bool in_service;
+
+/* Ring 0, before the EOI. */
+static void probe_isr(void)
+{
+	uint64_t reg = LAPIC_ISR + VECTOR_PROBE / 32 * 0x10;
+	uint32_t bits = x2apic ? (uint32_t)x2_read0(reg, 0) : read32(LAPIC_BASE + reg);
+
+	in_service = bits >> (VECTOR_PROBE % 32) & 1;
+}
+
+bool apic_ends_by_itself(void)
+{
+	irq_hook[VECTOR_PROBE] = probe_isr;
+	apic_icr(apic_id(), VECTOR_PROBE);
+	irq_wait(VECTOR_PROBE, irq_count[VECTOR_PROBE] + 1, 5000);
+	return !in_service;
+}
+
 bool apic_is_x2apic(void)
 {
 	return x2apic;

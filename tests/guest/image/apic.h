@@ -43,6 +43,12 @@ void apic_icr(uint32_t id, uint32_t low);
 uint32_t apic_id(void);
 /* Ring 0 only. */
 void apic_eoi(void);
+/*
+ * True on a KVM that ends an interrupt when it delivers it, whatever the guest does (the PVM
+ * type). A level that still stands is then delivered again at once, before its handler
+ * could lower it, so that handlers run more often than there are causes.
+ */
+bool apic_ends_by_itself(void);
 /* One interrupt on `vector` after ms milliseconds or longer. */
 void apic_timer_start(uint8_t vector, unsigned ms);
 void apic_timer_stop(void);

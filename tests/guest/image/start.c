@@ -30,6 +30,7 @@ static const struct test tests[] = {
 	{ "chaos", test_chaos },
 	{ "command", test_command },
 	{ "cpuid", test_cpuid },
+	{ "device", test_device },
 	{ "gpio", test_gpio },
 	{ "gpio-poll", test_gpio_poll },
 	{ "pci", test_pci },

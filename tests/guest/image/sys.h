@@ -46,6 +46,8 @@ void irq_open(void);
 void irq_close(void);
 /* Sleep until a vector has been taken `count` times in all. False: it was not within `ms`. */
 bool irq_wait(uint8_t vector, uint32_t count, unsigned ms);
+/* The same for a count that a hook keeps. */
+bool irq_wait_for(volatile uint32_t *counter, uint32_t count, unsigned ms);
 
 /* Power off by ACPI S5. Does not return. */
 __attribute__((noreturn)) void sys_off(void);

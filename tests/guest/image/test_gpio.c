@@ -86,14 +86,20 @@ static void check_decode(void)
 	equal(in(OUT0), 0x5a, "and back home");
 }
 
-static volatile uint32_t line_was_low;
+/* Interrupts with a cause, those of which the line was low after the acknowledgement, and others */
+static volatile uint32_t handled, lowered, spurious;
 
 /* Ring 0, before the EOI: acknowledge, and the line must drop. */
 static void gpio_isr(void)
 {
+	if (!(in(IRQ_STATUS) & 4)) {
+		spurious++;
+		return;
+	}
 	out(IN0, 0);
 	if (!(read16(gpio_fn + PCI_STATUS) & PCI_STATUS_INTX))
-		line_was_low++;
+		lowered++;
+	handled++;
 }
 
 static void change_and_count(unsigned changes, uint32_t *want)
@@ -101,14 +107,54 @@ static void change_and_count(unsigned changes, uint32_t *want)
 	for (unsigned i = 0; i < changes; i++) {
 		out(OUT0, (uint8_t)(in(OUT0) ^ 1u << (i & 7)));
 		(*want)++;
-		if (!irq_wait(VECTOR_GPIO, *want, 5000))
+		if (!irq_wait_for(&handled, *want, 5000))
 			return;
 	}
+}
+
+/* Let come what is still under way: see apic_ends_by_itself(). */
+static void settle(void)
+{
+	uint32_t before;
+
+	do {
+		before = irq_count[VECTOR_GPIO];
+	} while (irq_wait(VECTOR_GPIO, before + 1, 20));
+}
+
+static void check_masks(unsigned pin, uint32_t *want)
+{
+	/* A change while the line is masked waits in the line. */
+	ioapic_write(0x10 + 2 * pin, VECTOR_GPIO | IOAPIC_LEVEL | IOAPIC_LOW | IOAPIC_MASKED);
+	settle();
+	out(OUT0, (uint8_t)~in(OUT0));
+	ok(read16(gpio_fn + PCI_STATUS) & PCI_STATUS_INTX, "masked in the IOAPIC: the status bit shows it");
+	ok(!irq_wait_for(&handled, *want + 1, 20), "and it does not come");
+	ioapic_write(0x10 + 2 * pin, VECTOR_GPIO | IOAPIC_LEVEL | IOAPIC_LOW);
+	ok(irq_wait_for(&handled, ++*want, 5000), "unmasked: it comes");
+
+	/* Interrupt Disable of the command register: PCI 3.0, 6.2.2 */
+	settle();
+	pci_command(gpio_fn, PCI_COMMAND_NO_INTX, 0);
+	out(OUT0, (uint8_t)~in(OUT0));
+	ok(!irq_wait_for(&handled, *want + 1, 20), "interrupt disable bit: nothing comes");
+	ok(read16(gpio_fn + PCI_STATUS) & PCI_STATUS_INTX, "but the status bit shows it");
+	pci_command(gpio_fn, 0, PCI_COMMAND_NO_INTX);
+	ok(irq_wait_for(&handled, ++*want, 5000), "enabled again: it comes");
+
+	/* Off in the device. */
+	settle();
+	out(IRQ_CONTROL, 0);
+	out(OUT0, (uint8_t)~in(OUT0));
+	ok(!irq_wait_for(&handled, *want + 1, 20), "switched off in the device: nothing comes");
+	out(IN0, 0);
+	in(IRQ_CONTROL);
 }
 
 static void check_interrupts(void)
 {
 	unsigned pin = pci_intx_pin(gpio_fn);
+	bool exact = !apic_ends_by_itself();
 	uint32_t want = 0;
 
 	equal(read8(gpio_fn + PCI_INT_PIN), 1, "it interrupts on INTA#");
@@ -117,34 +163,19 @@ static void check_interrupts(void)
 	ioapic_route(pin, VECTOR_GPIO, IOAPIC_LEVEL | IOAPIC_LOW);
 	in(IRQ_CONTROL);
 	change_and_count(100, &want);
-	equal(irq_count[VECTOR_GPIO], 100, "100 changes, 100 level interrupts");
-	equal(line_was_low, 100, "each acknowledged before its end");
-
-	/* A change while the line is masked waits in the line. */
-	ioapic_write(0x10 + 2 * pin, VECTOR_GPIO | IOAPIC_LEVEL | IOAPIC_LOW | IOAPIC_MASKED);
-	out(OUT0, (uint8_t)~in(OUT0));
-	ok(read16(gpio_fn + PCI_STATUS) & PCI_STATUS_INTX, "masked in the IOAPIC: the status bit shows it");
-	ok(!irq_wait(VECTOR_GPIO, want + 1, 20), "and it does not come");
-	ioapic_write(0x10 + 2 * pin, VECTOR_GPIO | IOAPIC_LEVEL | IOAPIC_LOW);
-	ok(irq_wait(VECTOR_GPIO, ++want, 5000), "unmasked: it comes");
-
-	/* Interrupt Disable of the command register: PCI 3.0, 6.2.2 */
-	pci_command(gpio_fn, PCI_COMMAND_NO_INTX, 0);
-	out(OUT0, (uint8_t)~in(OUT0));
-	ok(!irq_wait(VECTOR_GPIO, want + 1, 20), "interrupt disable bit: nothing comes");
-	ok(read16(gpio_fn + PCI_STATUS) & PCI_STATUS_INTX, "but the status bit shows it");
-	pci_command(gpio_fn, 0, PCI_COMMAND_NO_INTX);
-	ok(irq_wait(VECTOR_GPIO, ++want, 5000), "enabled again: it comes");
-
-	/* Off in the device. */
-	out(IRQ_CONTROL, 0);
-	out(OUT0, (uint8_t)~in(OUT0));
-	ok(!irq_wait(VECTOR_GPIO, want + 1, 20), "switched off in the device: nothing comes");
-	out(IN0, 0);
-	in(IRQ_CONTROL);
+	equal(handled, 100, "100 changes, 100 level interrupts");
+	equal(lowered, 100, "each acknowledged before its end");
+	check_masks(pin, &want);
 	change_and_count(10, &want);
-	equal(irq_count[VECTOR_GPIO], want, "and on again: ten more");
-	ok(!(ioapic_read(0x10 + 2 * pin) >> 14 & 1), "no interrupt is left unfinished in the IOAPIC");
+	equal(handled, want, "and on again: ten more");
+	settle();
+	equal(handled, want, "no more come");
+	ok(!(ioapic_read(0x10 + 2 * pin) >> 14 & 1), "none is left unfinished in the IOAPIC");
+	if (exact)
+		equal(spurious, 0, "none came without a cause");
+	else
+		skip("this KVM ends level interrupts by itself", "none came without a cause (%u)",
+			spurious);
 	out(IRQ_CONTROL, 0);
 	ioapic_write(0x10 + 2 * pin, IOAPIC_MASKED);
 }

@@ -120,7 +120,22 @@ static void check_bar_moves(uint64_t fn, unsigned index, const struct bar *bar)
 	pci_bar_move(fn, index, bar, bar->addr);
 }
 
-static void check_bars(uint64_t fn, const char *name)
+/* All BARs so far, as found: no two may share an address. */
+static struct bar placed[256];
+static unsigned nr_placed;
+
+static bool shares_address(const struct bar *bar)
+{
+	for (unsigned i = 0; i < nr_placed; i++)
+		if (placed[i].io == bar->io && bar->addr < placed[i].addr + placed[i].size &&
+			placed[i].addr < bar->addr + bar->size)
+			return true;
+	if (nr_placed < ARRAY_SIZE(placed))
+		placed[nr_placed++] = *bar;
+	return false;
+}
+
+static void check_bars(uint64_t fn, unsigned segment, const char *name)
 {
 	for (unsigned i = 0; i < 7; i++) {
 		struct bar bar = pci_bar(fn, i), again;
@@ -130,8 +145,13 @@ static void check_bars(uint64_t fn, const char *name)
 		note("%s: BAR %u %s 0x%lx + 0x%lx%s%s", name, i, bar.io ? "I/O" : "memory", bar.addr,
 			bar.size, bar.wide ? " 64-bit" : "", bar.prefetch ? " prefetchable" : "");
 		ok(!(bar.size & (bar.size - 1)), "%s: BAR %u: the size is a power of two", name, i);
+		if (bar.io && segment) {
+			equal(bar.addr, 0, "%s: BAR %u: there is no I/O space here", name, i);
+			continue;
+		}
 		ok(bar.addr && !(bar.addr & (bar.size - 1)), "%s: BAR %u: it has an aligned address",
 			name, i);
+		ok(!shares_address(&bar), "%s: BAR %u: it shares no address with another", name, i);
 		pci_command(fn, PCI_COMMAND_IO | PCI_COMMAND_MEM, 0);
 		check_bar_moves(fn, i, &bar);
 		again = pci_bar(fn, i);
@@ -173,7 +193,7 @@ static void check_function(uint64_t fn, unsigned segment)
 	check_widths(fn, name);
 	if (!segment)
 		check_ports(fn, name);
-	check_bars(fn, name);
+	check_bars(fn, segment, name);
 	check_capabilities(fn, name);
 	if (read8(fn + PCI_INT_PIN))
 		equal(read8(fn + PCI_INT_LINE), pci_intx_pin(fn), "%s: interrupt line", name);

@@ -14,6 +14,7 @@ void test_boot(void);
 void test_chaos(void);
 void test_command(void);
 void test_cpuid(void);
+void test_device(void);
 void test_gpio(void);
 void test_gpio_poll(void);
 void test_pci(void);

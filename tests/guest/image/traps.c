@@ -176,16 +176,21 @@ void irq_close(void)
 	irq_let(0);
 }
 
-bool irq_wait(uint8_t vector, uint32_t count, unsigned ms)
+bool irq_wait_for(volatile uint32_t *counter, uint32_t count, unsigned ms)
 {
-	if (irq_count[vector] >= count)
+	if (*counter >= count)
 		return true;
 	apic_timer_start(VECTOR_TIMEOUT, ms);
 	/* Should the timer run out right before the hlt, its interrupt ends that. */
-	while (irq_count[vector] < count && apic_read(LAPIC_TIMER_NOW))
+	while (*counter < count && apic_read(LAPIC_TIMER_NOW))
 		sys_halt();
 	apic_timer_stop();
-	return irq_count[vector] >= count;
+	return *counter >= count;
+}
+
+bool irq_wait(uint8_t vector, uint32_t count, unsigned ms)
+{
+	return irq_wait_for(&irq_count[vector], count, ms);
 }
 
 #define NR_SPARE_TABLES 192
