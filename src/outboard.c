@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <libgen.h>
 #include <limits.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -339,6 +340,12 @@ static int exec_sibling(const char *name, char **argv)
 	return MACHINE_EXIT_FAILED;
 }
 
+/* vCPU threads allocate seldom: heaps of their own would cost memory, and glibc opens files to count processors. */
+static void share_one_heap(void)
+{
+	mallopt(M_ARENA_MAX, 1);
+}
+
 static int open_log(const struct vm_config *c, struct err *err)
 {
 	static const enum log_level levels[] = { LOG_WARN, LOG_INFO, LOG_DEBUG };
@@ -360,6 +367,7 @@ int main(int argc, char **argv)
 	if (argc > 1 && !strcmp(argv[1], "device"))
 		return exec_sibling("outboard-device", argv + 1);
 	raise_fd_limit();
+	share_one_heap();
 	rc = config_init(&vmm.config);
 	if (!rc)
 		rc = options_parse(argc, argv, &vmm.config, &err);

@@ -414,6 +414,8 @@ int platform_new(struct io_bus *bus, const struct platform_params *p, struct pla
 {
 	struct platform *pf = calloc(1, sizeof(*pf));
 
+	/* gmtime_r() opens the time zone's file on its first use, which no vCPU thread may do. */
+	tzset();
 	if (!pf)
 		return -ENOMEM;
 	pf->bus = bus;

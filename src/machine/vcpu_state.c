@@ -22,6 +22,12 @@
 #define MSR_IA32_TSC_ADJUST 0x3b
 #define MSR_MTRR_DEF_TYPE   0x2ff
 
+/* Room for struct kvm_msrs, which ends in an array, with one entry. */
+union one_msr {
+	struct kvm_msrs head;
+	uint8_t room[sizeof(struct kvm_msrs) + sizeof(struct kvm_msr_entry)];
+};
+
 struct vcpu_state {
 	struct kvm_regs regs;
 	struct kvm_sregs sregs;
@@ -62,10 +68,7 @@ static struct kvm_msr_list *msr_list(const struct kvm *kvm)
 static void read_msrs(struct kvm_msrs *msrs, int vcpu_fd)
 {
 	unsigned total = msrs->nmsrs, done = 0, good = 0;
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry one;
-	} single = { .head.nmsrs = 1 };
+	union one_msr single = { .head.nmsrs = 1 };
 	int n = ioctl(vcpu_fd, KVM_GET_MSRS, msrs);
 
 	done = good = n > 0 ? (unsigned)n : 0;
@@ -98,10 +101,7 @@ static int capture_msrs(const struct kvm *kvm, int vcpu_fd, struct vcpu_state *s
 /* Without firmware nobody else switches memory types on, the same on each vCPU: write-back. SDM vol. 3, 12.11.2.1 */
 static void enable_mtrr(int vcpu_fd)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry one;
-	} msr = { .head.nmsrs = 1 };
+	union one_msr msr = { .head.nmsrs = 1 };
 
 	msr.head.entries[0] =
 		(struct kvm_msr_entry){ .index = MSR_MTRR_DEF_TYPE, .data = 1u << 11 | 6 };
@@ -148,10 +148,7 @@ void vcpu_state_free(struct vcpu_state *s)
 
 static void restore_msrs(const struct vcpu_state *s, int vcpu_fd)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry one;
-	} single = { .head.nmsrs = 1 };
+	union one_msr single = { .head.nmsrs = 1 };
 	int n = ioctl(vcpu_fd, KVM_SET_MSRS, s->msrs);
 
 	for (unsigned i = n > 0 ? (unsigned)n : 0; i < s->msrs->nmsrs; i++) {
