@@ -288,6 +288,8 @@ void loop_idle_del(struct loop *loop, struct loop_idle *idle)
 
 int loop_run(struct loop *loop)
 {
+	int code;
+
 	while (!quitting(loop)) {
 		loop->batch_len = epoll_wait(loop->epoll_fd, loop->batch, ARRAY_SIZE(loop->batch),
 			loop->idle ? 0 : -1);
@@ -306,8 +308,11 @@ int loop_run(struct loop *loop)
 		}
 		loop->batch_len = 0;
 	}
+	pthread_mutex_lock(&loop->lock);
 	loop->quitting = false;
-	return loop->quit_code;
+	code = loop->quit_code;
+	pthread_mutex_unlock(&loop->lock);
+	return code;
 }
 
 void loop_quit(struct loop *loop, int code)

@@ -23,6 +23,7 @@
 #include <linux/pci_regs.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -320,7 +321,8 @@ static void answer_region(struct fake *f, const struct rec *r)
 {
 	struct {
 		struct vfio_user_region_info info;
-		struct vfio_user_cap_sparse cap;
+		struct vfio_user_cap_header cap;
+		uint32_t nr_areas, reserved;
 		struct vfio_user_sparse_area areas[8];
 	} p = { 0 };
 	const struct fake_region *g;
@@ -339,9 +341,10 @@ static void answer_region(struct fake *f, const struct rec *r)
 	p.info.offset = g->fd_offset;
 	p.info.cap_offset = 0;
 	if (g->nr_areas) {
-		len = (uint32_t)(sizeof(p.info) + sizeof(p.cap) + g->nr_areas * sizeof(p.areas[0]));
-		p.cap.header.id = VFIO_USER_CAP_SPARSE_MMAP;
-		p.cap.nr_areas = g->nr_areas;
+		len = (uint32_t)(sizeof(p.info) + sizeof(struct vfio_user_cap_sparse) +
+				 g->nr_areas * sizeof(p.areas[0]));
+		p.cap.id = VFIO_USER_CAP_SPARSE_MMAP;
+		p.nr_areas = g->nr_areas;
 		memcpy(p.areas, g->areas, sizeof(p.areas));
 	}
 	p.info.argsz = len;
@@ -946,6 +949,7 @@ struct vcpu_job {
 	void *arg;
 	unsigned index;
 	pthread_t thread;
+	_Atomic bool done;
 };
 
 static void *vcpu_main(void *arg)
@@ -953,6 +957,7 @@ static void *vcpu_main(void *arg)
 	struct vcpu_job *job = arg;
 
 	job->fn(job->w, io_bus_reader(job->w->m.bus, job->index), job->arg);
+	atomic_store(&job->done, true);
 	loop_quit(job->w->m.loop, 0);
 	return NULL;
 }
@@ -964,7 +969,9 @@ static MAYBE_UNUSED void as_vcpu(
 	struct vcpu_job job = { .w = w, .fn = fn, .arg = arg };
 
 	assert_int_equal(pthread_create(&job.thread, NULL, vcpu_main, &job), 0);
-	world_run(w);
+	/* Another thread's end may have ended a run too. */
+	while (!atomic_load(&job.done))
+		world_run(w);
 	pthread_join(job.thread, NULL);
 }
 
@@ -973,13 +980,15 @@ struct loop_until {
 	struct world *w;
 	bool (*fn)(struct world *w, void *arg);
 	void *arg;
+	bool done;
 };
 
 static void loop_until_check(struct loop_timer *timer)
 {
 	struct loop_until *u = container_of(timer, struct loop_until, timer);
 
-	if (u->fn(u->w, u->arg))
+	u->done = u->fn(u->w, u->arg);
+	if (u->done)
 		loop_quit(u->w->m.loop, 0);
 	else
 		loop_timer_set(
@@ -993,7 +1002,8 @@ static MAYBE_UNUSED void world_until(
 	struct loop_until u = { .w = w, .fn = fn, .arg = arg };
 
 	loop_timer_set(w->m.loop, &u.timer, clock_now_ns(), loop_until_check);
-	world_run(w);
+	while (!u.done)
+		world_run(w);
 	loop_timer_del(&u.timer);
 }
 
