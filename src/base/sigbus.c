@@ -10,7 +10,6 @@
 #include "base/sigbus.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
 
@@ -19,8 +18,6 @@
 static atomic_flag list_lock = ATOMIC_FLAG_INIT;
 static struct sigbus_area *areas;
 static struct sigaction before;
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-static int install_rc;
 
 static void lock(void)
 {
@@ -74,18 +71,31 @@ static void on_sigbus(int signo, siginfo_t *info, void *context)
 	errno = saved;
 }
 
-static void install(void)
+/* Somebody else may have set a handler since: it becomes the one for what is not guarded. */
+static int install(void)
 {
 	struct sigaction action = { .sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_ONSTACK };
+	struct sigaction now;
+	int rc = 0;
 
-	install_rc = sigaction(SIGBUS, &action, &before) ? -errno : 0;
+	if (sigaction(SIGBUS, NULL, &now))
+		return -errno;
+	if (now.sa_flags & SA_SIGINFO && now.sa_sigaction == on_sigbus)
+		return 0;
+	lock();
+	before = now;
+	if (sigaction(SIGBUS, &action, NULL))
+		rc = -errno;
+	unlock();
+	return rc;
 }
 
 int sigbus_guard(struct sigbus_area *area, void *start, size_t len, int notify_fd)
 {
-	pthread_once(&once, install);
-	if (install_rc)
-		return install_rc;
+	int rc = install();
+
+	if (rc)
+		return rc;
 	area->start = (uintptr_t)start;
 	area->len = len;
 	area->notify_fd = notify_fd;

@@ -369,11 +369,17 @@ static const struct guest_mem_ops mem_ops = { .read = mem_read, .write = mem_wri
 
 int dma_init(struct dma *d, uint32_t max, dma_ask_fn ask, void *arg)
 {
+	pthread_rwlockattr_t attr;
+
 	*d = (struct dma){ .mem.ops = &mem_ops, .max = max, .ask = ask, .ask_arg = arg };
 	d->fault_fd = fd_eventfd();
 	if (d->fault_fd < 0)
 		return d->fault_fd;
-	pthread_rwlock_init(&d->lock, NULL);
+	/* Threads that access memory all the time must not keep a change of the table out. */
+	pthread_rwlockattr_init(&attr);
+	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_rwlock_init(&d->lock, &attr);
+	pthread_rwlockattr_destroy(&attr);
 	return 0;
 }
 
