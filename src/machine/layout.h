@@ -22,6 +22,7 @@
 #define LAYOUT_RSDP	   0xa0000ull
 #define LAYOUT_ACPI_MAX	   0x50000ull /* tables end below SMBIOS */
 #define LAYOUT_SMBIOS	   0xf0000ull
+#define LAYOUT_RESET_ENTRY 0xffff0ull /* where real mode starts, and where guests jump to restart */
 #define LAYOUT_HIGH_RAM	   0x100000ull
 
 /* The 32-bit hole */

@@ -217,6 +217,19 @@ static int install_acpi(struct machine *m, uint64_t *rsdp, struct err *err)
 	return acpi_install(&a, m->memory, rsdp, err);
 }
 
+/*
+ * Linux with EFI support that was not started by EFI ignores the reset register of a
+ * hardware-reduced machine and restarts by a jump to the BIOS. It finds a reset there:
+ * mov $0xfe, %al; out %al, $0x64; 1: hlt; jmp 1b
+ */
+static int install_reset_entry(struct machine *m, struct err *err)
+{
+	static const uint8_t code[] = { 0xb0, 0xfe, 0xe6, PORT_I8042_STATUS, 0xf4, 0xeb, 0xfd };
+	int rc = memory_write(m->memory, LAYOUT_RESET_ENTRY, code, sizeof(code));
+
+	return rc ? err_set(err, rc, "no RAM at 0x%llx", LAYOUT_RESET_ENTRY) : 0;
+}
+
 static int load_guest(struct machine *m, bool fresh, struct err *err)
 {
 	struct boot_range reserved[] = {
@@ -232,6 +245,8 @@ static int load_guest(struct machine *m, bool fresh, struct err *err)
 	struct boot_entry entry;
 	int rc = install_acpi(m, &target.rsdp, err);
 
+	if (!rc)
+		rc = install_reset_entry(m, err);
 	if (!rc)
 		rc = boot_load(m->boot, &target, &entry, err);
 	if (!rc)
