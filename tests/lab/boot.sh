@@ -38,7 +38,7 @@ while read -r order; do
 done
 END
 	# The 3 GiB of a guest are lent, not used; but L1 lends no more than it has.
-	lab_boot --memory 4096
+	lab_boot --memory 4096 --timeout 600
 fi
 
 # run_guest ARG...: to its end; the status is in status.
@@ -93,7 +93,7 @@ usual=(--kernel "$kernel" --initramfs "$work/obey.cpio" --console off --serial t
 vmm_start "${usual[@]}" --cmdline "console=ttyS0 quiet panic=-1"
 check "a guest waits for orders" guest_says "^at your orders"
 guest_type reboot
-check "it reboots in place" within 120 eval "[ \$(grep -c '^at your orders' \"$work/guest.out\") = 2 ]"
+check "it reboots in place" within 60 eval "[ \$(grep -c '^at your orders' \"$work/guest.out\") = 2 ]"
 guest_type off
 status=0
 vmm_wait 60 || status=$?
@@ -118,7 +118,7 @@ check "and with one line that says so" test "$(grep -c -i 'triple fault' "$work/
 vmm_start "${usual[@]}" --cmdline "console=ttyS0 quiet panic=-1"
 guest_says "^at your orders"
 guest_type crash
-check "a guest that panics reboots" within 120 eval "[ \$(grep -c '^at your orders' \"$work/guest.out\") = 2 ]"
+check "a guest that panics reboots" within 60 eval "[ \$(grep -c '^at your orders' \"$work/guest.out\") = 2 ]"
 guest_type off
 status=0
 vmm_wait 60 || status=$?

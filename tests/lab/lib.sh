@@ -198,7 +198,12 @@ vmm_says()
 # line_in FILE REGEX [SECONDS]: waits until such a line is in the file; at most until the VMM has ended.
 line_in()
 {
-	timeout "${3:-120}" grep -q -m 1 -E -- "$2" < <(
-		exec tail -n +1 -s 0.1 -f --pid="$vmm_pid" "$1" 2>/dev/null | sed -u 's,\r$,,'
-	)
+	local lines found=0
+
+	# Opened here, so that tail is no child of timeout: in L1 nothing above us has our session, and the end of a
+	# parent in another process group would then hang up the whole group if one in it is stopped.
+	exec {lines}< <(exec tail -n +1 -s 0.1 -f --pid="$vmm_pid" "$1" 2>/dev/null | sed -u 's,\r$,,')
+	timeout "${3:-120}" grep -q -m 1 -E -- "$2" <&"$lines" || found=1
+	exec {lines}<&-
+	return $found
 }
