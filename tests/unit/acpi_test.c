@@ -174,7 +174,7 @@ static void count_entry(const uint8_t *e, void *arg)
 	switch (e[0]) {
 	case 9:
 		m->x2apic++;
-		/* fall through */
+		__attribute__((fallthrough));
 	case 0:
 		m->cpus++;
 		m->enabled += flags == 1;
