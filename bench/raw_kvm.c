@@ -44,14 +44,14 @@ static void check(long rc, const char *what)
 	exit(1);
 }
 
-static int call(int fd, unsigned long request, const void *arg, const char *what)
+static int call(int fd, unsigned long request, void *arg, const char *what)
 {
 	int rc = ioctl(fd, request, arg);
 
 	check(rc, what);
 	return rc;
 }
-#define CALL(fd, request, arg) call(fd, request, (const void *)(uintptr_t)(arg), #request)
+#define CALL(fd, request, arg) call(fd, request, (void *)(uintptr_t)(arg), #request)
 
 /* --- what the 64-bit boot protocol wants in memory --- */
 
