@@ -104,7 +104,7 @@ def exerciser(build, folder, programs):
     """Start the function that has one of everything."""
     server = Server(folder, programs)
 
-    def start(name="exerciser"):
-        return server.start(name, [f"{build}/tests/guest/exerciser", "{fd}"])
+    def start(*arguments, name="exerciser"):
+        return server.start(name, [f"{build}/tests/guest/exerciser", "{fd}", *arguments])
 
     return start

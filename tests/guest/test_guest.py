@@ -219,28 +219,56 @@ def test_serial_pty(vmm):
 # --- random accesses ---
 
 
-def test_chaos(vmm, gpio):
-    guest = vmm("chaos", "--platform", "num_pci_segments=2", "--user-device", gpio("--loopback").option,
-                words=f"n={os.environ.get('OUTBOARD_CHAOS', 1000000)}")
-    code = guest.wait(5 * DEADLINE)
+CHAOS = int(os.environ.get("OUTBOARD_CHAOS", "1000000"))
+
+
+def test_chaos(vmm, gpio, exerciser):
+    guest = vmm(
+        "chaos",
+        "--platform", "num_pci_segments=2",
+        "--user-device", gpio("--loopback").option, f"{exerciser('quiet').option},pci_segment=1",
+        words=f"n={CHAOS}",
+    )
+    code = guest.wait(10 * DEADLINE)
     guest.tap()
     assert code == 0, guest.said()
 
 
-def test_chaos_with_resets(vmm, gpio):
-    """Also what ends or resets the machine: it may do so, and nothing worse."""
-    guest = vmm("chaos", "--user-device", gpio("--loopback").option, words="n=100000 all=1")
-    boots = 0
+def test_chaos_on_all_cpus(vmm, gpio, exerciser):
+    guest = vmm(
+        "chaos",
+        "--user-device", gpio("--loopback").option, exerciser("quiet").option,
+        cpus="4",
+        words=f"n={CHAOS // 4}",
+    )
+    code = guest.wait(10 * DEADLINE)
+    guest.tap()
+    assert code == 0, guest.said()
+
+
+RESETS = 30
+
+
+def test_chaos_with_resets(vmm, gpio, exerciser):
+    """Also what resets the machine or switches it off: it may do so, and nothing worse."""
+    guest = vmm(
+        "chaos",
+        "--user-device", gpio("--loopback").option, exerciser("quiet").option,
+        cpus="2",
+        words=f"n={CHAOS} all=1",
+    )
     index = 0
-    while guest.process.poll() is None and boots < 20:
-        try:
-            index, _ = guest.out.wait("^# chaos n ", index)
-        except AssertionError:
-            break
-        boots += 1
-        index += 1
-    if guest.process.poll() is None and boots == 20:
+    try:
+        for _ in range(RESETS):
+            index, _ = guest.err.wait("guest resets|guest has shut down", index)
+            index += 1
+        # Once for the button, which this guest does not look at, once for good.
         guest.signal(signal.SIGTERM)
+        guest.err.wait("switched off|power button pressed", index)
         guest.signal(signal.SIGTERM)
+    except (AssertionError, ProcessLookupError):
+        pass
     assert guest.wait() in (0, 1), guest.said()
-    assert boots, guest.said()
+    assert re.search(
+        "guest has shut down|switched off|stopped as it is", guest.err.lines[-1]
+    ), guest.said()

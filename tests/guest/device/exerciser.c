@@ -1,11 +1,12 @@
 /*
  * exerciser.c - a PCI function in a process, made to be used by the test guest
  *
- * usage: exerciser FD, a listening UNIX socket
+ * usage: exerciser FD [quiet], FD a listening UNIX socket
  *
  * It has every kind of BAR, a page that may be mapped, doorbells, INTx, MSI, MSI-X and DMA,
  * and tells its guest what has reached it. Registers: exerciser.h. Served over
- * vfio-user by the project's own port.
+ * vfio-user by the project's own port. A quiet one neither signals MSI nor does DMA: both go where
+ * the guest says, which is no good when the guest writes at random.
  *
  * Threads: one.
  */
@@ -44,6 +45,7 @@ struct exerciser {
 	struct pci_model pci;
 	struct registers r;
 	uint32_t resets;
+	bool quiet;
 	uint8_t buffer[EXERCISER_BUFFER_SIZE];
 	uint8_t ports[EXERCISER_BAR3_SIZE];
 	uint8_t *shared, *whole; /* mappings of the regions' files */
@@ -128,6 +130,8 @@ static void write_register(struct exerciser *e, uint64_t off, const void *buf, s
 			memcpy((uint8_t *)&e->r + map[i].at, buf, MIN(len, map[i].size));
 	if (off == EXERCISER_REG_INTX)
 		pci_model_set_intx(&e->pci, e->r.intx);
+	if (e->quiet)
+		return;
 	if (off == EXERCISER_REG_MSI && value < EXERCISER_NR_MSI)
 		pci_model_trigger(&e->pci, PCI_IRQ_MSI, value);
 	if (off == EXERCISER_REG_MSIX && value < EXERCISER_NR_MSIX)
@@ -349,10 +353,11 @@ int main(int argc, char **argv)
 	int rc;
 
 	log_init("exerciser", LOG_INFO);
-	if (argc != 2) {
-		fprintf(stderr, "usage: exerciser FD, a listening UNIX socket\n");
+	if (argc < 2 || argc > 3 || (argc == 3 && strcmp(argv[2], "quiet"))) {
+		fprintf(stderr, "usage: exerciser FD [quiet], FD a listening UNIX socket\n");
 		return 2;
 	}
+	e.quiet = argc == 3;
 	signal(SIGPIPE, SIG_IGN);
 	rc = loop_new(&loop);
 	if (!rc)

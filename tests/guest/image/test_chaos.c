@@ -115,11 +115,27 @@ static bool ends_the_machine(const struct access *a)
 	       touches(a, 0xcf9, 0xcf9);
 }
 
+/* Mostly resets, seldom what it was, which may be the end. */
+static void maybe_reset(struct access *a)
+{
+	if (pick(10)) {
+		a->write = false;
+	} else if (pick(20)) {
+		a->size = 1;
+		a->addr = pick(2) ? 0x600 : 0x64;
+		a->value = a->addr == 0x600 ? 1 : 0xfe;
+	}
+}
+
 /* Make an access harmless to the test itself. */
 static void tame(struct access *a)
 {
-	if (!with_resets && ends_the_machine(a))
-		a->write = false;
+	if (ends_the_machine(a)) {
+		if (with_resets)
+			maybe_reset(a);
+		else
+			a->write = false;
+	}
 	if (a->port || !a->write)
 		return;
 	if (touches(a, LAPIC_BASE, LAPIC_BASE + 0xfff))
