@@ -7,9 +7,10 @@
  * bounded; after a while it is dropped.
  *
  * After a message the next one is often only microseconds away, and sleeping in between costs both
- * ends a wake-up. So the port looks at the socket for up to SPIN_NS before it lets the loop sleep,
- * as long as that has paid often enough of late. A client that pauses is not waited for:
- * a few misses end it, and an idle port uses no CPU at all.
+ * ends a wake-up. So after two messages in quick succession the port looks at the socket for up to SPIN_NS
+ * before it lets the loop sleep. What came of it is the only guide, since from outside a client that is slow looks
+ * like one that cannot run because we occupy its processor: each time in vain doubles the number of
+ * messages until the next try, each message that came in time halves it. An idle port uses no CPU at all.
  *
  * Owns:    the sockets, every descriptor received, the mappings of the client's memory.
  * Threads: the loop's; vu_irq.h says what a model's threads may call.
@@ -25,7 +26,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,10 +43,11 @@
 /* Messages in a row before the loop sees to its other sources. */
 #define MAX_RUN 256u
 /* How long to look at a quiet socket, and how long at a busy one without going round the loop. */
-#define SPIN_NS	       (50 * NS_PER_US)
-#define SPIN_SLICE_NS  (500 * NS_PER_US)
-#define VU_SPIN_SURE   1024u
-#define VU_SPIN_ENOUGH 300u
+#define SPIN_NS	      (50 * NS_PER_US)
+#define SPIN_SLICE_NS (500 * NS_PER_US)
+#define SPIN_REST_MAX 1023u
+/* Quick succession, as a server sees it that sleeps: two wake-ups, of the client and its own, are in between. */
+#define SPIN_NEAR_NS (200 * NS_PER_US)
 
 static void client_event(struct loop_source *src, uint32_t events);
 
@@ -251,6 +252,7 @@ static int work_off(struct vfio_user_port *p, unsigned *handled)
 static unsigned run_client(struct vfio_user_port *p)
 {
 	unsigned handled = 0;
+	bool more = true;
 	ssize_t n;
 
 	for (;;) {
@@ -261,9 +263,10 @@ static unsigned run_client(struct vfio_user_port *p)
 		if (rc == -EAGAIN)
 			return handled;
 		/* Only here the buffer holds no whole message: the rest wakes the loop by itself. */
-		if (rc || handled >= MAX_RUN)
+		if (rc || handled >= MAX_RUN || (handled && !more))
 			break;
 		n = vu_stream_fill(&p->main);
+		more = p->main.more;
 		if (n == -EAGAIN)
 			break;
 		if (n == 0) {
@@ -288,20 +291,10 @@ static unsigned run_client(struct vfio_user_port *p)
 
 /* Spinning */
 
-static void spin_score(struct vu_spin *s, bool hit)
+static void spin_learn(struct vu_spin *s, bool hit)
 {
-	if (hit)
-		s->score += (VU_SPIN_SURE - s->score) / 4;
-	else
-		s->score -= s->score / 4;
-}
-
-/* More than one processor, or a spinning server would keep its client from running. */
-static bool spin_possible(void)
-{
-	cpu_set_t set;
-
-	return !sched_getaffinity(0, sizeof(set), &set) && CPU_COUNT(&set) > 1;
+	s->rest = hit ? s->rest / 2 : MIN(2 * s->rest + 1, SPIN_REST_MAX);
+	s->resting = s->rest;
 }
 
 static bool spin(struct loop_idle *idle)
@@ -313,7 +306,7 @@ static bool spin(struct loop_idle *idle)
 		if (run_client(p)) {
 			if (!p->connected || p->main_src.events != EPOLLIN)
 				return false;
-			spin_score(&p->spin, true);
+			spin_learn(&p->spin, true);
 			quiet_since = clock_now_ns();
 		} else if (!p->connected) {
 			return false;
@@ -321,8 +314,7 @@ static bool spin(struct loop_idle *idle)
 		__builtin_ia32_pause();
 		now = clock_now_ns();
 		if (now - quiet_since >= SPIN_NS) {
-			spin_score(&p->spin, false);
-			p->spin.missed = true;
+			spin_learn(&p->spin, false);
 			return false;
 		}
 	} while (now < slice_end);
@@ -332,20 +324,14 @@ static bool spin(struct loop_idle *idle)
 static void consider_spinning(struct vfio_user_port *p, uint64_t arrived_ns)
 {
 	struct vu_spin *s = &p->spin;
-	bool was_hot = s->score >= VU_SPIN_ENOUGH;
+	bool near = arrived_ns - s->last_ns < SPIN_NEAR_NS;
 
-	if (p->config.no_spin)
-		return;
-	/* A pause that was spun through without a hit has been counted. */
-	if (!s->missed)
-		spin_score(s, arrived_ns - s->last_ns < SPIN_NS);
-	s->missed = false;
 	s->last_ns = clock_now_ns();
-	if (s->score < VU_SPIN_ENOUGH)
+	if (!s->possible || !near)
 		return;
-	if (!was_hot)
-		s->allowed = spin_possible();
-	if (s->allowed)
+	if (s->resting)
+		s->resting--;
+	else
 		loop_idle_set(p->loop, &s->idle, spin);
 }
 
@@ -401,8 +387,7 @@ static int adopt_client(struct vfio_user_port *p, int fd, struct err *err)
 		return err_set(err, rc, "cannot watch the socket: %s", strerror(-rc));
 	}
 	p->connected = true;
-	p->spin.score = 0;
-	p->spin.missed = false;
+	p->spin.rest = p->spin.resting = 0;
 	loop_timer_set(p->loop, &p->deadline, clock_now_ns() + patience_ns(p), late);
 	log_info("%s vfio-user: client has connected", p->model->name);
 	return 0;
@@ -520,6 +505,8 @@ int vfio_user_port_new(struct vfio_user_port **out, struct loop *loop, struct pc
 	p->config = *config;
 	if (!p->config.patience_ms)
 		p->config.patience_ms = DEFAULT_PATIENCE_MS;
+	/* Of the machine, not of our affinity: pinned to one processor, we may have a client on another. */
+	p->spin.possible = !p->config.no_spin && sysconf(_SC_NPROCESSORS_ONLN) > 1;
 	p->listen_fd = p->twin_client_fd = -1;
 	p->pci_port.ops = &port_ops;
 	p->mig.state = VU_MIG_RUNNING;

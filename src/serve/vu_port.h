@@ -40,9 +40,9 @@ struct vu_migration {
 struct vu_spin {
 	struct loop_idle idle;
 	uint64_t last_ns; /* when the last message was done with */
-	uint32_t score;	  /* 0 to VU_SPIN_SURE: how often the next one came soon */
-	bool missed;	  /* the pause under way was longer than the patience */
-	bool allowed;
+	uint32_t rest;	  /* messages to sleep after, when spinning was in vain */
+	uint32_t resting; /* how many of them are left */
+	bool possible;
 };
 
 struct vfio_user_port {

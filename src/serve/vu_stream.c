@@ -58,6 +58,8 @@ static ssize_t fill(struct vu_stream *s, size_t limit)
 	if (s->rx_end >= limit)
 		return -ENOBUFS;
 	n = sock_recv(s->fd, s->rx + s->rx_end, limit - s->rx_end, &s->fds);
+	/* A read ends where the room does, behind descriptors, or where there is nothing more. */
+	s->more = s->fds.nr > had || n == (ssize_t)(limit - s->rx_end);
 	if (n <= 0)
 		return n;
 	s->rx_end += (size_t)n;

@@ -33,6 +33,7 @@ struct vu_stream {
 	uint8_t *rx;
 	size_t rx_start, rx_end; /* received and not yet taken */
 	uint64_t rx_base;	 /* stream position of rx[0] */
+	bool more; /* the last read may have left something in the socket */
 	struct fd_list fds;
 	struct {
 		uint64_t pos; /* stream position of the last byte they came with */
