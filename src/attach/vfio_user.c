@@ -17,11 +17,11 @@
 #include "attach/vfio_user.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "attach/vfio_user_priv.h"
 #include "base/clock.h"
@@ -39,12 +39,10 @@ static uint32_t or_default(uint32_t value, uint32_t by_default)
 	return value ? value : by_default;
 }
 
+/* Of the machine, not of our affinity: pinned to one, we may have a server on another. */
 static bool several_cpus(void)
 {
-	cpu_set_t set;
-
-	/* More CPUs than a cpu_set_t holds: the call fails, and there are several. */
-	return sched_getaffinity(0, sizeof(set), &set) || CPU_COUNT(&set) > 1;
+	return sysconf(_SC_NPROCESSORS_ONLN) > 1;
 }
 
 int vfio_user_new(const struct vfio_user_params *p, struct vfio_user **out)
@@ -73,6 +71,7 @@ int vfio_user_new(const struct vfio_user_params *p, struct vfio_user **out)
 		.retry_max_ms = or_default(t->retry_max_ms, DEFAULT_RETRY_MAX_MS),
 		.spin_us = or_default(t->spin_us, DEFAULT_SPIN_US),
 	};
+	vu->spin_every = VU_SPIN_EVERY_MIN;
 	vu->spin_ns = several_cpus() ? vu->times.spin_us * NS_PER_US : 0;
 	vu->loop_thread = pthread_self();
 	vu->max_fds = 1;

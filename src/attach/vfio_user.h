@@ -17,7 +17,7 @@ struct vfio_user_times {
 	uint32_t request_ms;   /* one register access or other request: 2000 */
 	uint32_t retry_min_ms; /* first pause before connecting again: 10 */
 	uint32_t retry_max_ms; /* the pause doubles up to this: 1000 */
-	uint32_t spin_us;      /* longest spinning for a reply: 40. Never with one usable CPU */
+	uint32_t spin_us;      /* longest spinning for a reply: 40. Never with one CPU */
 };
 
 struct vfio_user_params {

@@ -18,8 +18,9 @@
  *
  * Waiting begins with reading in a loop for some tens of microseconds, as a server that spins
  * or runs on another CPU answers sooner than a sleeping thread wakes up. A moving average of how
- * often that paid off decides whether it is worth it; now and then it is tried anyway. With a
- * single usable CPU the server could not run meanwhile, so it is never done.
+ * often that paid off decides whether it is worth it; now and then it is tried anyway, less often as
+ * that is in vain: the server may be slow, or want the CPU that we spin on. In a machine with a
+ * single CPU it is never done.
  *
  * Posted writes (NO_REPLY) that find the socket full are gathered and leave as one
  * REGION_WRITE_MULTI where the server takes that. Nothing overtakes them: all output is one queue.
@@ -44,10 +45,9 @@
 #define MAX_PENDING 8192
 #define MAX_MAIL    8192
 
-/* Spinning is done while it pays off once in four times; else every 32nd request tries. */
+/* Spinning is done while it pays off once in four times. */
 #define SPIN_WORTH_ALL 256
 #define SPIN_WORTH_MIN 64
-#define SPIN_PROBE     32
 
 struct vu_mail {
 	struct vu_mail *next;
@@ -585,7 +585,7 @@ static uint64_t spin_budget(struct vfio_user *vu)
 {
 	if (!vu->spin_ns || vu_chan_out_pending(&vu->chan))
 		return 0;
-	if (vu->spin_worth >= SPIN_WORTH_MIN || ++vu->spin_skipped >= SPIN_PROBE) {
+	if (vu->spin_worth >= SPIN_WORTH_MIN || ++vu->spin_skipped >= vu->spin_every) {
 		vu->spin_skipped = 0;
 		return vu->spin_ns;
 	}
@@ -597,12 +597,19 @@ static void spin_learn(struct vfio_user *vu, bool paid_off)
 	unsigned worth = vu->spin_worth - vu->spin_worth / 8;
 
 	vu->spin_worth = paid_off ? worth + SPIN_WORTH_ALL / 8 : worth;
+	if (paid_off) {
+		vu->spin_every = VU_SPIN_EVERY_MIN;
+		vu->spin_skipped = VU_SPIN_EVERY_MIN; /* and the next one at once */
+	} else if (worth < SPIN_WORTH_MIN) {
+		vu->spin_every = MIN(2 * vu->spin_every, VU_SPIN_EVERY_MAX);
+	}
 }
 
 /* Until *done. 0, -ENOTCONN, -ETIMEDOUT or another -errno with a text. Lock held. */
 static int await(struct vfio_user *vu, const bool *done, uint64_t deadline, struct err *err)
 {
-	uint64_t spin = spin_budget(vu), spin_end = spin ? clock_now_ns() + spin : 0;
+	uint64_t spin = spin_budget(vu), spin_end = spin ? clock_now_ns() + spin : 0, now;
+	bool spun = false;
 	int rc;
 
 	for (;;) {
@@ -611,16 +618,18 @@ static int await(struct vfio_user *vu, const bool *done, uint64_t deadline, stru
 			break;
 		if (!is_ready(vu))
 			return -ENOTCONN;
-		if (clock_now_ns() >= deadline)
+		now = clock_now_ns();
+		if (now >= deadline)
 			return -ETIMEDOUT;
-		if (spin_end) {
-			if (clock_now_ns() < spin_end)
-				continue;
-			spin_end = 0;
+		if (now < spin_end) {
+			spun = true;
+			continue;
 		}
+		spin_end = 0;
 		wait_io(vu, deadline);
 	}
-	if (spin)
+	/* A reply that is there at the first look is no reason to spin: a server on our own CPU can do that. */
+	if (spun)
 		spin_learn(vu, spin_end);
 	return rc;
 }

@@ -60,6 +60,10 @@ struct vu_mail;
 #define VU_MAX_MULTI   64 /* posted writes kept for one REGION_WRITE_MULTI */
 #define VU_MAX_REFUSED 8
 
+/* While spinning does not pay off, every so many requests it is tried again; more while the tries are in vain. */
+#define VU_SPIN_EVERY_MIN 32
+#define VU_SPIN_EVERY_MAX 1024
+
 /* A SET_IRQS of the restore step that was answered by an error. */
 struct vu_refused {
 	uint32_t index, flags;
@@ -103,7 +107,7 @@ struct vfio_user {
 	unsigned max_multi, nr_multi;
 	struct vfio_user_multi_write multi[VU_MAX_MULTI];
 	uint64_t spin_ns; /* 0: never */
-	unsigned spin_worth, spin_skipped;
+	unsigned spin_worth, spin_skipped, spin_every;
 
 	/* What the loop watches the socket for. */
 	pthread_mutex_t watch_lock;
