@@ -476,7 +476,9 @@ void vu_attach_failed(struct vfio_user *vu, int rc, struct err *err)
 	}
 	if (strcmp(vu->last_reason.text, err->text)) {
 		vu->last_reason = *err;
-		log_warn("%s: %s answers, but the device stays away: %s", vu->id, vu->path,
+		/* One that hangs up is not there yet, like one that cannot be connected to. */
+		log_line(rc == -ECONNRESET ? LOG_INFO : LOG_WARN,
+			"%s: %s answers, but the device stays away: %s", vu->id, vu->path,
 			err->text);
 	}
 	vu_connect_later(vu);
