@@ -43,6 +43,7 @@ struct vcpu {
 	struct vcpu_state *first; /* what it was created as */
 	pthread_t thread;
 	bool started;
+	bool ended; /* under the lock of all: must not be kicked any more */
 };
 
 struct vcpus {
@@ -73,10 +74,11 @@ static int kick_signal(void)
 	return SIGRTMIN;
 }
 
+/* Under the lock: a thread that has not ended then can be neither joined nor its page unmapped meanwhile. */
 static void kick_all(struct vcpus *v)
 {
 	for (unsigned i = 0; i < v->nr; i++) {
-		if (!v->vcpu[i].started)
+		if (!v->vcpu[i].started || v->vcpu[i].ended)
 			continue;
 		__atomic_store_n(&v->vcpu[i].run->immediate_exit, 1, __ATOMIC_SEQ_CST);
 		pthread_kill(v->vcpu[i].thread, kick_signal());
@@ -91,9 +93,9 @@ static void want(struct vcpus *v, enum wanted wanted, void (*parked)(struct mach
 		__atomic_store_n(&v->wanted, wanted, __ATOMIC_SEQ_CST);
 		pthread_cond_broadcast(&v->changed);
 	}
-	pthread_mutex_unlock(&v->lock);
 	if (wanted != WANT_RUN)
 		kick_all(v);
+	pthread_mutex_unlock(&v->lock);
 }
 
 /* --- exits --- */
@@ -211,15 +213,15 @@ static void exit_fault(struct vcpu *c)
 		fail(c, "the host cannot provide guest memory (out of memory or huge pages)");
 }
 
-/* One visit to the guest and what it ended with. */
-static void serve(struct vcpu *c)
+/* One visit to the guest and what it ended with. False: it ended with nothing to answer. */
+static bool serve(struct vcpu *c)
 {
 	if (ioctl(c->fd, KVM_RUN, 0) < 0) {
 		if (errno == EFAULT)
 			exit_fault(c);
 		else if (errno != EINTR && errno != EAGAIN)
 			fail(c, "KVM_RUN: %s", strerror(errno));
-		return;
+		return false;
 	}
 	switch (c->run->exit_reason) {
 	case KVM_EXIT_IO:
@@ -248,30 +250,46 @@ static void serve(struct vcpu *c)
 	default:
 		fail(c, "unexpected exit %u", c->run->exit_reason);
 	}
+	return true;
 }
 
 /* --- threads --- */
 
+/* Of one instruction: KVM hands out its reads, then its writes, eight bytes at a time. */
+#define MAX_PIECES 32
+
+/*
+ * Let KVM finish the instruction that an exit was served for, before anyone looks at the registers. It may
+ * exit again for the instruction's next piece; one that is left open would be finished after a
+ * reset, on the new guest's registers.
+ */
+static void finish_instruction(struct vcpu *c)
+{
+	for (unsigned i = 0; i < MAX_PIECES; i++) {
+		__atomic_store_n(&c->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+		if (!serve(c))
+			return;
+	}
+}
+
 /*
  * The last to park does what the parking was for: it may wait for device processes, as any vCPU may,
- * which the main loop must not. Functions stay allocated meanwhile (io_enter).
+ * which the main loop must not. Functions stay allocated meanwhile (io_enter). Called and returns
+ * with the lock held.
  */
 static void run_parked(struct vcpu *c)
 {
 	struct vcpus *v = c->all;
-	void (*parked)(struct machine *m) = NULL;
+	void (*parked)(struct machine *m) = v->parked;
 
-	pthread_mutex_lock(&v->lock);
-	if (++v->nr_parked == v->nr) {
-		parked = v->parked;
-		v->parked = NULL;
-	}
-	pthread_mutex_unlock(&v->lock);
-	if (!parked)
+	if (!parked || v->nr_parked < v->nr)
 		return;
+	v->parked = NULL;
+	pthread_mutex_unlock(&v->lock);
 	io_enter(v->m->bus, c->reader);
 	parked(v->m);
 	io_leave(c->reader);
+	pthread_mutex_lock(&v->lock);
 }
 
 /* Stand still until told to run or end. Returns false for the end. */
@@ -280,12 +298,16 @@ static bool park(struct vcpu *c)
 	struct vcpus *v = c->all;
 	bool go_on;
 
-	run_parked(c);
 	pthread_mutex_lock(&v->lock);
-	while (v->wanted == WANT_PARK || v->wanted == WANT_STOP)
+	v->nr_parked++;
+	run_parked(c);
+	while (v->wanted == WANT_PARK || v->wanted == WANT_STOP) {
 		pthread_cond_wait(&v->changed, &v->lock);
+		run_parked(c); /* asked to park again before this thread had gone on */
+	}
 	v->nr_parked--;
 	go_on = v->wanted == WANT_RUN;
+	c->ended = !go_on;
 	pthread_mutex_unlock(&v->lock);
 	return go_on;
 }
@@ -342,9 +364,7 @@ static void *vcpu_main(void *arg)
 				break;
 			serve(c);
 		}
-		/* Let KVM finish the instruction that an exit was served for, before anyone looks at the registers. */
-		__atomic_store_n(&c->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-		ioctl(c->fd, KVM_RUN, 0);
+		finish_instruction(c);
 	}
 	return NULL;
 }
@@ -463,11 +483,12 @@ void vcpus_free(struct vcpus *v)
 	if (!v)
 		return;
 	want(v, WANT_END, NULL);
+	for (unsigned i = 0; i < v->nr; i++)
+		if (v->vcpu[i].started)
+			pthread_join(v->vcpu[i].thread, NULL);
 	for (unsigned i = 0; i < v->nr; i++) {
 		struct vcpu *c = &v->vcpu[i];
 
-		if (c->started)
-			pthread_join(c->thread, NULL);
 		if (c->run)
 			munmap(c->run, v->m->kvm.run_size);
 		if (c->fd > 0)
