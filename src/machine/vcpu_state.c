@@ -37,7 +37,8 @@ struct vcpu_state {
 	struct kvm_debugregs debugregs;
 	struct kvm_xcrs xcrs;
 	struct kvm_fpu fpu;
-	bool has_lapic, has_events, has_debugregs, has_xcrs;
+	struct kvm_nested_state nested;
+	bool has_lapic, has_events, has_debugregs, has_xcrs, has_nested;
 	struct kvm_msrs *msrs;
 };
 
@@ -128,6 +129,9 @@ int vcpu_state_capture(const struct kvm *kvm, int vcpu_fd, struct vcpu_state **o
 	s->has_events = !ioctl(vcpu_fd, KVM_GET_VCPU_EVENTS, &s->events);
 	s->has_debugregs = !ioctl(vcpu_fd, KVM_GET_DEBUGREGS, &s->debugregs);
 	s->has_xcrs = !ioctl(vcpu_fd, KVM_GET_XCRS, &s->xcrs);
+	/* Outside of VMX and SVM operation it is no more than its head. */
+	s->nested.size = sizeof(s->nested);
+	s->has_nested = !ioctl(vcpu_fd, KVM_GET_NESTED_STATE, &s->nested);
 	rc = capture_msrs(kvm, vcpu_fd, s);
 	if (rc)
 		goto fail;
@@ -162,7 +166,14 @@ static void restore_msrs(const struct vcpu_state *s, int vcpu_fd)
 int vcpu_state_restore(const struct vcpu_state *s, int vcpu_fd)
 {
 	struct kvm_vcpu_events none = { .flags = s->events.flags };
+	struct kvm_mp_state old;
 
+	/* INIT and SIPI that the old guest sent and nobody has taken yet take effect when the state is read. */
+	if (ioctl(vcpu_fd, KVM_GET_MP_STATE, &old) < 0)
+		return -errno;
+	/* A guest that was a hypervisor leaves that first: KVM would refuse its registers. */
+	if (s->has_nested && ioctl(vcpu_fd, KVM_SET_NESTED_STATE, &s->nested) < 0)
+		return -errno;
 	/* Clear what is in flight first: a pending exception must not meet the new registers. */
 	if (s->has_events && ioctl(vcpu_fd, KVM_SET_VCPU_EVENTS, &none) < 0)
 		return -errno;
