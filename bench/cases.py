@@ -26,6 +26,7 @@ class Bench:
     def __init__(self, programs, report, quick):
         self.programs, self.report, self.quick = programs, report, quick
         self.machine = report.machine
+        self.tsc_khz = 0  # of guests; asked when it is needed
 
     def few(self, quick, full):
         return quick if self.quick else full
@@ -158,25 +159,44 @@ class Bench:
                                 peer=("waiting for each", sync_us / 17), noisy=samples[cell].noisy,
                                 others=samples[cell].others)
 
+    # --- guests ---
+
+    def in_outboard(self, line, *more):
+        """What the bench guest says when it has done what its command line asks for."""
+        p = self.programs
+        with tempfile.NamedTemporaryFile("r", prefix="bench.") as file:
+            run(outboard(p, "--serial", f"file={file.name}", "--kernel", p.guest, "--cmdline", line, *more))
+            return file.read()
+
+    def guest_ns(self, said, *wanted):
+        """The guest's lines `pio N TICKS` as nanoseconds for one: {"pio": 4400.0, ...}"""
+        if not self.tsc_khz:
+            self.tsc_khz = json_lines(run([self.programs.raw_kvm, self.programs.off]))[0]["tsc_khz"]
+        took = {}
+        for text in said.splitlines():
+            what, *numbers = text.split()
+            if what in wanted and len(numbers) == 2:
+                n, count = map(int, numbers)
+                took[what] = count / n * 1e6 / self.tsc_khz
+        if len(took) != len(wanted):
+            raise Failure(f"the guest was to tell of {', '.join(wanted)}, and said {said.strip()!r}")
+        return took
+
     # --- exits ---
 
     def exits(self):
         """What an exit to user space costs in the VMM, and with nothing around KVM."""
         p, n, repeats = self.programs, self.few(5000, 20000), self.few(3, 9)
-        self.report.heading(f"Exit cost: a guest reads a port, an address, that nobody has (median of {repeats} x {n})")
+        self.report.heading(f"Exit cost: a guest reads a port, and an address, that nobody has (median of {repeats} x {n})")
         if not self.needs_kvm("exits"):
             return
         line = f"pio={n} mmio={n}"
 
         def raw():
-            out = run([p.raw_kvm, p.guest, line])
-            self.tsc_khz = json_lines(out)[0]["tsc_khz"]
-            return ticks(out, self.tsc_khz)
+            return self.guest_ns(run([p.raw_kvm, p.guest, line]), "pio", "mmio")
 
         def ours():
-            with tempfile.NamedTemporaryFile("r", prefix="bench.") as file:
-                run(outboard(p, "--serial", f"file={file.name}", "--kernel", p.guest, "--cmdline", line))
-                return ticks(file.read(), self.tsc_khz)
+            return self.guest_ns(self.in_outboard(line), "pio", "mmio")
 
         samples = interleave({"raw": raw, "ours": ours}, repeats)
         for kind, label in (("pio", "port read"), ("mmio", "memory read")):
@@ -187,7 +207,36 @@ class Bench:
                             samples=samples["ours"].all(kind), peer=("the bare loop", peer),
                             noisy=samples["ours"].noisy, others=samples["ours"].others)
 
-    # --- doorbells ---
+    # --- a guest and a card ---
+
+    def card(self):
+        """A guest's register read, from the instruction to its result, through VMM, socket and device process."""
+        p, n, repeats = self.programs, self.few(2000, 10000), self.few(3, 7)
+        two = self.cpus()
+        self.report.heading(f"A guest reads a register of a card in another process (median of {repeats} x {n})")
+        if not self.needs_kvm("card"):
+            return
+        pins = ["--cpus", f"boot=1,affinity=[0@[{two[1]}]]"] if two else []
+
+        def cell(command):
+            def once():
+                with server(command, two[0] if two else None) as state:
+                    said = self.in_outboard(f"card={n}", "--user-device", f"socket={state.path}", *pins)
+                return self.guest_ns(said, "card")
+            return once
+
+        def nobody():
+            return self.guest_ns(self.in_outboard(f"pio={n}", *pins), "pio")
+
+        samples = interleave({"nobody": nobody, "plain": cell([p.plain_server]), "ours": cell([p.device, "gpio"])}, repeats)
+        rows = (("nobody", "pio", "a port that nobody has: the exit alone", None),
+                ("plain", "card", "plain server, which sleeps", None),
+                ("ours", "card", "our server, which spins where it pays", "plain"))
+        for name, key, label, peer in rows:
+            s = samples[name]
+            self.report.add(f"card/{name}", label, s.median(key) / US, "us", samples=s.all(key), noisy=s.noisy,
+                            others=s.others,
+                            peer=("the plain server", samples[peer].median("card") / US) if peer else None)
 
     def doorbell(self):
         """A register that the device offers as an eventfd: writes reach it without a message."""
@@ -195,19 +244,16 @@ class Bench:
         self.report.heading(f"Doorbell by ioeventfd: the guest rings {n} times")
         if not self.needs_kvm("doorbell"):
             return
-        with server([p.plain_server, "--doorbell"]) as state, \
-                tempfile.NamedTemporaryFile("r", prefix="bench.") as file:
-            run(outboard(p, "--serial", f"file={file.name}", "--kernel", p.guest, "--cmdline", f"doorbell={n}",
-                         "--user-device", f"socket={state.path}"))
-            said = file.read()
+        with server([p.plain_server, "--doorbell"]) as state:
+            said = self.in_outboard(f"doorbell={n}", "--user-device", f"socket={state.path}")
             state.finish()
-        if not said.startswith("doorbell"):
-            raise Failure(f"doorbell: the guest said {said.strip()!r}")
         counts = json_lines(state.output)[0]
         self.report.add("doorbell/messages", "messages to the device process", counts["bar_write"], "messages",
                         bar=("value", 0), rung=n)
         self.report.add("doorbell/signals", "rings counted by the eventfd", counts["doorbell"], "rings",
-                        peer=("rung", n))
+                        peer=("those rung", n))
+        self.report.add("doorbell/time", "one ring, as the guest sees it",
+                        self.guest_ns(said, "doorbell")["doorbell"] / US, "us")
 
     # --- in the lab ---
 
@@ -220,25 +266,13 @@ class Bench:
         lab.instructions(self.programs, self.report, self.few(1, 3))
 
 
-def ticks(text, tsc_khz):
-    """The guest's lines `pio N TICKS` as nanoseconds for one: {"pio": 4400.0, ...}"""
-    took = {}
-    for line in text.splitlines():
-        what, *numbers = line.split()
-        if what in ("pio", "mmio") and len(numbers) == 2:
-            n, count = map(int, numbers)
-            took[what] = count / n * 1e6 / tsc_khz
-    if len(took) != 2:
-        raise Failure(f"exits: the guest said {text.strip()!r}")
-    return took
-
-
 CASES = {
     "start": Bench.start,
     "memory": Bench.memory,
     "roundtrip": Bench.roundtrip,
     "posted": Bench.posted,
     "exits": Bench.exits,
+    "card": Bench.card,
     "doorbell": Bench.doorbell,
     "boot": Bench.boot,
     "instructions": Bench.instructions,

@@ -6,7 +6,8 @@
  *
  *   pio=N       read port 0x510, which nobody has, N times
  *   mmio=N      read address 0xd0000000, which nobody has, N times
- *   doorbell=N  write N times to the doorbell of the card that plain_server offers
+ *   card=N      read the first register of the card (card.h) N times
+ *   doorbell=N  write N times to the doorbell that plain_server's card has
  *   passes=P    all of it P times (1)
  *   idle=1      say "idle" and stay
  *
@@ -21,6 +22,7 @@
 
 #define PORT_ABSENT 0x510
 #define MMIO_ABSENT 0xd0000000ul
+#define WARM_UP	    20
 #define UNROLLED    10 /* on a KVM that emulates ring 0 the loop's own instructions cost, too */
 
 #define STRING(x)  STRING_(x)
@@ -123,7 +125,7 @@ static uint64_t option(const char *line, const char *name, uint64_t otherwise)
 
 /* --- the loops: n is a multiple of UNROLLED --- */
 
-static void pio_loop(uint64_t n)
+static void pio_loop(uint64_t n, uint16_t port)
 {
 	__asm__ volatile(
 		"1:\n"
@@ -132,7 +134,7 @@ static void pio_loop(uint64_t n)
 		".endr\n"
 		"dec %0\n"
 		"jnz 1b\n"
-		: "+r"(n) : "d"(PORT_ABSENT) : "rax", "cc", "memory");
+		: "+r"(n) : "d"(port) : "rax", "cc", "memory");
 }
 
 static void mmio_loop(uint64_t n)
@@ -172,8 +174,8 @@ static uint32_t config_read(unsigned slot, unsigned reg)
 	return in32(0xcfc);
 }
 
-/* The port of the card's doorbell, with I/O space switched on; 0: there is no card. */
-static uint16_t find_doorbell(void)
+/* The first port of the card, with I/O space switched on; 0: there is no card. */
+static uint16_t find_card(void)
 {
 	for (unsigned slot = 0; slot < 32; slot++) {
 		uint32_t bar;
@@ -183,7 +185,7 @@ static uint16_t find_doorbell(void)
 		bar = config_read(slot, 0x10 + 4 * CARD_BAR);
 		out32(0xcf8, config_address(slot, 4));
 		out32(0xcfc, 1); /* the command register: I/O space */
-		return bar & 1 ? (uint16_t)((bar & 0xfffc) + CARD_DOORBELL) : 0;
+		return bar & 1 ? (uint16_t)(bar & 0xfffc) : 0;
 	}
 	return 0;
 }
@@ -198,7 +200,7 @@ static void pass(const char *line)
 	if (pio) {
 		begin = ticks();
 		MARKER(MARK_BEGIN);
-		pio_loop(pio);
+		pio_loop(pio, PORT_ABSENT);
 		MARKER(MARK_END);
 		report("pio", pio * UNROLLED, ticks() - begin);
 	}
@@ -211,17 +213,30 @@ static void pass(const char *line)
 	}
 }
 
-static void ring_doorbell(uint64_t n)
+static void use_card(const char *line)
 {
-	uint16_t port = find_doorbell();
-	uint64_t begin = ticks();
+	uint64_t reads = option(line, "card", 0) / UNROLLED;
+	uint64_t rings = option(line, "doorbell", 0) / UNROLLED, begin;
+	uint16_t port;
 
+	if (!reads && !rings)
+		return;
+	port = find_card();
 	if (!port) {
 		put_text("no card\n");
 		return;
 	}
-	doorbell_loop(n, port);
-	report("doorbell", n * UNROLLED, ticks() - begin);
+	if (reads) {
+		pio_loop(WARM_UP, port);
+		begin = ticks();
+		pio_loop(reads, port);
+		report("card", reads * UNROLLED, ticks() - begin);
+	}
+	if (rings) {
+		begin = ticks();
+		doorbell_loop(rings, port + CARD_DOORBELL);
+		report("doorbell", rings * UNROLLED, ticks() - begin);
+	}
 }
 
 void guest_main(const uint8_t *zero_page);
@@ -235,8 +250,7 @@ void guest_main(const uint8_t *zero_page)
 	line = (const char *)(uintptr_t)cmd_line_ptr;
 	for (uint64_t left = option(line, "passes", 1); left; left--) {
 		pass(line);
-		if (option(line, "doorbell", 0) >= UNROLLED)
-			ring_doorbell(option(line, "doorbell", 0) / UNROLLED);
+		use_card(line);
 	}
 	if (option(line, "idle", 0)) {
 		put_text("idle\n");
