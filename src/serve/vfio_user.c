@@ -7,10 +7,11 @@
  * bounded; after a while it is dropped.
  *
  * After a message the next one is often only microseconds away, and sleeping in between costs both
- * ends a wake-up. So after two messages in quick succession the port looks at the socket for up to SPIN_NS
- * before it lets the loop sleep. What came of it is the only guide, since from outside a client that is slow looks
- * like one that cannot run because we occupy its processor: each time in vain doubles the number of
- * messages until the next try, each message that came in time halves it. An idle port uses no CPU at all.
+ * ends a wake-up. So after two messages in quick succession the port looks at the socket for up to
+ * SPIN_NS before it lets the loop sleep. What came of it is the only guide, since a client that is slow
+ * looks like one that cannot run because we occupy its processor: each time in vain doubles the
+ * number of messages until the next try, each message that came in time halves it. An idle port uses no
+ * CPU at all.
  *
  * Owns:    the sockets, every descriptor received, the mappings of the client's memory.
  * Threads: the loop's; vu_irq.h says what a model's threads may call.
@@ -46,7 +47,7 @@
 #define SPIN_NS	      (50 * NS_PER_US)
 #define SPIN_SLICE_NS (500 * NS_PER_US)
 #define SPIN_REST_MAX 1023u
-/* Quick succession, as a server sees it that sleeps: two wake-ups, of the client and its own, are in between. */
+/* Quick succession, as a sleeping server sees it: with two wake-ups in between, the client's and its own. */
 #define SPIN_NEAR_NS (200 * NS_PER_US)
 
 static void client_event(struct loop_source *src, uint32_t events);
