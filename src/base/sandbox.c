@@ -126,6 +126,8 @@ int sandbox_files(const struct sandbox_dir *dirs, size_t nr, struct err *err)
 	struct ruleset all = handled(abi);
 	FD_AUTO rules = -1;
 
+	if (SANITIZED)
+		return 0;
 	if (abi < 1) {
 		log_debug("sandbox: this kernel has no Landlock: %s", strerror(errno));
 		return 0;

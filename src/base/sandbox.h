@@ -2,7 +2,8 @@
  * sandbox.h - give up what a program does not need, once it has opened what it does
  *
  * In this order: sandbox_privileges(), sandbox_files(), sandbox_calls(). What cannot be
- * set up is an error. A kernel without Landlock only misses that step.
+ * set up is an error. A kernel without Landlock only misses that step. Programs built with a
+ * sanitizer are let off the last two: it opens files and makes calls of its own.
  */
 #ifndef BASE_SANDBOX_H
 #define BASE_SANDBOX_H
@@ -49,7 +50,7 @@ int sandbox_parse_mode(const char *text, enum sandbox_mode *mode, struct err *er
 
 /*
  * Allow the calls of sandbox_base_calls and those of `calls`, nr of them, for all threads of the process.
- * Programs built with a sanitizer are let off: it makes calls of its own. 0 or -errno with a text.
+ * 0 or -errno with a text.
  */
 int sandbox_calls(const struct sandbox_call *calls, size_t nr, enum sandbox_mode mode,
 	struct err *err);
