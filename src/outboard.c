@@ -19,13 +19,13 @@
 #include <unistd.h>
 
 #include "attach/user_device.h"
+#include "base/fd.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/sandbox.h"
 #include "base/util.h"
 #include "control/options.h"
 #include "machine/machine.h"
-#include "machine/platform.h"
 #include "machine/serial.h"
 
 enum { EXIT_USAGE = 2 };
@@ -173,6 +173,9 @@ static int attach_devices(struct vmm *vmm, struct err *err)
 		rc = loop_run(vmm->loop);
 	if (vmm->attach_err.text[0])
 		*err = vmm->attach_err;
+	/* The signal came together with the last device. */
+	if (!rc && vmm->attach_err.text[0])
+		rc = -EINTR;
 	return rc ? rc : plug_all(vmm, err);
 }
 
@@ -192,13 +195,12 @@ static void on_signal(void *arg, int signo)
 	} else if (vmm->asked_to_end) {
 		log_warn("second request to end: the guest is stopped as it is");
 		loop_quit(vmm->loop, MACHINE_EXIT_FAILED);
-	} else if (!platform_ged_used(vmm->machine->platform)) {
-		log_info("the guest does not know the power button: switched off");
-		loop_quit(vmm->loop, MACHINE_EXIT_OK);
-	} else {
+	} else if (machine_ask_to_end(vmm->machine)) {
 		log_info("power button pressed for signal %d", signo);
 		vmm->asked_to_end = true;
-		machine_power_button(vmm->machine);
+	} else {
+		log_info("the guest does not know the power button: switched off");
+		loop_quit(vmm->loop, MACHINE_EXIT_OK);
 	}
 }
 
@@ -364,6 +366,8 @@ int main(int argc, char **argv)
 	struct err err = { 0 };
 	int code = EXIT_USAGE, rc;
 
+	if (fd_standard())
+		return MACHINE_EXIT_FAILED; /* and nowhere to say so */
 	if (argc > 1 && !strcmp(argv[1], "device"))
 		return exec_sibling("outboard-device", argv + 1);
 	raise_fd_limit();

@@ -29,6 +29,13 @@ void fd_close(int *fd);
 int fd_eventfd(void);
 
 /*
+ * Open those of descriptors 0 to 2 that the program was started without on /dev/null, so that no
+ * other descriptor gets their number, and with it what is meant for a standard stream. First thing in
+ * main(). 0 or -errno.
+ */
+int fd_standard(void);
+
+/*
  * Add 1 to an eventfd without ever waiting. A full counter counts as
  * signalled: the reader will wake up anyway. 0 or -errno.
  */

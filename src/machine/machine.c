@@ -44,16 +44,10 @@ static void serial_irq(void *arg, bool level)
 	irq_line_set(((struct machine *)arg)->irqs, GSI_COM1, level);
 }
 
-static void progress(void *arg, uint8_t code)
-{
-	log_debug("progress code 0x%02x", code);
-}
-
 static const struct platform_ops platform_ops = {
 	.reset = platform_wants_reset,
 	.shutdown = platform_wants_shutdown,
 	.ged_irq = ged_irq,
-	.progress = progress,
 };
 
 /* --- construction --- */
@@ -309,7 +303,13 @@ static void do_reset(struct loop_work *work)
 
 	if (__atomic_exchange_n(&m->resetting, true, __ATOMIC_ACQ_REL))
 		return;
-	log_info("guest resets");
+	/* Asked to end, it begins again: the request would be forgotten with all else it knew. */
+	if (m->ending) {
+		log_info("guest resets instead of ending: switched off");
+		loop_quit(m->loop, MACHINE_EXIT_OK);
+		return;
+	}
+	log_limited(&m->reset_limit, LOG_INFO, "guest resets");
 	vcpus_park(m->vcpus, reset_parked);
 }
 
@@ -330,6 +330,8 @@ static void do_failure(struct loop_work *work)
 
 void machine_request_reset(struct machine *m)
 {
+	/* At once: who asked for a reset must not see what comes after it. Linux would triple-fault next. */
+	vcpus_park(m->vcpus, NULL);
 	loop_post(m->loop, &m->reset_work, do_reset);
 }
 
@@ -345,9 +347,13 @@ void machine_request_failure(struct machine *m)
 	loop_post(m->loop, &m->failure_work, do_failure);
 }
 
-void machine_power_button(struct machine *m)
+bool machine_ask_to_end(struct machine *m)
 {
+	if (!platform_ged_used(m->platform) || __atomic_load_n(&m->resetting, __ATOMIC_ACQUIRE))
+		return false;
+	m->ending = true;
 	platform_power_button(m->platform);
+	return true;
 }
 
 static void check_function(struct pci_function *fn, void *arg)

@@ -10,6 +10,7 @@
 #define MACHINE_MACHINE_H
 
 #include "base/err.h"
+#include "base/log.h"
 #include "base/loop.h"
 #include "machine/io.h"
 #include "machine/irq.h"
@@ -63,6 +64,8 @@ struct machine {
 
 	/* What a vCPU thread wants done on the loop thread. Posted once; the first wish of a run wins. */
 	struct loop_work reset_work, reset_done_work, shutdown_work, failure_work;
+	struct log_limit reset_limit;
+	bool ending;	/* the guest was asked to end; loop thread */
 	bool resetting; /* vCPUs are parking or parked for a reset; atomic */
 };
 
@@ -93,7 +96,10 @@ void machine_request_reset(struct machine *m);
 void machine_request_shutdown(struct machine *m);
 void machine_request_failure(struct machine *m);
 
-/* Loop thread: press the power button. */
-void machine_power_button(struct machine *m);
+/*
+ * Loop thread: press the power button, and take a reset for an end from now on. False: the guest has no
+ * driver for the button, or is being reset, so nobody would hear of it.
+ */
+bool machine_ask_to_end(struct machine *m);
 
 #endif

@@ -89,7 +89,9 @@ static void want(struct vcpus *v, enum wanted wanted, void (*parked)(struct mach
 {
 	pthread_mutex_lock(&v->lock);
 	if (v->wanted < WANT_STOP || wanted > v->wanted) {
-		v->parked = parked;
+		/* A guest's wish to be parked does not take back what the loop wants done then. */
+		if (parked || wanted != WANT_PARK)
+			v->parked = parked;
 		__atomic_store_n(&v->wanted, wanted, __ATOMIC_SEQ_CST);
 		pthread_cond_broadcast(&v->changed);
 	}

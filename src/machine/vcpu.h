@@ -28,7 +28,8 @@ int vcpus_start(struct vcpus *v, struct err *err);
 void vcpus_run(struct vcpus *v);
 /*
  * Ask all to park. The last one that does calls parked() on its thread, which may wait with a
- * deadline and sees to it that vcpus_run() or a request to end follows. Loop thread.
+ * deadline and sees to it that vcpus_run() or a request to end follows. Any thread; with NULL all stand
+ * until somebody asks with a function.
  */
 void vcpus_park(struct vcpus *v, void (*parked)(struct machine *m));
 /* Any thread: let none go on, for the end of the machine. */
