@@ -32,12 +32,19 @@ struct reader_line {
 	struct io_reader reader;
 } __attribute__((aligned(64)));
 
+/*
+ * Tables that wait for a reader who waits for a slow device. More are not made, so that a guest
+ * that moves BARs meanwhile takes no more than some megabytes of ours.
+ */
+#define MAX_RETIRED 4096
+
 struct io_bus {
 	struct table *tables[2]; /* by enum io_space */
 	uint64_t epoch;
 	unsigned nr_readers;
 	struct reader_line *readers;
-	struct retired *retired;
+	struct retired *retired, **retired_tail; /* oldest first */
+	unsigned nr_retired;
 };
 
 int io_bus_new(unsigned nr_readers, struct io_bus **out)
@@ -47,6 +54,7 @@ int io_bus_new(unsigned nr_readers, struct io_bus **out)
 	if (!bus)
 		return -ENOMEM;
 	bus->epoch = 1;
+	bus->retired_tail = &bus->retired;
 	bus->nr_readers = nr_readers;
 	bus->readers = aligned_alloc(64, MAX(nr_readers, 1u) * sizeof(*bus->readers));
 	bus->tables[IO_PORT] = calloc(1, sizeof(struct table));
@@ -117,6 +125,10 @@ int io_add(struct io_bus *bus, enum io_space space, const struct io_region *regi
 		return -EINVAL;
 	if (at < old->nr && old->regions[at].base <= last)
 		return -EEXIST;
+	if (bus->nr_retired >= MAX_RETIRED)
+		io_reap(bus);
+	if (bus->nr_retired >= MAX_RETIRED)
+		return -EBUSY;
 	t = malloc(sizeof(*t) + (old->nr + 1) * sizeof(t->regions[0]));
 	if (!t)
 		return -ENOMEM;
@@ -169,27 +181,26 @@ int io_retire(struct io_bus *bus, void (*fn)(void *arg), void *arg)
 		.epoch = __atomic_fetch_add(&bus->epoch, 1, __ATOMIC_SEQ_CST),
 		.fn = fn,
 		.arg = arg,
-		.next = bus->retired,
 	};
-	bus->retired = r;
+	*bus->retired_tail = r;
+	bus->retired_tail = &r->next;
+	bus->nr_retired++;
 	return 0;
 }
 
 void io_reap(struct io_bus *bus)
 {
+	struct retired *r;
 	uint64_t oldest;
 
 	if (!bus->retired)
 		return;
 	oldest = oldest_reader(bus);
-	for (struct retired **at = &bus->retired; *at;) {
-		struct retired *r = *at;
-
-		if (r->epoch >= oldest) {
-			at = &r->next;
-			continue;
-		}
-		*at = r->next;
+	while ((r = bus->retired) && r->epoch < oldest) {
+		bus->retired = r->next;
+		if (!bus->retired)
+			bus->retired_tail = &bus->retired;
+		bus->nr_retired--;
 		r->fn(r->arg);
 		free(r);
 	}

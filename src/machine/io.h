@@ -44,7 +44,10 @@ struct io_reader *io_bus_reader(struct io_bus *bus, unsigned index);
 
 enum io_space { IO_PORT, IO_MMIO };
 
-/* The region is copied. 0; -EEXIST when it overlaps another; -EINVAL when it wraps or is empty; -ENOMEM. */
+/*
+ * The region is copied. 0; -EEXIST when it overlaps another; -EINVAL when it wraps or is empty; -ENOMEM;
+ * -EBUSY when thousands of changes were made while one access went on.
+ */
 int io_add(struct io_bus *bus, enum io_space space, const struct io_region *region);
 /* Remove the region that starts at base. 0 or -ENOENT. */
 int io_remove(struct io_bus *bus, enum io_space space, uint64_t base);

@@ -37,6 +37,7 @@ struct pci {
 	struct segment *segments;
 	uint64_t platform_base;
 	uint32_t config_address; /* port 0xcf8 */
+	struct log_limit busy_limit;
 	struct pci_function host_bridge;
 };
 
@@ -190,8 +191,15 @@ static void bar_map(struct pci_function *fn, unsigned bar)
 		.name = fn->id,
 	};
 
-	if (b->mapped || !in_window(&pci->segments[fn->segment].windows, b) ||
-		io_add(pci->bus, bar_space(b), &region))
+	int rc;
+
+	if (b->mapped || !in_window(&pci->segments[fn->segment].windows, b))
+		return;
+	rc = io_add(pci->bus, bar_space(b), &region);
+	if (rc && rc != -EEXIST)
+		log_limited(&pci->busy_limit, LOG_WARN, "%s: BAR %u is not decoded for now: %s",
+			fn->id, bar, strerror(-rc));
+	if (rc)
 		return;
 	b->mapped = true;
 	if (fn->ops->bar_mapped)

@@ -160,6 +160,27 @@ static void what_nobody_uses_is_freed_at_once_and_the_rest_at_the_end(void **sta
 	assert_int_equal(freed, 2);
 }
 
+static void changes_during_one_long_access_are_limited(void **state)
+{
+	struct io_bus *bus = new_bus();
+	struct io_reader *r = io_bus_reader(bus, 0);
+	struct dev a = { 0 };
+	unsigned n = 0;
+	int rc = 0;
+
+	io_enter(bus, r);
+	for (; n < 100000 && !rc; n++) {
+		rc = add(bus, &a, 0x1000, 0x1000);
+		if (!rc)
+			assert_int_equal(io_remove(bus, IO_MMIO, 0x1000), 0);
+	}
+	assert_int_equal(rc, -EBUSY);
+	assert_in_range(n, 1000, 10000);
+	io_leave(r);
+	assert_int_equal(add(bus, &a, 0x1000, 0x1000), 0);
+	io_bus_free(bus);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -168,6 +189,7 @@ int main(void)
 		cmocka_unit_test(overlapping_and_wrapping_regions_are_refused),
 		cmocka_unit_test(what_a_reader_is_inside_of_is_freed_only_after_it_left),
 		cmocka_unit_test(what_nobody_uses_is_freed_at_once_and_the_rest_at_the_end),
+		cmocka_unit_test(changes_during_one_long_access_are_limited),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
