@@ -161,16 +161,29 @@ static int irqfd(struct irqs *irqs, unsigned gsi, int fd, int resample, uint32_t
 	return rc;
 }
 
+void irq_vectors_mask(struct irqs *irqs, struct irq_vector *v, unsigned nr)
+{
+	bool changed = false;
+
+	for (unsigned i = 0; i < nr; i++)
+		if (v[i].live)
+			irqfd(irqs, (unsigned)v[i].gsi, v[i].eventfd, 0, KVM_IRQFD_FLAG_DEASSIGN);
+	pthread_mutex_lock(&irqs->lock);
+	for (unsigned i = 0; i < nr; i++)
+		if (v[i].live) {
+			irqs->msi[v[i].gsi - GSI_MSI_BASE].routed = false;
+			v[i].live = false;
+			changed = true;
+		}
+	if (changed)
+		send_routes(irqs);
+	pthread_mutex_unlock(&irqs->lock);
+}
+
 void irq_vector_mask(struct irqs *irqs, struct irq_vector *v)
 {
-	if (!v->live)
-		return;
-	irqfd(irqs, (unsigned)v->gsi, v->eventfd, 0, KVM_IRQFD_FLAG_DEASSIGN);
-	pthread_mutex_lock(&irqs->lock);
-	irqs->msi[v->gsi - GSI_MSI_BASE].routed = false;
-	send_routes(irqs);
-	pthread_mutex_unlock(&irqs->lock);
-	v->live = false;
+	if (v->live)
+		irq_vectors_mask(irqs, v, 1);
 }
 
 void irq_vector_release(struct irqs *irqs, struct irq_vector *v)

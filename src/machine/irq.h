@@ -49,6 +49,8 @@ void irq_vector_release(struct irqs *irqs, struct irq_vector *v);
  */
 int irq_vectors_unmask(struct irqs *irqs, struct irq_vector *const *v, unsigned nr);
 void irq_vector_mask(struct irqs *irqs, struct irq_vector *v);
+/* Mask v[0] to v[nr - 1], those that are live, in one table update. */
+void irq_vectors_mask(struct irqs *irqs, struct irq_vector *v, unsigned nr);
 /* True if a signal waits in a masked vector. */
 bool irq_vector_pending(const struct irq_vector *v);
 

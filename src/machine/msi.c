@@ -8,6 +8,7 @@
 #include <linux/pci_regs.h>
 #include <string.h>
 
+#include "base/fd.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "machine/msix.h"
@@ -46,8 +47,7 @@ static void switch_off(struct msi *msi)
 {
 	bool was = msi->enabled;
 
-	for (unsigned i = 0; i < msi->nr; i++)
-		irq_vector_mask(msi->irqs, &msi->vectors[i]);
+	irq_vectors_mask(msi->irqs, msi->vectors, msi->nr);
 	msi->enabled = false;
 	msi->nr_enabled = 0;
 	if (was && msi->disabled)
@@ -60,7 +60,8 @@ static bool prepare(struct msi *msi, unsigned nr)
 
 	for (unsigned i = 0; i < nr; i++)
 		if (irq_vector_prepare(msi->irqs, &msi->vectors[i])) {
-			log_warn("MSI vector %u: no eventfd or route left, MSI stays off", i);
+			log_limited(&msi->limit, LOG_WARN,
+				"MSI vector %u: no eventfd or route left, MSI stays off", i);
 			return false;
 		}
 	if (fresh && msi->used)
@@ -104,6 +105,10 @@ void msi_update(struct msi *msi, const uint8_t *cap)
 
 void msi_reset(struct msi *msi)
 {
-	if (msi->nr)
-		switch_off(msi);
+	if (!msi->nr)
+		return;
+	switch_off(msi);
+	for (unsigned i = 0; i < msi->nr; i++)
+		if (msi->vectors[i].eventfd >= 0)
+			fd_clear(msi->vectors[i].eventfd); /* nothing is pending */
 }

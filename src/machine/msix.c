@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/fd.h"
 #include "base/log.h"
 #include "base/util.h"
 
@@ -44,6 +45,8 @@ int msix_init(struct msix *msix, struct irqs *irqs, unsigned nr)
 
 void msix_fini(struct msix *msix)
 {
+	if (msix->nr)
+		irq_vectors_mask(msix->irqs, msix->vectors, msix->nr);
 	for (unsigned i = 0; i < msix->nr; i++)
 		irq_vector_release(msix->irqs, &msix->vectors[i]);
 	free(msix->entries);
@@ -64,7 +67,9 @@ static void prepare(struct msix *msix, unsigned first, unsigned nr)
 
 			fresh = v->eventfd < 0 || !v->gsi;
 			if (fresh && irq_vector_prepare(msix->irqs, v)) {
-				log_warn("MSI-X vector %u: no eventfd or route left, it stays silent", i);
+				log_limited(&msix->limit, LOG_WARN,
+					"MSI-X vector %u: no eventfd or route left, it stays silent",
+					i);
 				fresh = false;
 			}
 		}
@@ -84,6 +89,11 @@ static void update(struct msix *msix, unsigned first, unsigned nr)
 	struct irq_vector *batch[64];
 	unsigned n = 0;
 
+	/* Off or masked as a whole: all at once. */
+	if (!msix->enabled || msix->masked) {
+		irq_vectors_mask(msix->irqs, msix->vectors + first, nr);
+		return;
+	}
 	prepare(msix, first, nr);
 	for (unsigned i = first; i < first + nr; i++) {
 		const struct msix_entry *e = &msix->entries[i];
@@ -160,6 +170,9 @@ void msix_reset(struct msix *msix)
 	if (!msix->nr)
 		return;
 	msix_set_flags(msix, 0);
-	for (unsigned i = 0; i < msix->nr; i++)
+	for (unsigned i = 0; i < msix->nr; i++) {
 		msix->entries[i] = (struct msix_entry){ .control = PCI_MSIX_ENTRY_CTRL_MASKBIT };
+		if (msix->vectors[i].eventfd >= 0)
+			fd_clear(msix->vectors[i].eventfd); /* nothing is pending */
+	}
 }

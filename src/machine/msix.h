@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/log.h"
 #include "machine/irq.h"
 
 #define MSIX_MAX_VECTORS 2048
@@ -28,6 +29,7 @@ struct msix {
 	struct msix_entry *entries;
 	struct irq_vector *vectors;
 	bool enabled, masked; /* the control word's bits */
+	struct log_limit limit;
 	/*
 	 * Vectors [first, first + nr) have just got their eventfds (msix->vectors[i].eventfd). Called
 	 * before they are connected. May be NULL.
@@ -49,7 +51,7 @@ uint64_t msix_pba_read(struct msix *msix, uint64_t off, unsigned size);
 /* The capability's control word (PCI_MSIX_FLAGS) changed to flags. */
 void msix_set_flags(struct msix *msix, uint16_t flags);
 
-/* Back to the state after power-on: all masked, off. Eventfds are kept. */
+/* Back to the state after power-on: all masked, off, nothing pending. Eventfds are kept. */
 void msix_reset(struct msix *msix);
 
 /* MSI: one to 32 vectors whose messages differ in the low data bits. */
@@ -59,6 +61,7 @@ struct msi {
 	struct irq_vector vectors[32];
 	bool enabled;
 	unsigned nr_enabled;
+	struct log_limit limit;
 	void (*used)(struct msi *msi, unsigned nr); /* vectors [0, nr) are about to be connected */
 	void (*disabled)(struct msi *msi);
 };

@@ -7,6 +7,7 @@
 #include <linux/pci_regs.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/fd.h"
 #include "base/util.h"
@@ -156,6 +157,56 @@ static void switching_off_is_told_and_reset_masks_all(void **state)
 	msix_fini(&u.msix);
 }
 
+static void after_a_reset_nothing_is_pending(void **state)
+{
+	struct uses u;
+
+	if (no_kvm)
+		skip();
+	init(&u, 4);
+	msix_set_flags(&u.msix, PCI_MSIX_FLAGS_ENABLE);
+	program(&u, 3);
+	unmask(&u, 3);
+	msix_set_flags(&u.msix, PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL);
+	fd_signal(u.msix.vectors[3].eventfd);
+	assert_int_equal(msix_pba_read(&u.msix, 0, 8), 1 << 3);
+	msix_reset(&u.msix);
+	assert_int_equal(msix_pba_read(&u.msix, 0, 8), 0);
+	msix_fini(&u.msix);
+}
+
+/* More vectors than there are routes, switched on and off for ever. */
+static void a_guest_does_not_fill_the_log(void **state)
+{
+	int fds[2], saved = dup(STDERR_FILENO);
+	char buf[16384];
+	unsigned lines = 0;
+	struct uses u;
+	ssize_t n;
+
+	if (no_kvm)
+		skip();
+	init(&u, MSIX_MAX_VECTORS);
+	msix_set_flags(&u.msix, PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL);
+	for (unsigned i = 0; i < MSIX_MAX_VECTORS; i++)
+		unmask(&u, i);
+	assert_int_equal(pipe(fds), 0);
+	dup2(fds[1], STDERR_FILENO);
+	for (unsigned i = 0; i < 3; i++) {
+		msix_set_flags(&u.msix, PCI_MSIX_FLAGS_ENABLE);
+		msix_set_flags(&u.msix, 0);
+	}
+	dup2(saved, STDERR_FILENO);
+	close(saved);
+	close(fds[1]);
+	while ((n = read(fds[0], buf, sizeof(buf))) > 0)
+		for (ssize_t i = 0; i < n; i++)
+			lines += buf[i] == '\n';
+	close(fds[0]);
+	assert_in_range(lines, 1, 20);
+	msix_fini(&u.msix);
+}
+
 static void accesses_outside_the_table_or_unaligned_do_nothing(void **state)
 {
 	struct uses u;
@@ -239,6 +290,8 @@ int main(void)
 		cmocka_unit_test(vectors_opened_together_are_told_together),
 		cmocka_unit_test(a_signal_while_masked_is_pending_and_goes_out_with_the_unmask),
 		cmocka_unit_test(switching_off_is_told_and_reset_masks_all),
+		cmocka_unit_test(after_a_reset_nothing_is_pending),
+		cmocka_unit_test(a_guest_does_not_fill_the_log),
 		cmocka_unit_test(accesses_outside_the_table_or_unaligned_do_nothing),
 		cmocka_unit_test(all_descriptors_and_routes_come_back),
 		cmocka_unit_test(msi_vectors_number_the_low_bits_and_obey_the_mask),
