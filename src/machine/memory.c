@@ -95,13 +95,38 @@ static int create_memfd(const struct memory_params *p, struct err *err)
 	return fd_take(&fd);
 }
 
+#define ALIGNMENT (2 * MIB)
+
+/*
+ * Room for RAM at an address that is a multiple of 2 MiB, as its guest addresses are: without that KVM
+ * can not map huge pages. The kernel by itself aligns a memfd only where it would give it some now.
+ */
+static void *reserve(uint64_t size)
+{
+	uint64_t room = size + ALIGNMENT;
+	char *p = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint64_t before;
+
+	if (p == MAP_FAILED)
+		return NULL;
+	before = align_up((uintptr_t)p, ALIGNMENT) - (uintptr_t)p;
+	if (before)
+		munmap(p, before);
+	munmap(p + before + size, ALIGNMENT - before);
+	return p + before;
+}
+
 static int map_ram(struct memory *m, const struct memory_params *p, struct err *err)
 {
+	void *at = p->hugepages ? NULL : reserve(m->size);
+
 	/* Huge pages are reserved here: too few are an error now, not a SIGBUS when they are touched. */
-	m->hva = mmap(NULL, m->size, PROT_READ | PROT_WRITE,
-		MAP_SHARED | (p->hugepages ? 0 : MAP_NORESERVE), m->fd, 0);
+	m->hva = mmap(at, m->size, PROT_READ | PROT_WRITE,
+		MAP_SHARED | (p->hugepages ? 0 : MAP_NORESERVE) | (at ? MAP_FIXED : 0), m->fd, 0);
 	if (m->hva == MAP_FAILED) {
 		m->hva = NULL;
+		if (at)
+			munmap(at, m->size);
 		return err_set(err, -errno,
 			p->hugepages ? "guest RAM of %llu MiB: %s (too few free huge pages?)" :
 				       "guest RAM of %llu MiB: %s",

@@ -42,6 +42,24 @@ static struct memory *ram(uint64_t size)
 	return m;
 }
 
+static void host_and_guest_addresses_are_alike_in_their_huge_pages(void **state)
+{
+	static const uint64_t sizes[] = { 4096, 3 * MIB, 64 * MIB + 4096, LAYOUT_HOLE + 2 * MIB };
+
+	if (no_kvm)
+		skip();
+	for (unsigned i = 0; i < ARRAY_SIZE(sizes); i++) {
+		struct memory *m = ram(sizes[i]);
+
+		for (unsigned r = 0; r < memory_nr_ranges(m); r++) {
+			const struct mem_range *range = memory_range(m, r);
+
+			assert_int_equal((uintptr_t)range->hva % (2 * MIB), range->gpa % (2 * MIB));
+		}
+		memory_free(m);
+	}
+}
+
 static void ram_up_to_the_hole_is_one_range_and_beyond_it_two(void **state)
 {
 	struct memory *m;
@@ -173,6 +191,7 @@ static void a_listener_hears_of_all_ram_in_one_transaction(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(host_and_guest_addresses_are_alike_in_their_huge_pages),
 		cmocka_unit_test(ram_up_to_the_hole_is_one_range_and_beyond_it_two),
 		cmocka_unit_test(translation_refuses_what_is_not_all_ram),
 		cmocka_unit_test(a_peer_cannot_resize_the_file_behind_ram),
