@@ -121,9 +121,15 @@ static void work_run(struct loop_source *src, uint32_t events)
 {
 	struct loop *loop = container_of(src, struct loop, wake_src);
 	struct loop_work *work;
+	size_t nr = 0;
 
 	fd_clear(loop->wake_fd);
-	while ((work = work_pop(loop)))
+	/* What is posted from here on has woken the loop again and waits for its next round. */
+	pthread_mutex_lock(&loop->lock);
+	for (work = loop->work; work; work = work->next)
+		nr++;
+	pthread_mutex_unlock(&loop->lock);
+	while (nr-- && (work = work_pop(loop)))
 		work->fn(work);
 }
 

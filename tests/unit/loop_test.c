@@ -178,11 +178,35 @@ static void a_quit_before_the_run_ends_it_and_the_next_run_goes_on(void **state)
 	assert_int_equal(loop_run(f.loop), 0);
 }
 
+static void post_again(struct loop_work *work)
+{
+	f.work_calls++;
+	loop_post(f.loop, work, post_again);
+}
+
+static void quit_by_a(struct loop_source *src, uint32_t events)
+{
+	fd_clear(src->fd);
+	loop_quit(f.loop, 7);
+}
+
+static void work_that_posts_itself_again_leaves_turns_to_others(void **state)
+{
+	assert_int_equal(loop_add(f.loop, &f.a, f.fd_a, EPOLLIN, quit_by_a), 0);
+	fd_signal(f.fd_a);
+	loop_post(f.loop, &f.work, post_again);
+	assert_int_equal(loop_run(f.loop), 7);
+	assert_in_range(f.work_calls, 0, 2);
+	loop_unpost(f.loop, &f.work);
+	loop_del(&f.a);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		T(work_that_posts_itself_again_leaves_turns_to_others),
 		T(a_source_removed_by_another_of_the_same_batch_is_not_called),
 		T(timers_fire_in_the_order_of_their_times_and_not_when_deleted),
 		T(a_timer_for_a_time_that_has_passed_fires_soon),
