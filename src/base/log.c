@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -14,6 +15,7 @@ static const char *program = "outboard";
 static enum log_level max_level = LOG_WARN;
 static int out_fd = STDERR_FILENO;
 static uint64_t started_ns;
+static uint32_t unwritten; /* lines since the last that could be written */
 
 void log_init(const char *name, enum log_level level)
 {
@@ -24,7 +26,8 @@ void log_init(const char *name, enum log_level level)
 
 int log_open(const char *path)
 {
-	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+	/* O_NONBLOCK: a FIFO without a reader is refused instead of waited for. */
+	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0644);
 
 	if (fd < 0)
 		return -errno;
@@ -42,6 +45,32 @@ int log_fd(void)
 bool log_enabled(enum log_level level)
 {
 	return level <= max_level;
+}
+
+/*
+ * A log that cannot be written (full disk, closed pipe, a pipe that nobody empties, a terminal that was
+ * halted) must not stop anything. Standard error is shared with others and not made non-blocking.
+ */
+static bool put(const char *line, size_t size)
+{
+	struct pollfd pfd = { .fd = out_fd, .events = POLLOUT };
+	int n;
+
+	do
+		n = poll(&pfd, 1, 0);
+	while (n < 0 && errno == EINTR);
+	return n == 1 && (pfd.revents & POLLOUT) && write(out_fd, line, size) >= 0;
+}
+
+static void tell_unwritten(void)
+{
+	uint32_t nr = __atomic_exchange_n(&unwritten, 0, __ATOMIC_RELAXED);
+	char line[128];
+	int n = snprintf(line, sizeof(line), "%s: %u lines before this one could not be written\n",
+		program, nr);
+
+	if (nr && !put(line, (size_t)n))
+		__atomic_fetch_add(&unwritten, nr, __ATOMIC_RELAXED);
 }
 
 void log_line(enum log_level level, const char *fmt, ...)
@@ -64,9 +93,10 @@ void log_line(enum log_level level, const char *fmt, ...)
 	if ((size_t)n > sizeof(line) - 2)
 		n = sizeof(line) - 2;
 	line[n++] = '\n';
-	/* A log that cannot be written (full disk, closed pipe) must not stop anything. */
-	if (write(out_fd, line, n) < 0)
-		return;
+	if (__atomic_load_n(&unwritten, __ATOMIC_RELAXED))
+		tell_unwritten();
+	if (!put(line, (size_t)n))
+		__atomic_fetch_add(&unwritten, 1, __ATOMIC_RELAXED);
 }
 
 bool log_allow(struct log_limit *limit)

@@ -2,7 +2,8 @@
  * log.h - one line per event, to stderr or a file
  *
  * A line is `outboard: 0.004217s: warning: gpio0 vfio-user: ...` and leaves in
- * one write(), so that lines of several threads and processes do not mix. The
+ * one write(), so that lines of several threads and processes do not mix. A log that takes nothing
+ * more loses lines, and says so later; nobody waits for it. The
  * level, the program's name and the descriptor are the only mutable globals
  * of the program. Any thread.
  */
