@@ -114,8 +114,15 @@ static void set_features(const struct kvm *kvm, struct cpuid *c)
 		e->edx &= ~(1u << 28);
 }
 
-static void set_address_bits(struct cpuid *c, unsigned phys_bits)
+/* Bits of an APIC id below those that number packages. */
+static unsigned package_shift(const struct vcpu_topology *t)
 {
+	return bits_for(t->threads) + bits_for(t->cores) + bits_for(t->dies);
+}
+
+static void set_address_bits(const struct kvm *kvm, struct cpuid *c, unsigned phys_bits)
+{
+	const struct vcpu_topology *t = &c->topology;
 	struct kvm_cpuid_entry2 *e = find(c, 0x80000008, 0);
 
 	if (!e)
@@ -123,12 +130,8 @@ static void set_address_bits(struct cpuid *c, unsigned phys_bits)
 	e->eax = (e->eax & 0xff00) | phys_bits;
 	/* AMD: ECX has the number of threads less one and the width of the id within the package. */
 	e->ecx = 0;
-	if (c->nr_vcpus > 1) {
-		unsigned per_package =
-			c->topology.threads * c->topology.cores * c->topology.dies;
-
-		e->ecx = (per_package - 1) | bits_for(per_package) << 12;
-	}
+	if (kvm->host_is_amd && c->nr_vcpus > 1)
+		e->ecx = ((t->threads * t->cores * t->dies - 1) & 0xff) | package_shift(t) << 12;
 }
 
 /* Cache leaves: how many ids share each cache. Levels 1 and 2 belong to a core, 3 to a die. */
@@ -137,6 +140,7 @@ static void set_cache_sharing(struct cpuid *c)
 	const struct vcpu_topology *t = &c->topology;
 	unsigned core_ids = 1u << bits_for(t->threads);
 	unsigned die_ids = core_ids << bits_for(t->cores);
+	unsigned core_bits = bits_for(t->cores) + bits_for(t->dies); /* within the package */
 
 	for (unsigned i = 0; i < c->table->nent; i++) {
 		struct kvm_cpuid_entry2 *e = &c->table->entries[i];
@@ -147,7 +151,7 @@ static void set_cache_sharing(struct cpuid *c)
 		share = level >= 3 ? die_ids : core_ids;
 		e->eax = (e->eax & 0x3fff) | (share - 1) << 14;
 		if (e->function == 4)
-			e->eax |= (MIN(1u << bits_for(t->cores), 64u) - 1) << 26;
+			e->eax |= (MIN(1u << core_bits, 64u) - 1) << 26;
 	}
 }
 
@@ -179,6 +183,8 @@ static void set_topology(struct cpuid *c)
 	add_level(c, 0xb, 0, LEVEL_SMT, smt, t->threads);
 	add_level(c, 0xb, 1, LEVEL_CORE, die, t->threads * t->cores * t->dies);
 	add_level(c, 0xb, 2, LEVEL_NONE, 0, 0);
+	if (leaf0)
+		leaf0->eax = MAX(leaf0->eax, 0xbu);
 	drop(c, 0x1f);
 	drop(c, 0x80000026);
 	if (!has_1f || !leaf0 || c->table->nent + 4 > MAX_ENTRIES)
@@ -243,7 +249,7 @@ int cpuid_new(const struct kvm *kvm, const struct cpuid_params *p, struct cpuid 
 		return rc;
 	}
 	set_features(kvm, c);
-	set_address_bits(c, p->phys_bits);
+	set_address_bits(kvm, c, p->phys_bits);
 	set_cache_sharing(c);
 	set_topology(c);
 	set_hypervisor(kvm, c);
@@ -265,7 +271,8 @@ static void set_ids(struct cpuid *c, unsigned vcpu)
 {
 	const struct vcpu_topology *t = &c->topology;
 	unsigned id = cpuid_apic_id(t, vcpu);
-	unsigned per_package = 1u << (bits_for(t->threads) + bits_for(t->cores) + bits_for(t->dies));
+	unsigned per_package = 1u << package_shift(t);
+	unsigned node_shift = bits_for(t->threads) + bits_for(t->cores);
 
 	for (unsigned i = 0; i < c->table->nent; i++) {
 		struct kvm_cpuid_entry2 *e = &c->table->entries[i];
@@ -278,10 +285,10 @@ static void set_ids(struct cpuid *c, unsigned vcpu)
 		case 0x1f:
 			e->edx = id;
 			break;
-		case 0x8000001e: /* extended APIC id; core id and threads per core; node id */
+		case 0x8000001e: /* extended APIC id; core id and threads per core; node id and nodes per package */
 			e->eax = id;
 			e->ebx = (id >> bits_for(t->threads) & 0xff) | (t->threads - 1) << 8;
-			e->ecx = id >> (bits_for(t->threads) + bits_for(t->cores));
+			e->ecx = (id >> node_shift & 0xff) | MIN(t->dies - 1, 7u) << 8;
 			break;
 		}
 	}
