@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <termios.h>
@@ -260,11 +261,17 @@ static void out_ready(struct loop_source *src, uint32_t events)
 	output_writable(h);
 }
 
-/* [locked] Wait, with a deadline, for what is left to be written. */
-static void drain(struct serial_host *h)
+/* The end of a pty's master takes away what its reader has not read: wait for that too. */
+static void await_pty_reader(const struct serial_host *h, uint64_t deadline)
 {
-	uint64_t deadline = clock_now_ns() + (h->mode == SERIAL_PTY ? DRAIN_PTY_NS : DRAIN_NS);
+	int unread;
 
+	while (ioctl(h->pty_slave, FIONREAD, &unread) == 0 && unread && clock_ms_until(deadline))
+		poll(NULL, 0, 1);
+}
+
+static void write_rest(struct serial_host *h, uint64_t deadline)
+{
 	h->blocked = false;
 	serial_host_flush(h);
 	while (h->ring_count && h->out_fd >= 0) {
@@ -276,6 +283,17 @@ static void drain(struct serial_host *h)
 		h->blocked = false;
 		serial_host_flush(h);
 	}
+}
+
+/* [locked] Wait, with a deadline, for what is left to be written. */
+static void drain(struct serial_host *h)
+{
+	bool pty = h->mode == SERIAL_PTY;
+	uint64_t deadline = clock_now_ns() + (pty ? DRAIN_PTY_NS : DRAIN_NS);
+
+	write_rest(h, deadline);
+	if (pty && h->pty_slave >= 0)
+		await_pty_reader(h, deadline);
 }
 
 /* ---- input ---- */
