@@ -69,7 +69,7 @@ def vmm(build, kvm, programs):
 
 
 class Server:
-    """Starts device programs on a socket that listens before they do, so that nobody comes too early."""
+    """Starts device programs on a socket that listens before they do: nobody comes too early."""
 
     def __init__(self, folder, programs):
         self.folder = folder
@@ -94,7 +94,8 @@ def gpio(build, folder, programs):
     server = Server(folder, programs)
 
     def start(*arguments, name="gpio"):
-        return server.start(name, [f"{build}/src/outboard-device", "gpio", "--fd={fd}", "-v", *arguments])
+        program = f"{build}/src/outboard-device"
+        return server.start(name, [program, "gpio", "--fd={fd}", "-v", *arguments])
 
     return start
 

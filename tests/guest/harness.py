@@ -1,7 +1,8 @@
 """Programs under test as a test sees them: lines that come out, lines that go in, and an end.
 
-Nothing here waits for a time. Every wait is for a line, a descriptor or an end, with a deadline that
-is only there so that a failure ends too; OUTBOARD_DEADLINE (seconds) makes it longer on slow machines.
+Nothing here waits for a time. Every wait is for a line, a descriptor or an end, with a deadline
+that is only there so that a failure ends too; OUTBOARD_DEADLINE (seconds) makes it longer on slow
+machines.
 """
 
 import collections
@@ -72,7 +73,7 @@ class Lines:
 
 
 class Program:
-    """A child process. `out` and `err` are Lines; at the end of the test it is killed by its pid."""
+    """A child process; `out` and `err` are Lines. At the end of the test it is killed by its pid."""
 
     def __init__(self, name, command, stdin=subprocess.PIPE, pass_fds=()):
         self.name = name
@@ -118,6 +119,10 @@ class Program:
 
     # --- what the kernel says about it ---
 
+    def children(self):
+        with open(f"/proc/{self.pid}/task/{self.pid}/children", encoding="ascii") as children:
+            return [int(pid) for pid in children.read().split()]
+
     def fds(self):
         """How many descriptors of each kind it has open."""
         kinds = collections.Counter()
@@ -139,6 +144,11 @@ class Program:
                 total += int(line.split()[1])
         return total
 
+    def sanitized(self):
+        """Freed memory is kept back by the address sanitizer, which finds leaks by itself."""
+        with open(f"/proc/{self.pid}/maps", encoding="ascii") as maps:
+            return "libasan" in maps.read()
+
     def mappings(self):
         with open(f"/proc/{self.pid}/maps", encoding="ascii") as maps:
             return len(maps.readlines())
@@ -147,15 +157,27 @@ class Program:
 class Vmm(Program):
     """outboard with the test guest in it. Lines on COM1 are `out`, the log is `err`."""
 
-    def __init__(self, build, test, *arguments, image="guest.bzimage", words="", memory="64M", cpus="1",
-                 serial="tty", verbose=1, **keywords):
+    def __init__(
+        self,
+        build,
+        test,
+        *arguments,
+        image="guest.bzimage",
+        boot="--kernel",
+        words="",
+        memory="64M",
+        cpus="1",
+        serial="tty",
+        verbose=1,
+        **keywords,
+    ):
         super().__init__(
             "guest",
             [
                 build / "src" / "outboard",
                 *["-v"] * verbose,
-                "--kernel", build / "tests" / "guest" / image,
-                "--cmdline", f"test={test} {words}".strip(),
+                boot, build / "tests" / "guest" / image,
+                *(["--cmdline", f"test={test} {words}".strip()] if boot == "--kernel" else []),
                 "--memory", f"size={memory}",
                 "--cpus", cpus,
                 "--serial", serial,

@@ -36,7 +36,8 @@ def test_reset_in_place(vmm, gpio):
     assert guest.fds() == fds
     guest.send("off")
     assert guest.wait() == 0, guest.said()
-    assert not [line for line in guest.err.lines if "away" in line or "back after" in line], guest.said()
+    lost = [line for line in guest.err.lines if "away" in line or "back after" in line]
+    assert not lost, guest.said()
 
 
 def test_reset_many_cpus(vmm):
@@ -54,11 +55,11 @@ def test_reset_many_cpus(vmm):
 
 def test_triple_fault(vmm):
     guest = vmm("command")
-    index = next_prompt(guest, 0)
+    next_prompt(guest, 0)
     guest.send("triple")
     assert guest.wait() == 1, guest.said()
+    assert not [line for line in guest.out.lines if "did nothing" in line], guest.said()
     assert [line for line in guest.err.lines if "triple fault" in line], guest.said()
-    assert len(guest.out.lines) == index, guest.said()
 
 
 def test_power_button(vmm):

@@ -27,12 +27,36 @@ def test_boot(vmm, image, memory):
     vmm("boot", image=image, memory=str(memory), words=f"size={memory}").passes()
 
 
+def test_boot_by_the_32_bit_entry(vmm, build, tmp_path):
+    """A bzImage that does not say XLF_KERNEL_64 is entered in protected mode."""
+    data = bytearray((build / "tests" / "guest" / "guest.bzimage").read_bytes())
+    data[0x236] &= ~1
+    path = tmp_path / "bzimage"
+    path.write_bytes(data)
+    assert "# entry 2" in "\n".join(vmm("boot", image=path).passes())
+
+
+def test_boot_of_firmware(vmm):
+    """Firmware is an ELF file with a PVH entry like any."""
+    vmm("boot", boot="--firmware", image="guest.elf").passes()
+
+
+def test_progress_codes(vmm):
+    """The first instruction, the first line of C, the end: what a bench takes times by."""
+    guest = vmm("boot", verbose=2)
+    guest.passes()
+    codes = re.findall("progress code (0x..)$", "\n".join(guest.err.lines), re.MULTILINE)
+    assert codes == ["0x01", "0x02", "0x03"]
+
+
 @pytest.mark.parametrize("image", ["guest.bzimage", "guest.elf"])
 def test_too_little_memory(vmm, image):
     """The image wants to be at 16 MiB."""
     guest = vmm("boot", image=image, memory="8M")
     assert guest.wait() == 1
-    assert re.search(r"needs RAM from 0x[0-9a-f]+ to 0x[0-9a-f]+, but the guest has 8 MiB$", guest.err.lines[-1])
+    assert re.search(
+        "needs RAM from 0x[0-9a-f]+ to 0x[0-9a-f]+, but the guest has 8 MiB$", guest.err.lines[-1]
+    )
 
 
 @pytest.mark.parametrize("image", ["guest.bzimage", "guest.elf"])
@@ -133,6 +157,16 @@ def test_device_in_another_segment(vmm, exerciser):
     ).passes()
 
 
+@pytest.mark.parametrize("what", ["gpio-read", "gpio-write", "port", "absent", "config", "cpuid"])
+@pytest.mark.parametrize("ring", [0, 3])
+def test_bench(vmm, gpio, what, ring):
+    """It takes times: whether they are good ones is for bench/run."""
+    words = f"what={what} n=100 ring={ring}"
+    lines = vmm("bench", "--user-device", gpio().option, words=words).passes()
+    match = re.search(f"# bench {what} n 100 cycles (\\d+) ns (\\d+)", "\n".join(lines))
+    assert int(match[1]) > 0 and int(match[2]) > 0
+
+
 # --- serial port ---
 
 
@@ -175,11 +209,13 @@ def test_serial_terminal_after_a_crash(vmm):
     guest = vmm("command", stdin=theirs)
     guest.out.wait("command?")
     assert tty.tcgetattr(theirs)[3] != before[3]
+    # A process stands by for this. It is done when it ends.
+    standing_by = [os.pidfd_open(pid) for pid in guest.children()]
+    assert standing_by
     guest.signal(signal.SIGKILL)
-    guest.process.wait()
-    # The process that stands by has our output open until it is done: its end is the event.
-    guest.out.join()
-    guest.err.join()
+    for fd in standing_by:
+        assert readable(fd)
+        os.close(fd)
     assert tty.tcgetattr(theirs) == before
     os.close(ours)
     os.close(theirs)
@@ -246,7 +282,7 @@ def test_chaos_on_all_cpus(vmm, gpio, exerciser):
     assert code == 0, guest.said()
 
 
-RESETS = 30
+RESETS = 20
 
 
 def test_chaos_with_resets(vmm, gpio, exerciser):

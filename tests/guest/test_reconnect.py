@@ -49,9 +49,12 @@ def test_hangs(vmm, gpio):
     index, _ = guest.out.wait("^# lost$", index)
     card.signal(signal.SIGCONT)
     guest.out.wait("^# back$", index)
-    finish(guest)
+    report = finish(guest)
     assert len(losses(guest)) == 1, guest.said()
     assert len(returns(guest)) == 1, guest.said()
+    longest = re.search(r"longest (\d+) ms", "\n".join(report))
+    # The deadline of a register access is 2 s; the rest is room for a machine that is busy.
+    assert int(longest[1]) < 10000, guest.said()
 
 
 def test_guest_ends_while_the_server_hangs(vmm, gpio):
@@ -78,11 +81,35 @@ def test_hundred_restarts(vmm, gpio, tmp_path):
         if turn == 4:  # after what is allocated once
             fds, mappings, memory = guest.fds(), guest.mappings(), guest.memory_kib()
     assert guest.fds() == fds
-    assert guest.mappings() <= mappings
-    assert guest.memory_kib() <= memory + 64
+    if not guest.sanitized():
+        assert guest.mappings() <= mappings
+        assert guest.memory_kib() <= memory + 64
     finish(guest)
     assert len(losses(guest)) == ROUNDS, guest.said()
     assert len(returns(guest)) == ROUNDS, guest.said()
+
+
+ROUNDS_OF_ALL = 20
+
+
+def test_everything_returns(vmm, exerciser):
+    """MSI-X, mappings, doorbells, DMA and INTx, after the process was replaced by a new one."""
+    device = exerciser()
+    guest = vmm("device-return", "--user-device", device.option, words=f"rounds={ROUNDS_OF_ALL}")
+    index = 0
+    fds = None
+    for turn in range(ROUNDS_OF_ALL):
+        index, _ = guest.out.wait("^# take it away$", index)
+        if turn == 2:
+            fds = guest.fds()
+        if turn > 2:
+            assert guest.fds() == fds
+        device.kill()
+        index, _ = guest.out.wait("^# bring it back$", index)
+        device = exerciser()
+    guest.passes()
+    assert len(losses(guest)) == ROUNDS_OF_ALL, guest.said()
+    assert len(returns(guest)) == ROUNDS_OF_ALL, guest.said()
 
 
 def test_reset_while_away(vmm, gpio, tmp_path):

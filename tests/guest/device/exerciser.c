@@ -202,8 +202,8 @@ static int region_read(struct pci_model *m, unsigned region, uint64_t off, void 
 	return 0;
 }
 
-static int region_write(struct pci_model *m, unsigned region, uint64_t off, const void *buf,
-	size_t len)
+static int region_write(
+	struct pci_model *m, unsigned region, uint64_t off, const void *buf, size_t len)
 {
 	struct exerciser *e = exerciser_of(m);
 
@@ -267,8 +267,7 @@ static uint8_t *shared_memory(size_t size, int *fd)
 	return p == MAP_FAILED ? NULL : p;
 }
 
-static int add_doorbell(struct exerciser *e, struct loop *loop, struct doorbell *d,
-	uint32_t *count)
+static int add_doorbell(struct exerciser *e, struct loop *loop, struct doorbell *d, uint32_t *count)
 {
 	int fd = fd_eventfd();
 
@@ -303,11 +302,13 @@ static void describe(struct exerciser *e)
 	bar0->flags |= PCI_REGION_MMAP;
 	bar0->areas = &shared;
 	bar0->nr_areas = 1;
-	e->doorbells[0] = (struct pci_doorbell){ .offset = EXERCISER_DOORBELL,
-		.fd = e->any.source.fd };
-	e->doorbells[1] = (struct pci_doorbell){ .offset = EXERCISER_DOORBELL_MATCH, .size = 4,
+	e->doorbells[0] =
+		(struct pci_doorbell){ .offset = EXERCISER_DOORBELL, .fd = e->any.source.fd };
+	e->doorbells[1] = (struct pci_doorbell){ .offset = EXERCISER_DOORBELL_MATCH,
+		.size = 4,
 		.flags = 1, /* KVM_IOEVENTFD_FLAG_DATAMATCH */
-		.datamatch = EXERCISER_MATCH, .fd = e->match.source.fd };
+		.datamatch = EXERCISER_MATCH,
+		.fd = e->match.source.fd };
 	bar0->doorbells = e->doorbells;
 	bar0->nr_doorbells = ARRAY_SIZE(e->doorbells);
 	e->pci.regions[4].flags |= PCI_REGION_MMAP;
@@ -318,12 +319,14 @@ static void describe(struct exerciser *e)
 
 static int exerciser_init(struct exerciser *e, struct loop *loop)
 {
-	static const struct pci_ids ids = { .vendor = EXERCISER_VENDOR, .device = EXERCISER_DEVICE,
-		.class_code = 0xff0000 };
+	static const struct pci_ids ids = {
+		.vendor = EXERCISER_VENDOR, .device = EXERCISER_DEVICE, .class_code = 0xff0000
+	};
 	int rc;
 
 	pci_model_init(&e->pci, &ops, "exerciser", PCI_CONFIG_EXPRESS, &ids);
-	/* The file's offset is the region's: what lies before the shared page is never looked at. */
+	/* The file's offset is the region's: what lies before the shared page is never looked at.
+	 */
 	e->shared = shared_memory(EXERCISER_BAR0_SIZE, &e->pci.regions[0].fd);
 	e->whole = shared_memory(EXERCISER_BAR4_SIZE, &e->pci.regions[4].fd);
 	if (!e->shared || !e->whole)

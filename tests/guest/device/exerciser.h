@@ -14,15 +14,16 @@
 #define EXERCISER_NR_MSI  4
 #define EXERCISER_NR_MSIX 8
 
-/* BAR 0, 64-bit memory: registers, a page that may be mapped, a page with doorbells, nothing special */
-#define EXERCISER_BAR0_SIZE	 0x4000
-#define EXERCISER_REG_ID	 0x000
-#define EXERCISER_REG_SCRATCH	 0x004
-#define EXERCISER_REG_SCRATCH64	 0x008
-#define EXERCISER_REG_MSI	 0x010 /* write: fire this MSI vector */
-#define EXERCISER_REG_MSIX	 0x014 /* write: fire this MSI-X vector */
-#define EXERCISER_REG_INTX	 0x018 /* level of the line */
-#define EXERCISER_REG_LAST_OFF	 0x020 /* the last write to the window: where, how long, what, how many so far */
+/* BAR 0, 64-bit memory: registers, a page that may be mapped, a page of doorbells, a spare */
+#define EXERCISER_BAR0_SIZE	0x4000
+#define EXERCISER_REG_ID	0x000
+#define EXERCISER_REG_SCRATCH	0x004
+#define EXERCISER_REG_SCRATCH64 0x008
+#define EXERCISER_REG_MSI	0x010 /* write: fire this MSI vector */
+#define EXERCISER_REG_MSIX	0x014 /* write: fire this MSI-X vector */
+#define EXERCISER_REG_INTX	0x018 /* level of the line */
+/* The last write to the window: where, how long, what; and how many there were */
+#define EXERCISER_REG_LAST_OFF	 0x020
 #define EXERCISER_REG_LAST_LEN	 0x024
 #define EXERCISER_REG_LAST_DATA	 0x028
 #define EXERCISER_REG_WRITES	 0x030

@@ -24,7 +24,7 @@ static uint64_t x2_write0(uint64_t reg, uint64_t value)
 	asm volatile("wrmsr"
 		     :
 		     : "c"((uint32_t)(MSR_X2APIC + (reg >> 4))), "a"((uint32_t)value),
-		       "d"((uint32_t)(value >> 32))
+		     "d"((uint32_t)(value >> 32))
 		     : "memory");
 	return 0;
 }

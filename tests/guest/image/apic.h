@@ -11,20 +11,20 @@
 #define LAPIC_BASE  0xfee00000ull
 #define IOAPIC_BASE 0xfec00000ull
 
-#define LAPIC_ID      0x20
-#define LAPIC_VERSION 0x30
-#define LAPIC_TPR     0x80
-#define LAPIC_EOI     0xb0
-#define LAPIC_SVR     0xf0
-#define LAPIC_ISR     0x100
-#define LAPIC_IRR     0x200
-#define LAPIC_ICR     0x300
-#define LAPIC_ICR_HI  0x310
-#define LAPIC_LVT_TIMER 0x320
+#define LAPIC_ID	 0x20
+#define LAPIC_VERSION	 0x30
+#define LAPIC_TPR	 0x80
+#define LAPIC_EOI	 0xb0
+#define LAPIC_SVR	 0xf0
+#define LAPIC_ISR	 0x100
+#define LAPIC_IRR	 0x200
+#define LAPIC_ICR	 0x300
+#define LAPIC_ICR_HI	 0x310
+#define LAPIC_LVT_TIMER	 0x320
 #define LAPIC_TIMER_INIT 0x380
-#define LAPIC_TIMER_NOW 0x390
-#define LAPIC_TIMER_DIV 0x3e0
-#define LAPIC_SELF_IPI 0x3f0
+#define LAPIC_TIMER_NOW	 0x390
+#define LAPIC_TIMER_DIV	 0x3e0
+#define LAPIC_SELF_IPI	 0x3f0
 
 #define VECTOR_TIMEOUT 0x31
 

@@ -16,10 +16,10 @@ struct e820 {
 };
 
 struct boot {
-	int entry;	     /* ENTRY_* of abi.h */
-	uint64_t info;	     /* zero page or hvm_start_info */
-	uint64_t load;	     /* where this image is */
-	const char *cmdline; /* never NULL */
+	int entry;	      /* ENTRY_* of abi.h */
+	uint64_t info;	      /* zero page or hvm_start_info */
+	uint64_t load;	      /* where this image is */
+	const char *cmdline;  /* never NULL */
 	uint64_t cmdline_max; /* bytes up to and with its zero, or 0: not terminated */
 	uint64_t rsdp;
 	uint64_t ramdisk, ramdisk_size;

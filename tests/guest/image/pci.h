@@ -8,21 +8,21 @@
 
 #include "x86.h"
 
-#define PCI_COMMAND	  0x04
-#define PCI_COMMAND_IO	  0x1
-#define PCI_COMMAND_MEM	  0x2
-#define PCI_COMMAND_MASTER 0x4
+#define PCI_COMMAND	    0x04
+#define PCI_COMMAND_IO	    0x1
+#define PCI_COMMAND_MEM	    0x2
+#define PCI_COMMAND_MASTER  0x4
 #define PCI_COMMAND_NO_INTX 0x400
-#define PCI_STATUS	  0x06
-#define PCI_STATUS_INTX	  0x8
-#define PCI_STATUS_CAPS	  0x10
-#define PCI_BAR0	  0x10
-#define PCI_ROM		  0x30
-#define PCI_CAP_PTR	  0x34
-#define PCI_INT_LINE	  0x3c
-#define PCI_INT_PIN	  0x3d
-#define PCI_CAP_MSI	  0x05
-#define PCI_CAP_MSIX	  0x11
+#define PCI_STATUS	    0x06
+#define PCI_STATUS_INTX	    0x8
+#define PCI_STATUS_CAPS	    0x10
+#define PCI_BAR0	    0x10
+#define PCI_ROM		    0x30
+#define PCI_CAP_PTR	    0x34
+#define PCI_INT_LINE	    0x3c
+#define PCI_INT_PIN	    0x3d
+#define PCI_CAP_MSI	    0x05
+#define PCI_CAP_MSIX	    0x11
 
 /* The ECAM address of a function, or 0 if the segment is not in MCFG. */
 uint64_t pci_function(unsigned segment, unsigned bus, unsigned slot, unsigned function);

@@ -57,8 +57,10 @@ static void prepare(void)
 
 	memcpy((void *)AP_START, ap_start, (size_t)(ap_end - ap_start));
 	args = (struct ap_args *)(AP_START + (uint64_t)(ap_args - ap_start));
-	*args = (struct ap_args){ .stacks = (uint64_t)ap_stacks, .entry = (uint64_t)ap_main,
-		.cr3 = (uint32_t)(uint64_t)page_pml4, .gdt_limit = GDT_SIZE - 1,
+	*args = (struct ap_args){ .stacks = (uint64_t)ap_stacks,
+		.entry = (uint64_t)ap_main,
+		.cr3 = (uint32_t)(uint64_t)page_pml4,
+		.gdt_limit = GDT_SIZE - 1,
 		.gdt_base = (uint32_t)(uint64_t)gdt };
 }
 

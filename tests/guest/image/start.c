@@ -2,8 +2,8 @@
  * start.c - the first C code, and the list of tests
  *
  * The command line names what to do: test=NAME and the test's own options, each as
- * name=value. A test ends by returning; then the plan is printed and the machine
- * switched off, unless off=0 (the runner wants to see something else end it).
+ * name=value; without a command line, as firmware, it is test=boot. A test ends by
+ * returning; then the plan is printed and the machine switched off.
  */
 #include "abi.h"
 #include "apic.h"
@@ -31,6 +31,7 @@ static const struct test tests[] = {
 	{ "command", test_command },
 	{ "cpuid", test_cpuid },
 	{ "device", test_device },
+	{ "device-return", test_device_return },
 	{ "gpio", test_gpio },
 	{ "gpio-poll", test_gpio_poll },
 	{ "pci", test_pci },
@@ -41,9 +42,9 @@ static const struct test tests[] = {
 
 static void run(void)
 {
-	char name[32] = "";
+	char buf[32];
+	const char *name = boot_option("test", buf, sizeof(buf), "boot");
 
-	boot_option("test", name, sizeof(name), NULL);
 	for (unsigned i = 0; i < ARRAY_SIZE(tests); i++) {
 		if (!strcmp(tests[i].name, name)) {
 			note("test %s", name);
@@ -79,8 +80,5 @@ void guest_start(int entry, uint64_t info)
 	boot_parse(entry, info);
 	apic_init();
 	run();
-	if (boot_number("off", 1))
-		sys_off();
-	for (;;)
-		sys_halt();
+	sys_off();
 }

@@ -34,7 +34,8 @@ bool sys_wrmsr(uint32_t msr, uint64_t value);
 /* CPUID as KVM gives it: a PVM-type KVM does not see the instruction in ring 3. */
 struct cpuid sys_cpuid(uint32_t leaf, uint32_t subleaf);
 
-/* Make [addr, addr + size) reachable, one to one. The first 4 GiB always are. False: no tables left. */
+/* Make [addr, addr + size) reachable, one to one. The first 4 GiB always are. False: no tables
+ * left. */
 bool sys_map(uint64_t addr, uint64_t size);
 
 /* Interrupts taken so far, by vector. */

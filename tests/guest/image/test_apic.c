@@ -44,12 +44,14 @@ static void check_deadline(const char *mode)
 	uint32_t before = irq_count[VECTOR_TEST];
 	uint64_t now = 0;
 
-	/* The TSC as KVM counts it for this guest: RDTSC in ring 3 is another under a PVM-type KVM. */
+	/* The TSC as KVM counts it for this guest: RDTSC in ring 3 is another under a PVM-type KVM.
+	 */
 	sys_rdmsr(MSR_TSC, &now);
 	apic_write(LAPIC_LVT_TIMER, 2u << 17 | VECTOR_TEST);
 	if (!ok(sys_wrmsr(MSR_DEADLINE, now + 1000), "%s: a deadline can be set", mode))
 		return;
-	/* Not by irq_wait(), which uses the timer itself; a deadline that never comes hangs the test. */
+	/* Not by irq_wait(), which uses the timer itself; a deadline that never comes hangs the
+	 * test. */
 	for (unsigned i = 0; i < 1000 && irq_count[VECTOR_TEST] == before; i++)
 		sys_halt();
 	equal(irq_count[VECTOR_TEST], before + 1, "%s: one interrupt at the deadline", mode);

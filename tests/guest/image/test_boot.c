@@ -1,4 +1,5 @@
-/* test_boot.c - what the loader must have left behind; options size= and text= say what to expect */
+/* test_boot.c - what the loader must have left behind; options size= and text= say what to expect
+ */
 #include "abi.h"
 #include "boot.h"
 #include "print.h"
@@ -77,11 +78,13 @@ static void check_ram(void)
 
 		if (e->type != E820_RAM || e->addr < 0x100000)
 			continue;
-		if (!ok(sys_map(e->addr, e->size < 0x200000 ? e->size : 0x200000) && sys_map(last, 8),
+		if (!ok(sys_map(e->addr, e->size < 0x200000 ? e->size : 0x200000) &&
+				    sys_map(last, 8),
 			    "range %u can be mapped", i))
 			continue;
 		write64(last, 0x1122334455667788 + i);
-		equal(read64(last), 0x1122334455667788 + i, "the last bytes of range %u are RAM", i);
+		equal(read64(last), 0x1122334455667788 + i, "the last bytes of range %u are RAM",
+			i);
 		if (e->addr != 0x100000) {
 			write64(e->addr, 0x8877665544332211 + i);
 			equal(read64(e->addr), 0x8877665544332211 + i,

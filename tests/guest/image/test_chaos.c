@@ -6,9 +6,9 @@
  *   all=1  also what resets the machine or switches it off
  *
  * Batches are made in ring 3 and carried out in ring 0, where an exit is cheapest on
- * any kind of KVM, by all processors at once. Interrupts stay off. What would end the test for no fault
- * of the VMM is left out: sleep and reset registers (unless all=1), commands of the local APIC,
- * and delivery modes of the IOAPIC that are no interrupts (INIT, SMI).
+ * any kind of KVM, by all processors at once. Interrupts stay off. What would end the test for no
+ * fault of the VMM is left out: sleep and reset registers (unless all=1), commands of the local
+ * APIC, and delivery modes of the IOAPIC that are no interrupts (INIT, SMI).
  */
 #include "acpi.h"
 #include "apic.h"
@@ -140,7 +140,8 @@ static void tame(struct access *a)
 		return;
 	if (touches(a, LAPIC_BASE, LAPIC_BASE + 0xfff))
 		a->write = false;
-	/* A redirection entry's low half, whole, with delivery mode 0: "fixed". Index writes are free. */
+	/* A redirection entry's low half, whole, with delivery mode 0: "fixed". Index writes are
+	 * free. */
 	if (touches(a, IOAPIC_BASE + 0x10, IOAPIC_BASE + 0x1f)) {
 		a->addr = IOAPIC_BASE + 0x10;
 		a->size = 4;
@@ -152,9 +153,10 @@ static void tame(struct access *a)
 
 static void aim_port(struct access *a)
 {
-	static const uint16_t known[] = { 0x60, 0x61, 0x64, 0x70, 0x71, 0x80, 0x92, 0xcf8, 0xcf9, 0xcfc,
-		0xcfe, 0x3f8, 0x3f9, 0x3fa, 0x3fb, 0x3fc, 0x3fd, 0x3ff, 0x402, 0x600, 0x601, 0x604,
-		0x608, 0x60c, 0xe9, 0x20, 0x21, 0x40, 0x43, 0xa0, 0xa1, 0x510, 0xffff, 0xfffd };
+	static const uint16_t known[] = { 0x60, 0x61, 0x64, 0x70, 0x71, 0x80, 0x92, 0xcf8, 0xcf9,
+		0xcfc, 0xcfe, 0x3f8, 0x3f9, 0x3fa, 0x3fb, 0x3fc, 0x3fd, 0x3ff, 0x402, 0x600, 0x601,
+		0x604, 0x608, 0x60c, 0xe9, 0x20, 0x21, 0x40, 0x43, 0xa0, 0xa1, 0x510, 0xffff,
+		0xfffd };
 
 	a->port = true;
 	a->size = (uint8_t)(1u << pick(3));

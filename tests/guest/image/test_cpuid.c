@@ -27,14 +27,15 @@ static void check_levels(uint32_t leaf, uint64_t cpus, uint32_t id)
 	ok(numbered, "leaf 0x%x: ECX names the level", leaf);
 	ok(same_id, "leaf 0x%x: EDX is the x2APIC id at each level", leaf);
 	if (cpus)
-		ok(count <= cpus && cpus % count == 0, "leaf 0x%x: packages of %u make %lu CPUs", leaf,
-			count, cpus);
+		ok(count <= cpus && cpus % count == 0, "leaf 0x%x: packages of %u make %lu CPUs",
+			leaf, count, cpus);
 	ok(1u << shift >= count, "leaf 0x%x: the id bits are enough", leaf);
 }
 
 void test_cpuid(void)
 {
-	struct cpuid leaf0 = sys_cpuid(0, 0), leaf1 = sys_cpuid(1, 0), hv = sys_cpuid(0x40000000, 0);
+	struct cpuid leaf0 = sys_cpuid(0, 0), leaf1 = sys_cpuid(1, 0),
+		     hv = sys_cpuid(0x40000000, 0);
 	uint64_t cpus = boot_number("cpus", 0);
 	uint32_t bits, id = apic_id();
 

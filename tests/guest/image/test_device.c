@@ -106,7 +106,8 @@ static void check_mapped(void)
 	for (unsigned i = 0; i < EXERCISER_SHARED_SIZE; i += 8)
 		write64(bar0.addr + EXERCISER_SHARED + i, i * 0x0101010101010101ull);
 	for (unsigned i = 0; i < EXERCISER_SHARED_SIZE; i += 8)
-		same = same && read64(bar0.addr + EXERCISER_SHARED + i) == i * 0x0101010101010101ull;
+		same = same &&
+		       read64(bar0.addr + EXERCISER_SHARED + i) == i * 0x0101010101010101ull;
 	ok(same, "the shared page of BAR 0 keeps what is written");
 	for (unsigned i = 0; i < EXERCISER_BAR4_SIZE; i += 512)
 		write32(whole.addr + i, ~i);
@@ -118,6 +119,9 @@ static void check_mapped(void)
 
 static void check_doorbells(void)
 {
+	put(EXERCISER_REG_RUNG, 0);
+	put(EXERCISER_REG_RUNG_MATCH, 0);
+	put(EXERCISER_REG_MESSAGES, 0);
 	for (unsigned i = 0; i < 10; i++)
 		put(EXERCISER_DOORBELL, i);
 	write8(bar0.addr + EXERCISER_DOORBELL, 1);
@@ -183,19 +187,18 @@ static void check_moves(void)
 	equal(read32(away + EXERCISER_SHARED), 0x5a5a5a5a, "also what is mapped");
 	bar0.addr = away;
 	check_doorbells();
-	put(EXERCISER_REG_RUNG, 0);
-	put(EXERCISER_REG_RUNG_MATCH, 0);
-	put(EXERCISER_REG_MESSAGES, 0);
 
 	/* Onto another BAR: one of the two goes on, and both come back. */
 	pci_bar_move(fn, 0, &bar0, low);
-	ok(read32(low) == EXERCISER_ID || read32(low) == UINT32_MAX, "moved onto BAR 4: one of them is there");
+	ok(read32(low) == EXERCISER_ID || read32(low) == UINT32_MAX,
+		"moved onto BAR 4: one of them is there");
 	/* Onto RAM: the RAM stays. */
 	write32(0x80000, 0x12345678);
 	pci_bar_move(fn, 0, &bar0, 0x80000);
 	equal(read32(0x80000), 0x12345678, "moved onto RAM: the RAM stays");
 	pci_bar_move(fn, 0, &bar0, 0xfee00000);
-	ok(read32(LAPIC_BASE + LAPIC_VERSION) != EXERCISER_ID, "moved onto the local APIC: that stays");
+	ok(read32(LAPIC_BASE + LAPIC_VERSION) != EXERCISER_ID,
+		"moved onto the local APIC: that stays");
 	pci_bar_move(fn, 0, &bar0, 0xe8000000);
 	equal(read32(0xe8000000), 0x0d578086, "moved onto ECAM: that stays");
 	pci_bar_move(fn, 0, &bar0, home);
@@ -247,7 +250,8 @@ static void check_msix(void)
 
 			before = irq_count[vector];
 			put(EXERCISER_REG_MSIX, i);
-			wrong += !irq_wait(vector, before + 1, 5000) || irq_count[vector] != before + 1;
+			wrong += !irq_wait(vector, before + 1, 5000) ||
+				 irq_count[vector] != before + 1;
 		}
 	equal(wrong, 0, "MSI-X: each of 8 vectors ten times");
 
@@ -277,7 +281,8 @@ static void check_msix(void)
 	set_entry(2, VECTOR_DEVICE + 7, false);
 	before = irq_count[VECTOR_DEVICE + 7];
 	put(EXERCISER_REG_MSIX, 2);
-	ok(irq_wait(VECTOR_DEVICE + 7, before + 1, 5000), "MSI-X: a vector moved to another interrupt");
+	ok(irq_wait(VECTOR_DEVICE + 7, before + 1, 5000),
+		"MSI-X: a vector moved to another interrupt");
 	write16(fn + cap + 2, 0);
 	before = irq_count[VECTOR_DEVICE + 3];
 	put(EXERCISER_REG_MSIX, 3);
@@ -348,12 +353,110 @@ static void check_intx(void)
 	/* A line that stays up interrupts again and again; the handler alone ends it. */
 	before = irq_count[VECTOR_DEVICE];
 	put(EXERCISER_REG_INTX, 1);
-	ok(irq_wait(VECTOR_DEVICE, before + 3, 5000), "INTx: a line that stays up comes again after each end");
+	ok(irq_wait(VECTOR_DEVICE, before + 3, 5000),
+		"INTx: a line that stays up comes again after each end");
 	put(EXERCISER_REG_INTX, 0);
 	do {
 		before = irq_count[VECTOR_DEVICE];
 	} while (irq_wait(VECTOR_DEVICE, before + 1, 20));
 	ioapic_write(0x10 + 2 * pin, IOAPIC_MASKED);
+}
+
+static void open_msix(void)
+{
+	for (unsigned i = 0; i < EXERCISER_NR_MSIX; i++)
+		set_entry(i, (uint8_t)(VECTOR_DEVICE + i), false);
+	write16(fn + pci_capability(fn, PCI_CAP_MSIX) + 2, 0x8000);
+}
+
+/* How many vectors do not do as they should. */
+static unsigned fire_all(void)
+{
+	unsigned wrong = 0;
+
+	for (unsigned i = 0; i < EXERCISER_NR_MSIX; i++) {
+		uint32_t before = irq_count[VECTOR_DEVICE + i];
+
+		put(EXERCISER_REG_MSIX, i);
+		wrong += !irq_wait((uint8_t)(VECTOR_DEVICE + i), before + 1, 5000);
+	}
+	return wrong;
+}
+
+/* Until the id register reads as it should, or all ones, by what is wanted. */
+static void wait_for_device(bool there)
+{
+	while ((get(EXERCISER_REG_ID) == EXERCISER_ID) != there)
+		cpu_relax();
+}
+
+/*
+ * While the device is away. Registers are all ones from the first access that fails; what is mapped
+ * becomes so a moment later.
+ */
+static void check_away(void)
+{
+	while (get(EXERCISER_SHARED) != UINT32_MAX || read32(whole.addr) != UINT32_MAX)
+		cpu_relax();
+	ok(true, "away: what was mapped is all ones");
+	equal(get(EXERCISER_REG_SCRATCH), UINT32_MAX, "away: and so are registers");
+	put(EXERCISER_SHARED, 1);
+	put(EXERCISER_DOORBELL, 1);
+	equal(read32(fn), EXERCISER_VENDOR | EXERCISER_DEVICE << 16,
+		"away: the function itself can be seen");
+	equal(read32(table.addr + 8), VECTOR_DEVICE, "away: and its MSI-X table");
+}
+
+/*
+ * After a return. A doorbell may come as a message until it is an eventfd again, but it comes; and
+ * what was rung while the device was away does not.
+ */
+static void check_back(uint64_t round)
+{
+	uint32_t rings = 0;
+
+	if (fire_all())
+		ok(false, "round %lu: all vectors", round);
+	do {
+		put(EXERCISER_DOORBELL, 1);
+		rings++;
+		if (get(EXERCISER_REG_RUNG) + get(EXERCISER_REG_MESSAGES) != rings) {
+			ok(false, "round %lu: ring %u is lost", round, rings);
+			return;
+		}
+	} while (!get(EXERCISER_REG_RUNG));
+	write32(bar0.addr + EXERCISER_SHARED, (uint32_t)round);
+	if (get(EXERCISER_SHARED) != round)
+		ok(false, "round %lu: the mapped page", round);
+}
+
+/*
+ * The device process dies and comes back, rounds= times, as the host is asked to arrange. It has
+ * forgotten its registers, but what the guest set up in configuration space goes on.
+ */
+void test_device_return(void)
+{
+	uint64_t rounds = boot_number("rounds", 1);
+
+	if (!find_device())
+		return;
+	open_msix();
+	equal(fire_all(), 0, "all vectors at first");
+	for (uint64_t round = 1; round <= rounds; round++) {
+		write32(bar0.addr + EXERCISER_SHARED, 0x5a5a5a5a);
+		note("take it away");
+		wait_for_device(false);
+		if (round == 1)
+			check_away();
+		note("bring it back");
+		wait_for_device(true);
+		check_back(round);
+	}
+	ok(true, "%lu rounds", rounds);
+	check_doorbells();
+	check_dma();
+	write16(fn + pci_capability(fn, PCI_CAP_MSIX) + 2, 0);
+	check_intx();
 }
 
 void test_device(void)
@@ -366,9 +469,6 @@ void test_device(void)
 		check_ports();
 	check_mapped();
 	check_doorbells();
-	put(EXERCISER_REG_RUNG, 0);
-	put(EXERCISER_REG_RUNG_MATCH, 0);
-	put(EXERCISER_REG_MESSAGES, 0);
 	check_rom();
 	check_dma();
 	check_moves();

@@ -92,7 +92,8 @@ static void check_absent(uint64_t base)
 	}
 	equal(present, 0, "absent slots stay all ones");
 	equal(functions, 0, "functions 1 to 7 are all ones");
-	equal(read64(base + (31 << 15 | 7 << 12) + 0xff8), UINT64_MAX, "up to the end of the segment");
+	equal(read64(base + (31 << 15 | 7 << 12) + 0xff8), UINT64_MAX,
+		"up to the end of the segment");
 }
 
 static void check_other_buses(void)
@@ -105,7 +106,8 @@ static void check_other_buses(void)
 	equal(found, 0, "other buses by the ports: all ones");
 }
 
-/* Move a BAR about and leave it where it was. `reg` is a place in it that reads otherwise than all ones. */
+/* Move a BAR about and leave it where it was. `reg` is a place in it that reads otherwise than all
+ * ones. */
 static void check_bar_moves(uint64_t fn, unsigned index, const struct bar *bar)
 {
 	uint64_t io_places[] = { 0x0, 0x60, 0x3f8 & ~(bar->size - 1), 0xc00, 0xff00, 0xcf8 };
@@ -142,15 +144,16 @@ static void check_bars(uint64_t fn, unsigned segment, const char *name)
 
 		if (!bar.size)
 			continue;
-		note("%s: BAR %u %s 0x%lx + 0x%lx%s%s", name, i, bar.io ? "I/O" : "memory", bar.addr,
-			bar.size, bar.wide ? " 64-bit" : "", bar.prefetch ? " prefetchable" : "");
+		note("%s: BAR %u %s 0x%lx + 0x%lx%s%s", name, i, bar.io ? "I/O" : "memory",
+			bar.addr, bar.size, bar.wide ? " 64-bit" : "",
+			bar.prefetch ? " prefetchable" : "");
 		ok(!(bar.size & (bar.size - 1)), "%s: BAR %u: the size is a power of two", name, i);
 		if (bar.io && segment) {
 			equal(bar.addr, 0, "%s: BAR %u: there is no I/O space here", name, i);
 			continue;
 		}
-		ok(bar.addr && !(bar.addr & (bar.size - 1)), "%s: BAR %u: it has an aligned address",
-			name, i);
+		ok(bar.addr && !(bar.addr & (bar.size - 1)),
+			"%s: BAR %u: it has an aligned address", name, i);
 		ok(!shares_address(&bar), "%s: BAR %u: it shares no address with another", name, i);
 		pci_command(fn, PCI_COMMAND_IO | PCI_COMMAND_MEM, 0);
 		check_bar_moves(fn, i, &bar);
@@ -199,7 +202,8 @@ static void check_function(uint64_t fn, unsigned segment)
 		equal(read8(fn + PCI_INT_LINE), pci_intx_pin(fn), "%s: interrupt line", name);
 	line = read8(fn + PCI_INT_LINE);
 	write8(fn + PCI_INT_LINE, (uint8_t)~line);
-	equal(read8(fn + PCI_INT_LINE), (uint8_t)~line, "%s: the interrupt line can be written", name);
+	equal(read8(fn + PCI_INT_LINE), (uint8_t)~line, "%s: the interrupt line can be written",
+		name);
 	write8(fn + PCI_INT_LINE, line);
 }
 

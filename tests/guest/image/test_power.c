@@ -2,7 +2,8 @@
  * test_power.c - the ways a machine ends or begins anew
  *
  * "power" waits for the power button as an operating system would: the event
- * device's interrupt, its status byte, S5; with deaf=1 it stops there and ends not. "command" does what lines from the host say.
+ * device's interrupt, its status byte, S5; with deaf=1 it stops there and ends not. "command" does
+ * what lines from the host say.
  */
 #include "acpi.h"
 #include "apic.h"
@@ -13,6 +14,7 @@
 #include "tests.h"
 
 #define VECTOR_GED	 0x63
+#define VECTOR_NEVER	 0x65
 #define GED_PIN		 9
 #define GED_POWER_BUTTON 8
 
@@ -131,7 +133,11 @@ void test_command(void)
 		if (gpio && (!strcmp(line, "r gpio") || !strcmp(line, "w gpio")))
 			gpio_command(gpio, line[0]);
 		for (unsigned i = 0; i < ARRAY_SIZE(ends); i++)
-			if (!strcmp(line, ends[i].name))
+			if (!strcmp(line, ends[i].name)) {
 				ends[i].go();
+				/* It may take the machine a moment to stop this CPU. */
+				irq_wait(VECTOR_NEVER, 1, 10000);
+				note("%s did nothing", line);
+			}
 	}
 }

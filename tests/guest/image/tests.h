@@ -15,6 +15,7 @@ void test_chaos(void);
 void test_command(void);
 void test_cpuid(void);
 void test_device(void);
+void test_device_return(void);
 void test_gpio(void);
 void test_gpio_poll(void);
 void test_pci(void);

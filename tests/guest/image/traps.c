@@ -44,8 +44,11 @@ static void idt_set(unsigned vector, const char *entry, uint8_t type)
 {
 	uint64_t offset = (uint64_t)entry;
 
-	idt[vector] = (struct idt_entry){ .offset0 = (uint16_t)offset, .selector = SEL_CODE0,
-		.type = type, .offset1 = (uint16_t)(offset >> 16), .offset2 = (uint32_t)(offset >> 32) };
+	idt[vector] = (struct idt_entry){ .offset0 = (uint16_t)offset,
+		.selector = SEL_CODE0,
+		.type = type,
+		.offset1 = (uint16_t)(offset >> 16),
+		.offset2 = (uint32_t)(offset >> 32) };
 }
 
 void sys_init(void)
