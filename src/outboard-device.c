@@ -370,6 +370,8 @@ int main(int argc, char **argv)
 	bool named = argc > 1 && argv[1][0] != '-';
 	int rc = 0;
 
+	if (fd_standard())
+		return EXIT_FAILURE; /* and nowhere to say so */
 	if (named) {
 		a.model = device_model_find(argv[1]);
 		if (!a.model)
