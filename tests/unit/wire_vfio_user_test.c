@@ -244,7 +244,14 @@ static void a_proposal_reads_back_as_what_was_proposed(void **state)
 	len = vfio_user_format_proposal(&caps, buf, sizeof(buf));
 	assert_int_equal(len, strlen(buf) + 1);
 	assert_int_equal(vfio_user_parse_caps(buf, (size_t)len, &back, NULL), 0);
-	assert_memory_equal(&caps, &back, sizeof(caps));
+	/* By field: what lies between them is anybody's. */
+	assert_int_equal(back.max_msg_fds, caps.max_msg_fds);
+	assert_int_equal(back.max_data_xfer_size, caps.max_data_xfer_size);
+	assert_int_equal(back.max_dma_maps, caps.max_dma_maps);
+	assert_int_equal(back.pgsizes, caps.pgsizes);
+	assert_int_equal(back.twin_socket, caps.twin_socket);
+	assert_int_equal(back.twin_fd_index, caps.twin_fd_index);
+	assert_int_equal(back.write_multiple, caps.write_multiple);
 	assert_null(strstr(buf, "fd_index"));
 }
 
