@@ -179,13 +179,15 @@ static void handle(struct vfio_user_port *p, struct vu_msg *msg, uint8_t *at, st
 		h.flags |= VFIO_USER_FLAG_ERROR;
 		h.error = (uint32_t)-rc;
 		p->nr_reply_fds = 0;
-		log_limited(&p->complaints, LOG_WARN, "%s vfio-user: %s refused: %s",
-			p->model->name, vfio_user_command_name(msg->h.command),
-			err->text[0] ? err->text : strerror((int)-rc));
-		err->text[0] = 0;
 	} else {
 		h.size += (uint32_t)rc;
 	}
+	/* Some of several writes may have failed in a message that did not. */
+	if (rc < 0 || err->text[0])
+		log_limited(&p->complaints, LOG_WARN, "%s vfio-user: %s refused: %s",
+			p->model->name, vfio_user_command_name(msg->h.command),
+			err->text[0] ? err->text : strerror((int)-rc));
+	err->text[0] = 0;
 	if (msg->h.flags & VFIO_USER_FLAG_NO_REPLY)
 		return;
 	memcpy(at, &h, sizeof(h));
@@ -308,7 +310,7 @@ static bool spin(struct loop_idle *idle)
 			if (!p->connected || p->main_src.events != EPOLLIN)
 				return false;
 			spin_learn(&p->spin, true);
-			quiet_since = clock_now_ns();
+			quiet_since = p->spin.last_ns = clock_now_ns();
 		} else if (!p->connected) {
 			return false;
 		}
@@ -378,10 +380,8 @@ static int adopt_client(struct vfio_user_port *p, int fd, struct err *err)
 {
 	int rc = vu_stream_init(&p->main, fd, VFIO_USER_SERVER);
 
-	if (rc) {
-		close(fd);
+	if (rc)
 		return err_set(err, rc, "out of memory");
-	}
 	rc = loop_add(p->loop, &p->main_src, fd, EPOLLIN, client_event);
 	if (rc) {
 		vu_stream_fini(&p->main);

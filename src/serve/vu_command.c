@@ -35,8 +35,6 @@ static int offer_twin(struct vfio_user_port *p, struct vfio_user_caps *caps, str
 	if (!rc) {
 		p->twin_client_fd = fds[1];
 		rc = vu_stream_init(&p->twin, fds[0], VFIO_USER_SERVER);
-		if (rc)
-			fd_close(&fds[0]);
 	}
 	if (rc)
 		return err_set(err, rc, "twin socket: %s", strerror(-rc));

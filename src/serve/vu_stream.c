@@ -23,7 +23,10 @@ int vu_stream_init(struct vu_stream *s, int fd, enum vfio_user_end end)
 	s->tx = malloc(TX_ROOM);
 	if (s->rx && s->tx)
 		return 0;
-	vu_stream_fini(s);
+	fd_close(&s->fd);
+	free(s->rx);
+	free(s->tx);
+	s->rx = s->tx = NULL;
 	return -ENOMEM;
 }
 
