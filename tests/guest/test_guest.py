@@ -248,7 +248,8 @@ def test_serial_pty(vmm):
     lines = Lines(fd, "console")
     echo(lambda text: os.write(fd, text.encode() + b"\n"), lines)
     assert guest.wait() == 0, guest.said()
-    guest.tap(lines.join())
+    # No report: what a terminal still holds when its master closes is lost.
+    lines.join()
     os.close(fd)
 
 
