@@ -206,7 +206,7 @@ static void on_signal(void *arg, int signo)
 
 static int take_signals(struct vmm *vmm, struct err *err)
 {
-	static const int signals[] = { SIGTERM, SIGINT, 0 };
+	static const int signals[] = { SIGTERM, SIGINT, SIGHUP, 0 };
 	int rc = loop_signals(vmm->loop, signals, on_signal, vmm);
 
 	signal(SIGPIPE, SIG_IGN);
@@ -283,10 +283,11 @@ static int build(struct vmm *vmm, struct err *err)
 	return rc;
 }
 
+/* Devices are hung up on before the vCPUs are waited for: one that does not answer delays the end no more. */
 static void tear_down(struct vmm *vmm)
 {
 	if (vmm->machine)
-		machine_stop(vmm->machine);
+		machine_halt(vmm->machine);
 	for (size_t i = 0; i < vmm->nr_devices; i++)
 		user_device_free(vmm->devices[i]);
 	free(vmm->devices);

@@ -161,25 +161,25 @@ int machine_new(struct loop *loop, const struct machine_params *params, struct m
 	return 0;
 }
 
-void machine_stop(struct machine *m)
+void machine_halt(struct machine *m)
 {
-	vcpus_free(m->vcpus);
-	m->vcpus = NULL;
+	vcpus_stop(m->vcpus);
 }
 
 void machine_free(struct machine *m)
 {
 	if (!m)
 		return;
-	machine_stop(m);
+	vcpus_free(m->vcpus);
 	loop_unpost(m->loop, &m->reset_work);
 	loop_unpost(m->loop, &m->reset_done_work);
 	loop_unpost(m->loop, &m->shutdown_work);
 	loop_unpost(m->loop, &m->failure_work);
 	serial_free(m->serial);
 	platform_free(m->platform);
-	pci_free(m->pci);
+	/* What was retired is freed here, and may need the rest. */
 	io_bus_free(m->bus);
+	pci_free(m->pci);
 	irqs_free(m->irqs);
 	memory_free(m->memory);
 	kvm_close(&m->kvm);

@@ -75,9 +75,9 @@ enum machine_exit { MACHINE_EXIT_OK = 0, MACHINE_EXIT_FAILED = 1 };
 /* Build everything but devices and guest image. loop and params are borrowed. 0 or -errno with a text. */
 int machine_new(struct loop *loop, const struct machine_params *params, struct machine **out,
 	struct err *err);
-/* End the vCPU threads: from here on nobody uses a device. Waits until each has left what it was in. */
-void machine_stop(struct machine *m);
-/* Stops first. Devices must have been freed. NULL is fine. */
+/* Let the guest not go on. Waits for nothing: vCPUs may still be inside a device. For good. */
+void machine_halt(struct machine *m);
+/* Halts, waits until each vCPU has left what it was in. Devices must have been freed. NULL is fine. */
 void machine_free(struct machine *m);
 
 /* Load the guest and start the vCPUs' threads, parked. 0 or -errno with a text. */
