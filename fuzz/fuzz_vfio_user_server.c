@@ -7,9 +7,11 @@
  *   bits 0-2  0-4  a message: command, flags, then the payload: its length (2) and bytes
  *             5    bytes as they are: length (2) and bytes
  *             6    a good VERSION; first byte: with write_multiple, a twin socket, few descriptors
- *             7    an answer to a DMA_READ (or, with bit 7, a DMA_WRITE): id, address (8), count (2)
- *   bits 3-5  that many descriptors with it, of kinds that take turns by
- *   bit 6     memory, eventfds, a full and blocking eventfd; or a pipe, memory that is cut short
+ *             7    an answer to a DMA_READ (or, with bit 7, a DMA_WRITE): id, address (8),
+ *                  count (2)
+ *   bits 3-5  that many descriptors with it, by turns of the three kinds that
+ *   bit 6     says: memory, an eventfd, a full and blocking one; or a pipe, memory that is cut
+ *             short, an eventfd
  *
  * All of it is in the socket before the server looks, then the client hangs up its sending side.
  * Byte 0 of the input chooses the model: the GPIO card or the probe with one of everything.
@@ -90,8 +92,8 @@ struct client {
 	bool full;  /* the socket takes no more */
 };
 
-static void say(struct client *c, const void *a, size_t a_len, const void *b, size_t b_len,
-	uint8_t control)
+static void say(
+	struct client *c, const void *a, size_t a_len, const void *b, size_t b_len, uint8_t control)
 {
 	struct iovec iov[] = { { (void *)(uintptr_t)a, a_len }, { (void *)(uintptr_t)b, b_len } };
 	int fds[7], nr = control >> 3 & 7;

@@ -1,9 +1,9 @@
 /*
  * outboard-device.c - one device as a process
  *
- * `outboard-device MODEL (--socket-path=PATH | --fd=N) [options]`. Steps: parse -> make the model ->
- * open (log, saved state, socket) -> drop capabilities -> Landlock -> seccomp -> serve.
- * Nothing of a client is read before the last step.
+ * `outboard-device MODEL (--socket-path=PATH | --fd=N) [options]`. Steps: parse -> make the model
+ * -> open (log, saved state, socket) -> drop capabilities -> Landlock -> seccomp -> serve. Nothing
+ * of a client is read before the last step.
  *
  * Follows the conventions for back-end programs of the vfio-user and vhost-user
  * specifications: it never daemonises, SIGTERM ends it with 0, --print-capabilities.
@@ -53,7 +53,8 @@ static const struct device_option common[NR_COMMON] = {
 	[OPT_SECCOMP] = { "seccomp", "MODE", "true (default), false, log or errno" },
 	[OPT_LOG_FILE] = { "log-file", "FILE", "append to FILE instead of writing to stderr" },
 	[OPT_VERBOSE] = { "verbose", NULL, "say more; twice: still more (also -v)" },
-	[OPT_PRINT_CAPABILITIES] = { "print-capabilities", NULL, "print what this model is, as JSON" },
+	[OPT_PRINT_CAPABILITIES] = { "print-capabilities", NULL,
+		"print what this model is, as JSON" },
 	[OPT_HELP] = { "help", NULL, "print this text (also -h)" },
 	[OPT_VERSION] = { "version", NULL, "print the version (also -V)" },
 };
@@ -145,15 +146,15 @@ static void fill_long(struct option *at, const struct device_option *o, int code
 
 static int take_option(struct args *a, int code, const char *text, struct err *err)
 {
-	const char **value = code >= CODE_MODEL ? &a->model_values[code - CODE_MODEL] :
-						  &a->values[code - CODE_COMMON];
+	const char **value = code >= CODE_MODEL ? &a->model_values[code - CODE_MODEL]
+						: &a->values[code - CODE_COMMON];
 
 	if (code == CODE_COMMON + OPT_VERBOSE)
 		a->verbose++;
 	else if (*value)
 		return err_set(err, -EINVAL, "--%s is given twice",
-			code >= CODE_MODEL ? a->model->options[code - CODE_MODEL].name :
-					     common[code - CODE_COMMON].name);
+			code >= CODE_MODEL ? a->model->options[code - CODE_MODEL].name
+					   : common[code - CODE_COMMON].name);
 	*value = text ? text : "";
 	return 0;
 }
@@ -242,8 +243,8 @@ static int unknown_model(const char *name, struct err *err)
 	char names[200] = "";
 
 	for (size_t i = 0; i < nr && len < sizeof(names); i++)
-		len += (size_t)snprintf(names + len, sizeof(names) - len, "%s%s", i ? ", " : "",
-			models[i]->name);
+		len += (size_t)snprintf(
+			names + len, sizeof(names) - len, "%s%s", i ? ", " : "", models[i]->name);
 	return err_set(err, -EINVAL, "unknown model '%.32s', expected one of: %s", name, names);
 }
 

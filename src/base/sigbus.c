@@ -40,8 +40,8 @@ static bool patch(uintptr_t addr)
 		if (addr - a->start >= a->len)
 			continue;
 		done = mmap((void *)a->start, a->len, PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) !=
-			MAP_FAILED;
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
+			       0) != MAP_FAILED;
 		if (!atomic_exchange_explicit(&a->hit, true, memory_order_acq_rel) &&
 			a->notify_fd >= 0)
 			fd_signal(a->notify_fd);
@@ -74,7 +74,8 @@ static void on_sigbus(int signo, siginfo_t *info, void *context)
 /* Somebody else may have set a handler since: it becomes the one for what is not guarded. */
 static int install(void)
 {
-	struct sigaction action = { .sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_ONSTACK };
+	struct sigaction action = { .sa_sigaction = on_sigbus,
+		.sa_flags = SA_SIGINFO | SA_ONSTACK };
 	struct sigaction now;
 	int rc = 0;
 

@@ -77,8 +77,8 @@ static size_t put_changes(char *text, size_t size, const char *kind, uint16_t ol
 
 	for (int i = 0; i < NR_PINS; i++)
 		if ((old ^ new) >> i & 1)
-			len += (size_t)snprintf(text + len, size - len, "%s%d %d\n", kind, i,
-				new >> i & 1);
+			len += (size_t)snprintf(
+				text + len, size - len, "%s%d %d\n", kind, i, new >> i & 1);
 	return len;
 }
 
@@ -105,8 +105,8 @@ static void watch(struct gpio *g, uint16_t old_outputs, uint16_t old_inputs)
 	if (!g->config.watch)
 		return;
 	if (g->lines_left_out) {
-		len = (size_t)snprintf(text, sizeof(text), "# %u times nobody was reading\n",
-			g->lines_left_out);
+		len = (size_t)snprintf(
+			text, sizeof(text), "# %u times nobody was reading\n", g->lines_left_out);
 		g->lines_left_out = 0;
 	}
 	len += put_changes(text + len, sizeof(text) - len, "OUT", old_outputs, g->r.outputs);
@@ -143,7 +143,7 @@ static void update_inputs(struct gpio *g)
 	g->r.inputs = inputs;
 	if (changed && g->r.irq_enabled)
 		g->r.irq_status |= STATUS_PENDING | (changed & 0xff ? STATUS_LOW : 0) |
-			(changed >> 8 ? STATUS_HIGH : 0);
+				   (changed >> 8 ? STATUS_HIGH : 0);
 	update_intx(g);
 }
 
@@ -217,7 +217,7 @@ static void write_register(struct gpio *g, uint64_t off, uint8_t value)
 static bool read_has_effect(const struct gpio *g, uint64_t off, size_t len)
 {
 	return ranges_overlap(off, len, REG_IRQ, 2) ||
-		(g->config.sample && ranges_overlap(off, len, REG_OUT_LOW, 1));
+	       (g->config.sample && ranges_overlap(off, len, REG_OUT_LOW, 1));
 }
 
 static int region_read(struct pci_model *m, unsigned region, uint64_t off, void *buf, size_t len)
@@ -232,8 +232,8 @@ static int region_read(struct pci_model *m, unsigned region, uint64_t off, void 
 	return 0;
 }
 
-static int region_write(struct pci_model *m, unsigned region, uint64_t off, const void *buf,
-	size_t len)
+static int region_write(
+	struct pci_model *m, unsigned region, uint64_t off, const void *buf, size_t len)
 {
 	struct gpio *g = gpio_of(m);
 	uint16_t outputs = g->r.outputs, inputs = g->r.inputs;
@@ -342,8 +342,8 @@ static int load(struct pci_model *m, const void *buf, size_t len, struct err *er
 	int rc;
 
 	if (!root)
-		return err_set(err, -EINVAL, "not JSON, from line %d column %d on", why.line,
-			why.column);
+		return err_set(
+			err, -EINVAL, "not JSON, from line %d column %d on", why.line, why.column);
 	rc = json_unpack_ex(root, &why, JSON_STRICT,
 		"{s:s, s:I, s:I, s:I, s:b, s:I, s:b, s:I, s:s, s:I, s:s}", "model", &s.model,
 		"version", &s.version, "outputs", &s.outputs, "inputs", &s.inputs, "irq_enabled",
@@ -351,7 +351,8 @@ static int load(struct pci_model *m, const void *buf, size_t len, struct err *er
 		&s.filters, "sample_writes", &s.sample_writes, "sample_reads", &s.sample_reads,
 		"config", &s.config);
 	if (rc)
-		rc = err_set(err, -EINVAL, "a key is missing, unknown, or has a value of another kind");
+		rc = err_set(
+			err, -EINVAL, "a key is missing, unknown, or has a value of another kind");
 	else
 		rc = apply_state(gpio_of(m), &s, err);
 	json_decref(root);
@@ -414,8 +415,8 @@ static int parse_inputs(const char *text, uint16_t *out, struct err *err)
 	size_t len = strlen(digits);
 
 	if (!len || len > 4 || strspn(digits, "0123456789abcdefABCDEF") != len)
-		return err_set(err, -EINVAL, "--inputs: '%.32s': expected one to four hexadecimal digits",
-			text);
+		return err_set(err, -EINVAL,
+			"--inputs: '%.32s': expected one to four hexadecimal digits", text);
 	*out = (uint16_t)strtoul(digits, NULL, 16);
 	return 0;
 }
@@ -430,7 +431,8 @@ static int new_pci(const char *const *values, struct pci_model **out, struct err
 	int rc;
 
 	if (!!values[OPT_LOOPBACK] + !!values[OPT_INPUTS] + !!values[OPT_SAMPLE] > 1)
-		return err_set(err, -EINVAL, "--loopback, --inputs and --sample exclude each other");
+		return err_set(
+			err, -EINVAL, "--loopback, --inputs and --sample exclude each other");
 	rc = values[OPT_INPUTS] ? parse_inputs(values[OPT_INPUTS], &config.inputs, err) : 0;
 	if (!rc)
 		rc = gpio_new(out, &config);

@@ -15,8 +15,8 @@
  * | 6      | interrupt status              | -                         |
  * | 7      | filters of inputs 0-7         | filters of inputs 0-7     |
  *
- * Interrupt status: bit 0 and 1: an input of the low, the high byte has changed; bit 2: the interrupt is
- * pending. The filters only suppress noise on wires, so here they are mere state.
+ * Interrupt status: bit 0 and 1: an input of the low, the high byte has changed; bit 2: the
+ * interrupt is pending. The filters only suppress noise on wires, so here they are mere state.
  */
 #ifndef DEVICE_GPIO_H
 #define DEVICE_GPIO_H
@@ -31,9 +31,9 @@ struct gpio_config {
 	bool loopback;	 /* outputs are wired to the inputs of the same number */
 	uint16_t inputs; /* else the inputs are these, for ever */
 	/*
-	 * Or they follow a well-known example program: an input is high when the number of times that
-	 * a 1 was written to its output is a multiple of 3, and register 0 reads as the number of its
-	 * reads so far, divided by 3.
+	 * Or they follow a well-known example program: an input is high when the number of times
+	 * that a 1 was written to its output is a multiple of 3, and register 0 reads as the number
+	 * of its reads so far, divided by 3.
 	 */
 	bool sample;
 	bool watch; /* print each change of a pin to stdout: `OUT3 1` */

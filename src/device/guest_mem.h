@@ -26,8 +26,8 @@ struct guest_mem {
 /*
  * Copy len bytes from guest memory at iova. The range may cross mappings that touch. 0;
  * -EFAULT: a part of it is not mapped; -EACCES: mapped, but not for this direction; -EIO:
- * the memory behind it is gone or its owner did not answer, buf is undefined. The port's own thread, and
- * any thread for memory that the front-end shares by descriptor.
+ * the memory behind it is gone or its owner did not answer, buf is undefined. The port's own
+ * thread, and any thread for memory that the front-end shares by descriptor.
  */
 static inline int guest_mem_read(struct guest_mem *mem, uint64_t iova, void *buf, size_t len)
 {

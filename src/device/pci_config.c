@@ -39,9 +39,9 @@ void pci_config_init(struct pci_config *c, uint32_t size, const struct pci_ids *
 	put16(header + PCI_SUBSYSTEM_ID, ids->subdevice);
 	preset(c, 0, header, sizeof(header));
 
-	put16(c->mask + PCI_COMMAND,
-		PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER | PCI_COMMAND_PARITY |
-			PCI_COMMAND_SERR | PCI_COMMAND_INTX_DISABLE);
+	put16(c->mask + PCI_COMMAND, PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER |
+					     PCI_COMMAND_PARITY | PCI_COMMAND_SERR |
+					     PCI_COMMAND_INTX_DISABLE);
 	c->mask[PCI_CACHE_LINE_SIZE] = 0xff;
 	c->mask[PCI_LATENCY_TIMER] = 0xff;
 	c->mask[PCI_INTERRUPT_LINE] = 0xff;
@@ -66,8 +66,8 @@ void pci_config_set_pin(struct pci_config *c, uint8_t pin)
 	preset(c, PCI_INTERRUPT_PIN, &pin, 1);
 }
 
-uint32_t pci_config_add_cap(struct pci_config *c, uint8_t id, const void *body, const void *mask,
-	size_t len)
+uint32_t pci_config_add_cap(
+	struct pci_config *c, uint8_t id, const void *body, const void *mask, size_t len)
 {
 	uint32_t at = (uint32_t)align_up(c->cap_end, 4);
 	uint32_t link = c->last_cap ? c->last_cap + PCI_CAP_LIST_NEXT : PCI_CAPABILITY_LIST;

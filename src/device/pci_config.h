@@ -46,8 +46,8 @@ void pci_config_set_pin(struct pci_config *c, uint8_t pin);
  * Append a capability: its id, then len bytes of body and which of their bits may be
  * written (NULL: none). Returns its offset; the caller is expected to fit them all (assert).
  */
-uint32_t pci_config_add_cap(struct pci_config *c, uint8_t id, const void *body, const void *mask,
-	size_t len);
+uint32_t pci_config_add_cap(
+	struct pci_config *c, uint8_t id, const void *body, const void *mask, size_t len);
 
 /* [off, off + len) lies inside the space: the caller has checked. Any length and alignment. */
 void pci_config_read(const struct pci_config *c, uint32_t off, void *buf, size_t len);

@@ -27,8 +27,7 @@ void pci_model_free(struct pci_model *m)
 static void update_intx(struct pci_model *m)
 {
 	uint16_t status = pci_config_get16(&m->config, PCI_STATUS) & ~PCI_STATUS_INTERRUPT;
-	bool enabled =
-		!(pci_config_get16(&m->config, PCI_COMMAND) & PCI_COMMAND_INTX_DISABLE);
+	bool enabled = !(pci_config_get16(&m->config, PCI_COMMAND) & PCI_COMMAND_INTX_DISABLE);
 
 	pci_config_set16(&m->config, PCI_STATUS, m->intx ? status | PCI_STATUS_INTERRUPT : status);
 	if (m->port)

@@ -64,12 +64,14 @@ struct pci_model;
 
 struct pci_model_ops {
 	/*
-	 * Access to a BAR, ROM or VGA region. [off, off + len) lies inside it and the region's flags
-	 * allow it; len is what the client chose, from 1 byte to a megabyte. 0 or -errno, which the client gets.
+	 * Access to a BAR, ROM or VGA region. [off, off + len) lies inside it and the region's
+	 * flags allow it; len is what the client chose, from 1 byte to a megabyte. 0 or -errno,
+	 * which the client gets.
 	 */
-	int (*region_read)(struct pci_model *m, unsigned region, uint64_t off, void *buf, size_t len);
-	int (*region_write)(struct pci_model *m, unsigned region, uint64_t off, const void *buf,
-		size_t len);
+	int (*region_read)(
+		struct pci_model *m, unsigned region, uint64_t off, void *buf, size_t len);
+	int (*region_write)(
+		struct pci_model *m, unsigned region, uint64_t off, const void *buf, size_t len);
 	/* Back to what power-on gives, INTx lowered. The configuration space has been reset. */
 	void (*reset)(struct pci_model *m);
 	/* Somebody listens to this interrupt now, or no longer. May be NULL. */
@@ -79,8 +81,9 @@ struct pci_model_ops {
 	void (*start)(struct pci_model *m);
 	/*
 	 * Write the state, in the model's one versioned form, into buf. Returns its length, or
-	 * -ENOSPC. NULL: the model cannot be saved. load() takes such a form, from a file or another
-	 * machine, so it is checked like any input: 0, or -EINVAL with a text and nothing changed.
+	 * -ENOSPC. NULL: the model cannot be saved. load() takes such a form, from a file or
+	 * another machine, so it is checked like any input: 0, or -EINVAL with a text and nothing
+	 * changed.
 	 */
 	ssize_t (*save)(struct pci_model *m, void *buf, size_t size);
 	int (*load)(struct pci_model *m, const void *buf, size_t len, struct err *err);
@@ -106,10 +109,12 @@ struct pci_model {
 	const struct pci_model_ops *ops;
 	const char *name; /* for log lines; borrowed for the model's life */
 	struct pci_config config;
-	struct pci_region regions[PCI_MODEL_REGIONS]; /* that of the configuration space is filled in */
+	struct pci_region regions[PCI_MODEL_REGIONS]; /* the configuration space's is filled in */
 	uint32_t irq_count[PCI_IRQ_TYPES];
 
-	/* Who is told when the saved form has changed, before the access that did it is answered. */
+	/*
+	 * Who is told when the saved form has changed, before the access that did it is answered.
+	 */
 	void (*on_change)(struct pci_model *m, void *arg);
 	void *on_change_arg;
 
@@ -126,7 +131,9 @@ void pci_model_free(struct pci_model *m);
 
 /* For the port */
 
-/* The port's two interfaces, borrowed until pci_model_detach(). The line's level is told at once. */
+/*
+ * The port's two interfaces, borrowed until pci_model_detach(). The line's level is told at once.
+ */
 void pci_model_attach(struct pci_model *m, struct pci_port *port, struct guest_mem *mem);
 void pci_model_detach(struct pci_model *m);
 /*
@@ -134,7 +141,8 @@ void pci_model_detach(struct pci_model *m);
  * region, out of its bounds, or not readable (writable); or what the model said.
  */
 int pci_model_read(struct pci_model *m, uint32_t region, uint64_t off, void *buf, size_t len);
-int pci_model_write(struct pci_model *m, uint32_t region, uint64_t off, const void *buf, size_t len);
+int pci_model_write(
+	struct pci_model *m, uint32_t region, uint64_t off, const void *buf, size_t len);
 void pci_model_reset(struct pci_model *m);
 
 /* For the model */

@@ -60,8 +60,8 @@ static int load(struct state_file *f, struct err *err)
 
 static int replace(struct state_file *f, size_t len)
 {
-	FD_AUTO fd = openat(f->dir, f->fresh, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC,
-		0600);
+	FD_AUTO fd = openat(
+		f->dir, f->fresh, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
 	size_t done = 0;
 	int rc;
 
@@ -132,8 +132,7 @@ static int split_path(struct state_file *f, const char *path, struct err *err)
 	return 0;
 }
 
-int state_file_open(struct state_file **out, const char *path, struct pci_model *m,
-	struct err *err)
+int state_file_open(struct state_file **out, const char *path, struct pci_model *m, struct err *err)
 {
 	struct state_file *f = calloc(1, sizeof(*f));
 	int rc;

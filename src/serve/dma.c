@@ -47,7 +47,7 @@ struct dma_region {
 static bool same_id(const struct file_id *a, const struct file_id *b)
 {
 	return a->dev_major == b->dev_major && a->dev_minor == b->dev_minor && a->ino == b->ino &&
-		a->writable == b->writable;
+	       a->writable == b->writable;
 }
 
 /* The index of the first region that ends after iova; nr when there is none. */
@@ -95,7 +95,7 @@ static int identify(int fd, struct file_id *id, uint64_t *size, struct err *err)
 		.dev_minor = st.stx_dev_minor,
 		.ino = st.stx_ino,
 		.writable = (mode & O_ACCMODE) == O_RDWR &&
-			(seals < 0 || !(seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))),
+			    (seals < 0 || !(seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))),
 	};
 	*size = st.stx_size;
 	return 0;
@@ -175,7 +175,8 @@ static int get_file(struct dma *d, int fd, uint32_t flags, uint64_t offset, uint
 		return rc;
 	if (!range_ok(offset, size, file_size))
 		return err_set(err, -EINVAL,
-			"offset 0x%" PRIx64 " + size 0x%" PRIx64 " is past the file's end 0x%" PRIx64,
+			"offset 0x%" PRIx64 " + size 0x%" PRIx64
+			" is past the file's end 0x%" PRIx64,
 			offset, size, file_size);
 	if (flags & DMA_WRITE && !id.writable)
 		return err_set(err, -EACCES, "writable memory asked for, the file is read-only");
@@ -204,8 +205,8 @@ static int grow(struct dma *d)
 	return 0;
 }
 
-static int check_range(uint64_t iova, uint64_t size, uint32_t flags, uint64_t offset,
-	struct err *err)
+static int check_range(
+	uint64_t iova, uint64_t size, uint32_t flags, uint64_t offset, struct err *err)
 {
 	if (!size || size - 1 > UINT64_MAX - iova)
 		return err_set(err, -EINVAL, "the range is empty or wraps");
@@ -228,8 +229,8 @@ static bool is_repeat(const struct dma_region *r, const struct dma_region *want,
 	return fd < 0 || (!identify(fd, &id, &size, NULL) && same_id(&id, &r->file->id));
 }
 
-int dma_map(struct dma *d, uint64_t iova, uint64_t size, uint32_t flags, uint64_t offset,
-	int fd_in, struct err *err)
+int dma_map(struct dma *d, uint64_t iova, uint64_t size, uint32_t flags, uint64_t offset, int fd_in,
+	struct err *err)
 {
 	FD_AUTO fd = fd_in;
 	struct dma_region r = { .iova = iova, .size = size, .offset = offset, .flags = flags };
@@ -242,8 +243,8 @@ int dma_map(struct dma *d, uint64_t iova, uint64_t size, uint32_t flags, uint64_
 	if (at < d->nr && (d->regions[at].iova <= iova || d->regions[at].iova - iova < size)) {
 		if (is_repeat(&d->regions[at], &r, fd))
 			return 0;
-		return err_set(err, -EINVAL, "overlaps the mapping at 0x%" PRIx64,
-			d->regions[at].iova);
+		return err_set(
+			err, -EINVAL, "overlaps the mapping at 0x%" PRIx64, d->regions[at].iova);
 	}
 	if (d->nr == d->max)
 		return err_set(err, -ENOSPC, "already %u mappings", d->max);
@@ -362,7 +363,8 @@ static int mem_read(struct guest_mem *mem, uint64_t iova, void *buf, size_t len)
 static int mem_write(struct guest_mem *mem, uint64_t iova, const void *buf, size_t len)
 {
 	/* A write only reads from buf, all the way down. */
-	return access_all(container_of(mem, struct dma, mem), true, iova, (void *)(uintptr_t)buf, len);
+	return access_all(
+		container_of(mem, struct dma, mem), true, iova, (void *)(uintptr_t)buf, len);
 }
 
 static const struct guest_mem_ops mem_ops = { .read = mem_read, .write = mem_write };

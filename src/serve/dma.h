@@ -38,8 +38,8 @@ struct dma_file;
 struct dma_region;
 
 struct dma {
-	struct guest_mem mem; /* what the model gets */
-	pthread_rwlock_t lock; /* readers: accesses; writer: a change of the table */
+	struct guest_mem mem;	    /* what the model gets */
+	pthread_rwlock_t lock;	    /* readers: accesses; writer: a change of the table */
 	struct dma_region *regions; /* sorted by iova, no overlap */
 	uint32_t nr, room, max;
 	struct dma_file *files;
@@ -49,7 +49,10 @@ struct dma {
 	void *ask_arg;
 };
 
-/* At most max mappings. ask may be NULL: memory without a descriptor can then not be reached. 0 or -errno. */
+/*
+ * At most max mappings. ask may be NULL: memory without a descriptor can then not be reached. 0 or
+ * -errno.
+ */
 int dma_init(struct dma *d, uint32_t max, dma_ask_fn ask, void *arg);
 /* Accepts a zeroed one. */
 void dma_fini(struct dma *d);
@@ -66,7 +69,10 @@ void dma_fini(struct dma *d);
 int dma_map(struct dma *d, uint64_t iova, uint64_t size, uint32_t flags, uint64_t offset, int fd,
 	struct err *err);
 
-/* Undo exactly one dma_map(). No access is under way in it when this returns. 0 or -ENOENT. Loop thread. */
+/*
+ * Undo exactly one dma_map(). No access is under way in it when this returns. 0 or -ENOENT. Loop
+ * thread.
+ */
 int dma_unmap(struct dma *d, uint64_t iova, uint64_t size);
 void dma_unmap_all(struct dma *d);
 

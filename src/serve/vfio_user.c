@@ -3,22 +3,23 @@
  *
  * Whatever the socket holds is read at once and worked off message by message;
  * replies gather in the stream's buffer and leave when there is nothing left to do. While a
- * client does not read its replies no further message of it is taken, so what it can make us hold is
- * bounded; after a while it is dropped.
+ * client does not read its replies no further message of it is taken, so what it can make us hold
+ * is bounded; after a while it is dropped.
  *
  * After a message the next one is often only microseconds away, and sleeping in between costs both
  * ends a wake-up. So after two messages in quick succession the port looks at the socket for up to
- * SPIN_NS before it lets the loop sleep. What came of it is the only guide, since a client that is slow
- * looks like one that cannot run because we occupy its processor: each time in vain doubles the
- * number of messages until the next try, each message that came in time halves it. An idle port uses no
- * CPU at all.
+ * SPIN_NS before it lets the loop sleep. What came of it is the only guide, since a client that is
+ * slow looks like one that cannot run because we occupy its processor: each time in vain doubles
+ * the number of messages until the next try, each message that came in time halves it. An idle port
+ * uses no CPU at all.
  *
  * Owns:    the sockets, every descriptor received, the mappings of the client's memory.
  * Threads: the loop's; vu_irq.h says what a model's threads may call.
  * Trusts:  nothing that arrives. A bad message gets an error; one that breaks the frame of the
- *          stream, a flood of descriptors, a VERSION that is none, memory that is
- *          truncated, an eventfd that would block, or silence when an answer is due ends the connection. The
- *          model keeps its state and the port listens on.
+ *          stream, a flood of descriptors, a VERSION that is none, memory that is truncated, an
+ *          eventfd that would block, or silence when an answer is due ends the connection. The
+ *          model keeps its state and the port listens on. One thing is out of our hands: closing
+ *          a descriptor of a FUSE file waits for the daemon behind it.
  * Spec:    vfio-user 0.9.2, "Socket", "Command Concurrency", "Socket Disconnection Behavior".
  */
 #include "serve/vfio_user.h"
@@ -47,7 +48,10 @@
 #define SPIN_NS	      (50 * NS_PER_US)
 #define SPIN_SLICE_NS (500 * NS_PER_US)
 #define SPIN_REST_MAX 1023u
-/* Quick succession, as a sleeping server sees it: with two wake-ups in between, the client's and its own. */
+/*
+ * Quick succession, as a sleeping server sees it: with two wake-ups in between, the client's and
+ * its own.
+ */
 #define SPIN_NEAR_NS (200 * NS_PER_US)
 
 static void client_event(struct loop_source *src, uint32_t events);
@@ -141,7 +145,10 @@ static void memory_lost(struct loop_source *src, uint32_t events)
 
 /* Replies */
 
-/* 0: all sent. -EAGAIN: the client has to read first, and has been given a deadline. -EPIPE: doomed. */
+/*
+ * 0: all sent. -EAGAIN: the client has to read first, and has been given a deadline. -EPIPE:
+ * doomed.
+ */
 static int flush(struct vfio_user_port *p)
 {
 	size_t before = p->main.tx_end - p->main.tx_start;
@@ -210,7 +217,9 @@ static uint8_t *reply_room(struct vfio_user_port *p, const struct vu_msg *msg)
 	return vu_stream_reserve(&p->main, max + rule->reply_max);
 }
 
-/* Work off the messages that are complete. 0: done; -EAGAIN: the client must read; -EPIPE: doomed. */
+/*
+ * Work off the messages that are complete. 0: done; -EAGAIN: the client must read; -EPIPE: doomed.
+ */
 static int work_off(struct vfio_user_port *p, unsigned *handled)
 {
 	struct err err = { 0 };
@@ -265,7 +274,9 @@ static unsigned run_client(struct vfio_user_port *p)
 			rc = flush(p);
 		if (rc == -EAGAIN)
 			return handled;
-		/* Only here the buffer holds no whole message: the rest wakes the loop by itself. */
+		/*
+		 * Only here the buffer holds no whole message: the rest wakes the loop by itself.
+		 */
 		if (rc || handled >= MAX_RUN || (handled && !more))
 			break;
 		n = vu_stream_fill(&p->main);
@@ -431,7 +442,10 @@ static void client_arrives(struct loop_source *src, uint32_t events)
 	if (fd < 0) {
 		if (errno == EAGAIN || errno == ECONNABORTED || errno == EINTR)
 			return;
-		/* Out of descriptors or memory: the connection stays ready, so look away for a while. */
+		/*
+		 * Out of descriptors or memory: the connection stays ready, so look away for a
+		 * while.
+		 */
 		log_limited(&p->complaints, LOG_WARN, "%s vfio-user: accept: %s", p->model->name,
 			strerror(errno));
 		loop_mod(src, 0);
@@ -506,7 +520,10 @@ int vfio_user_port_new(struct vfio_user_port **out, struct loop *loop, struct pc
 	p->config = *config;
 	if (!p->config.patience_ms)
 		p->config.patience_ms = DEFAULT_PATIENCE_MS;
-	/* Of the machine, not of our affinity: pinned to one processor, we may have a client on another. */
+	/*
+	 * Of the machine, not of our affinity: pinned to one processor, we may have a client on
+	 * another.
+	 */
 	p->spin.possible = !p->config.no_spin && sysconf(_SC_NPROCESSORS_ONLN) > 1;
 	p->listen_fd = p->twin_client_fd = -1;
 	p->pci_port.ops = &port_ops;

@@ -35,7 +35,10 @@ struct vfio_user_port_config {
  */
 int vfio_user_port_new(struct vfio_user_port **out, struct loop *loop, struct pci_model *model,
 	int fd, const struct vfio_user_port_config *config, struct err *err);
-/* Drop the client, if there is one, and stop serving. NULL is fine. Not from a callback of the model. */
+/*
+ * Drop the client, if there is one, and stop serving. NULL is fine. Not from a callback of the
+ * model.
+ */
 void vfio_user_port_free(struct vfio_user_port *port);
 
 #endif

@@ -20,8 +20,8 @@
 #define MAIN_PIECE (64u << 10)
 
 /* Wait for events on the socket, or doom the client. 0 or -EIO. */
-static int wait_for(struct vfio_user_port *p, struct vu_stream *s, short events,
-	uint64_t deadline_ns)
+static int wait_for(
+	struct vfio_user_port *p, struct vu_stream *s, short events, uint64_t deadline_ns)
 {
 	for (;;) {
 		struct pollfd pfd = { .fd = s->fd, .events = events };
@@ -51,7 +51,10 @@ static int receive(struct vfio_user_port *p, struct vu_stream *s)
 	return -EIO;
 }
 
-/* The socket is full: take in what the client has to say until it reads, so that neither waits for the other. */
+/*
+ * The socket is full: take in what the client has to say until it reads, so that neither waits for
+ * the other.
+ */
 static int make_way(struct vfio_user_port *p, struct vu_stream *s, uint64_t deadline_ns)
 {
 	int rc = wait_for(p, s, POLLIN | POLLOUT, deadline_ns);
@@ -105,8 +108,8 @@ static int send_all(struct vfio_user_port *p, struct vu_stream *s, struct iovec 
 	return 0;
 }
 
-static int await_reply(struct vfio_user_port *p, struct vu_stream *s, uint16_t id,
-	uint16_t command, struct vu_msg *reply, uint64_t deadline_ns)
+static int await_reply(struct vfio_user_port *p, struct vu_stream *s, uint16_t id, uint16_t command,
+	struct vu_msg *reply, uint64_t deadline_ns)
 {
 	const struct vu_msg *current = s == &p->main ? p->current : NULL;
 	struct err err = { 0 };
@@ -148,7 +151,10 @@ static int take_reply(struct vfio_user_port *p, const struct vu_msg *reply, bool
 
 	if (reply->h.flags & VFIO_USER_FLAG_ERROR)
 		return -EIO;
-	/* The count of a DMA_WRITE may be 4 bytes long; on this machine the rest are zeros above it. */
+	/*
+	 * The count of a DMA_WRITE may be 4 bytes long; on this machine the rest are zeros above
+	 * it.
+	 */
 	memcpy(&a, reply->payload, MIN(reply->len, sizeof(a)));
 	if (a.addr != iova || a.count != len || (!write && reply->len - sizeof(a) != len)) {
 		vu_doom(p, "%s of 0x%" PRIx64 "+0x%zx answered with 0x%" PRIx64 "+0x%" PRIx64,
@@ -169,8 +175,8 @@ static int ask_piece(struct vfio_user_port *p, bool write, uint64_t iova, void *
 
 	rc = send_command(p, s, write, iova, buf, len, deadline_ns);
 	if (!rc)
-		rc = await_reply(p, s, p->next_id,
-			write ? VFIO_USER_DMA_WRITE : VFIO_USER_DMA_READ, &reply, deadline_ns);
+		rc = await_reply(p, s, p->next_id, write ? VFIO_USER_DMA_WRITE : VFIO_USER_DMA_READ,
+			&reply, deadline_ns);
 	if (!rc)
 		rc = take_reply(p, &reply, write, iova, buf, len);
 	return rc;

@@ -129,8 +129,8 @@ static ssize_t device_info(struct vu_msg *msg, uint8_t *out, struct err *err)
 static uint32_t region_flags(const struct pci_region *r)
 {
 	return (r->flags & PCI_REGION_READ ? VFIO_USER_REGION_FLAG_READ : 0) |
-		(r->flags & PCI_REGION_WRITE ? VFIO_USER_REGION_FLAG_WRITE : 0) |
-		(r->flags & PCI_REGION_MMAP ? VFIO_USER_REGION_FLAG_MMAP : 0);
+	       (r->flags & PCI_REGION_WRITE ? VFIO_USER_REGION_FLAG_WRITE : 0) |
+	       (r->flags & PCI_REGION_MMAP ? VFIO_USER_REGION_FLAG_MMAP : 0);
 }
 
 /* The sparse-mmap capability of a region that has areas. Returns its length. */
@@ -152,8 +152,8 @@ static size_t put_areas(const struct pci_region *r, uint8_t *out)
 	return len;
 }
 
-static ssize_t region_info(struct vfio_user_port *p, struct vu_msg *msg, uint8_t *out,
-	struct err *err)
+static ssize_t region_info(
+	struct vfio_user_port *p, struct vu_msg *msg, uint8_t *out, struct err *err)
 {
 	struct vfio_user_region_info info;
 	const struct pci_region *r;
@@ -169,7 +169,7 @@ static ssize_t region_info(struct vfio_user_port *p, struct vu_msg *msg, uint8_t
 	r = &p->model->regions[info.index];
 	if (r->flags & PCI_REGION_MMAP && r->nr_areas)
 		full += (uint32_t)(sizeof(struct vfio_user_cap_sparse) +
-			r->nr_areas * sizeof(struct vfio_user_sparse_area));
+				   r->nr_areas * sizeof(struct vfio_user_sparse_area));
 	info = (struct vfio_user_region_info){
 		.argsz = full,
 		.index = info.index,
@@ -207,8 +207,8 @@ static int reply_fd(struct vfio_user_port *p, int fd)
 	return p->nr_reply_fds++;
 }
 
-static ssize_t region_io_fds(struct vfio_user_port *p, struct vu_msg *msg, uint8_t *out,
-	struct err *err)
+static ssize_t region_io_fds(
+	struct vfio_user_port *p, struct vu_msg *msg, uint8_t *out, struct err *err)
 {
 	struct vfio_user_region_io_fds q;
 	const struct pci_region *r;
@@ -216,14 +216,14 @@ static ssize_t region_io_fds(struct vfio_user_port *p, struct vu_msg *msg, uint8
 
 	memcpy(&q, msg->payload, sizeof(q));
 	if (q.argsz < sizeof(q) || q.flags || q.count)
-		return err_set(err, -EINVAL, "argsz %u, flags 0x%x, count %u", q.argsz, q.flags,
-			q.count);
+		return err_set(
+			err, -EINVAL, "argsz %u, flags 0x%x, count %u", q.argsz, q.flags, q.count);
 	if (q.index >= PCI_MODEL_REGIONS || !p->model->regions[q.index].size)
 		return err_set(err, -EINVAL, "region %u", q.index);
 	r = &p->model->regions[q.index];
 	room = (q.argsz - (uint32_t)sizeof(q)) / sizeof(struct vfio_user_sub_region);
 	max = (vfio_user_rule(VFIO_USER_DEVICE_GET_REGION_IO_FDS)->reply_max - sizeof(q)) /
-		sizeof(struct vfio_user_sub_region);
+	      sizeof(struct vfio_user_sub_region);
 	/* All or none; doorbells whose descriptor the client cannot take stay messages. */
 	for (uint32_t i = 0; i < r->nr_doorbells && nr < max; i++) {
 		const struct pci_doorbell *d = &r->doorbells[i];
@@ -250,8 +250,7 @@ static ssize_t region_io_fds(struct vfio_user_port *p, struct vu_msg *msg, uint8
 	return sizeof(q);
 }
 
-static ssize_t irq_info(struct vfio_user_port *p, struct vu_msg *msg, uint8_t *out,
-	struct err *err)
+static ssize_t irq_info(struct vfio_user_port *p, struct vu_msg *msg, uint8_t *out, struct err *err)
 {
 	struct vfio_user_irq_info info;
 
@@ -283,16 +282,16 @@ static ssize_t set_irqs(struct vfio_user_port *p, struct vu_msg *msg, struct err
 
 /* Regions */
 
-static int refuse_access(const struct vfio_user_region_access *a, const char *what, int rc,
-	struct err *err)
+static int refuse_access(
+	const struct vfio_user_region_access *a, const char *what, int rc, struct err *err)
 {
 	return err_set(err, rc, "%s of %u bytes at 0x%" PRIx64 " of region %u: %s", what, a->count,
 		a->offset, a->region,
 		rc == -EINVAL ? "outside of it, or not allowed" : strerror(-rc));
 }
 
-static ssize_t region_read(struct vfio_user_port *p, struct vu_msg *msg, uint8_t *out,
-	struct err *err)
+static ssize_t region_read(
+	struct vfio_user_port *p, struct vu_msg *msg, uint8_t *out, struct err *err)
 {
 	struct vfio_user_region_access a;
 	int rc;
@@ -318,8 +317,8 @@ static int write_region(struct vfio_user_port *p, const struct vfio_user_region_
 	return rc ? refuse_access(a, "write", rc, err) : 0;
 }
 
-static ssize_t region_write(struct vfio_user_port *p, struct vu_msg *msg, uint8_t *out,
-	struct err *err)
+static ssize_t region_write(
+	struct vfio_user_port *p, struct vu_msg *msg, uint8_t *out, struct err *err)
 {
 	struct vfio_user_region_access a;
 	int rc;
@@ -335,8 +334,8 @@ static ssize_t region_write(struct vfio_user_port *p, struct vu_msg *msg, uint8_
 	return sizeof(a);
 }
 
-static ssize_t write_multi(struct vfio_user_port *p, struct vu_msg *msg, uint8_t *out,
-	struct err *err)
+static ssize_t write_multi(
+	struct vfio_user_port *p, struct vu_msg *msg, uint8_t *out, struct err *err)
 {
 	const uint8_t *at = msg->payload + sizeof(struct vfio_user_write_multi);
 	size_t len = msg->len - sizeof(struct vfio_user_write_multi);

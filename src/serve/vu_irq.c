@@ -129,7 +129,7 @@ static bool is_eventfd(const struct vu_irqs *q, int fd)
 	snprintf(name, sizeof(name), "%d", fd);
 	n = readlinkat(q->self_fds, name, target, sizeof(target));
 	return n == (ssize_t)strlen("anon_inode:[eventfd]") &&
-		!memcmp(target, "anon_inode:[eventfd]", (size_t)n);
+	       !memcmp(target, "anon_inode:[eventfd]", (size_t)n);
 }
 
 static int check(const struct vu_irqs *q, const struct vfio_user_irq_set *set, size_t len,
@@ -138,31 +138,32 @@ static int check(const struct vu_irqs *q, const struct vfio_user_irq_set *set, s
 	uint32_t data = set->flags & DATA_TYPES, action = set->flags & ACTIONS;
 
 	if (!is_pow2(data) || !is_pow2(action) || set->flags & ~(DATA_TYPES | ACTIONS))
-		return err_set(err, -EINVAL,
-			"flags 0x%x, expected one kind of data and one action", set->flags);
+		return err_set(err, -EINVAL, "flags 0x%x, expected one kind of data and one action",
+			set->flags);
 	if (set->index >= PCI_IRQ_TYPES)
 		return err_set(err, -EINVAL, "interrupt type %u, expected 0 to %d", set->index,
 			PCI_IRQ_TYPES - 1);
 	if (!range_ok(set->start, set->count, q->count[set->index]))
 		return err_set(err, -EINVAL, "%s %u+%u, there are %u", type_name(set->index),
 			set->start, set->count, q->count[set->index]);
-	if (!set->count &&
-		(set->start || data != VFIO_USER_IRQ_SET_DATA_NONE ||
-			action != VFIO_USER_IRQ_SET_ACTION_TRIGGER))
+	if (!set->count && (set->start || data != VFIO_USER_IRQ_SET_DATA_NONE ||
+				   action != VFIO_USER_IRQ_SET_ACTION_TRIGGER))
 		return err_set(err, -EINVAL, "count 0 only switches a whole type off");
 	if (set->index >= PCI_IRQ_ERR && action != VFIO_USER_IRQ_SET_ACTION_TRIGGER)
 		return err_set(err, -EINVAL, "%s can not be masked", type_name(set->index));
 	if (len != (data == VFIO_USER_IRQ_SET_DATA_BOOL ? set->count : 0))
-		return err_set(err, -EINVAL, "%zu bytes of data for %u interrupts", len, set->count);
+		return err_set(
+			err, -EINVAL, "%zu bytes of data for %u interrupts", len, set->count);
 	if (nr_fds && (data != VFIO_USER_IRQ_SET_DATA_EVENTFD || (uint32_t)nr_fds != set->count))
-		return err_set(err, -EINVAL, "%d descriptors for %u interrupts", nr_fds, set->count);
+		return err_set(
+			err, -EINVAL, "%d descriptors for %u interrupts", nr_fds, set->count);
 	if (data == VFIO_USER_IRQ_SET_DATA_EVENTFD && action != VFIO_USER_IRQ_SET_ACTION_TRIGGER &&
 		set->index != PCI_IRQ_INTX)
 		return err_set(err, -EINVAL, "%s is masked by message only", type_name(set->index));
 	for (int i = 0; i < nr_fds; i++)
 		if (!is_eventfd(q, fds[i]))
-			return err_set(err, -EINVAL, "descriptor %d of %d is not an eventfd", i,
-				nr_fds);
+			return err_set(
+				err, -EINVAL, "descriptor %d of %d is not an eventfd", i, nr_fds);
 	return 0;
 }
 
@@ -251,7 +252,7 @@ uint32_t vu_irqs_flags(const struct vu_irqs *q, enum pci_irq type)
 	switch (type) {
 	case PCI_IRQ_INTX:
 		return VFIO_USER_IRQ_FLAG_EVENTFD | VFIO_USER_IRQ_FLAG_MASKABLE |
-			VFIO_USER_IRQ_FLAG_AUTOMASKED;
+		       VFIO_USER_IRQ_FLAG_AUTOMASKED;
 	case PCI_IRQ_MSI:
 	case PCI_IRQ_MSIX:
 		return VFIO_USER_IRQ_FLAG_EVENTFD | VFIO_USER_IRQ_FLAG_MASKABLE;

@@ -3,11 +3,11 @@
  *
  * A client gives an eventfd per interrupt. MSI and MSI-X vectors fire once per trigger; one that
  * is masked, or has no listener yet, stays pending and fires when that ends.
- * INTx is a level: it fires when it is high and not masked, and masks itself by firing; an unmask, by message or
- * through an eventfd of the client, fires again if the level is still high.
+ * INTx is a level: it fires when it is high and not masked, and masks itself by firing; an unmask,
+ * by message or through an eventfd of the client, fires again if the level is still high.
  *
- * An eventfd of the client is only ever written (base/kick.h) and watched, never read: watched for edges,
- * its counter needs no clearing, and a read could be made to wait.
+ * An eventfd of the client is only ever written (base/kick.h) and watched, never read: watched for
+ * edges, its counter needs no clearing, and a read could be made to wait.
  *
  * Threads: vu_irqs_trigger() and vu_irqs_set_intx() on any; the rest on the loop thread.
  */
@@ -50,8 +50,9 @@ struct vu_irqs {
 };
 
 /*
- * foul is called, on any thread and with the lock held, when an eventfd turns out to be a trap; it should
- * arrange for the client to be dropped. 0 or -errno with a text; vu_irqs_fini() is due in both cases.
+ * foul is called, on any thread and with the lock held, when an eventfd turns out to be a trap; it
+ * should arrange for the client to be dropped. 0 or -errno with a text; vu_irqs_fini() is due in
+ * both cases.
  */
 int vu_irqs_init(struct vu_irqs *q, struct loop *loop, struct pci_model *model,
 	void (*foul)(void *arg), void *arg, struct err *err);

@@ -123,9 +123,9 @@ static uint32_t feature_methods(const struct vfio_user_port *p, uint32_t feature
 {
 	if (!can_migrate(p))
 		return 0;
-	return feature == FEATURE_MIGRATION	 ? VFIO_USER_FEATURE_GET :
-	       feature == FEATURE_MIG_DEVICE_STATE ? VFIO_USER_FEATURE_GET | VFIO_USER_FEATURE_SET :
-						     0;
+	return feature == FEATURE_MIGRATION	     ? VFIO_USER_FEATURE_GET
+	       : feature == FEATURE_MIG_DEVICE_STATE ? VFIO_USER_FEATURE_GET | VFIO_USER_FEATURE_SET
+						     : 0;
 }
 
 static ssize_t get_feature(struct vfio_user_port *p, uint32_t feature,
@@ -146,8 +146,8 @@ static ssize_t get_feature(struct vfio_user_port *p, uint32_t feature,
 	return f.argsz;
 }
 
-ssize_t vu_migration_feature(struct vfio_user_port *p, const struct vu_msg *msg, uint8_t *out,
-	struct err *err)
+ssize_t vu_migration_feature(
+	struct vfio_user_port *p, const struct vu_msg *msg, uint8_t *out, struct err *err)
 {
 	struct vfio_user_device_feature f;
 	struct device_state ds;
@@ -161,7 +161,8 @@ ssize_t vu_migration_feature(struct vfio_user_port *p, const struct vu_msg *msg,
 	if (f.argsz < sizeof(f))
 		return err_set(err, -EINVAL, "argsz %u", f.argsz);
 	if (!methods || wanted & ~methods)
-		return err_set(err, -ENOTSUP, "feature %u, flags 0x%x: not offered", feature, f.flags);
+		return err_set(
+			err, -ENOTSUP, "feature %u, flags 0x%x: not offered", feature, f.flags);
 	if (f.flags & VFIO_USER_FEATURE_PROBE) {
 		memcpy(out, &f, sizeof(f));
 		return sizeof(f);
@@ -179,8 +180,8 @@ ssize_t vu_migration_feature(struct vfio_user_port *p, const struct vu_msg *msg,
 	return (ssize_t)msg->len;
 }
 
-ssize_t vu_migration_read(struct vfio_user_port *p, const struct vu_msg *msg, uint8_t *out,
-	struct err *err)
+ssize_t vu_migration_read(
+	struct vfio_user_port *p, const struct vu_msg *msg, uint8_t *out, struct err *err)
 {
 	struct vu_migration *m = &p->mig;
 	struct mig_data d;
@@ -208,8 +209,8 @@ ssize_t vu_migration_write(struct vfio_user_port *p, const struct vu_msg *msg, s
 	if (m->state != VU_MIG_RESUMING)
 		return err_set(err, -EINVAL, "the device is not in RESUMING");
 	if (msg->len - sizeof(d) != d.size)
-		return err_set(err, -EINVAL, "size %u, but %zu bytes came", d.size,
-			msg->len - sizeof(d));
+		return err_set(
+			err, -EINVAL, "size %u, but %zu bytes came", d.size, msg->len - sizeof(d));
 	if (d.size > PCI_MODEL_STATE_MAX - m->len)
 		return err_set(err, -ENOSPC, "more state than a device has");
 	memcpy(m->data + m->len, msg->payload + sizeof(d), d.size);

@@ -61,7 +61,7 @@ struct vfio_user_port {
 
 	/* The client, while `connected` */
 	bool connected, negotiated;
-	bool doomed;	  /* to be dropped as soon as no function works for it; doom.text says why */
+	bool doomed; /* to be dropped as soon as no function works for it; doom.text says why */
 	struct err doom;
 	struct vu_stream main, twin; /* twin.rx is NULL without a twin socket */
 	struct loop_source main_src;
@@ -90,14 +90,17 @@ void vu_run_soon(struct vfio_user_port *p);
  */
 ssize_t vu_command(struct vfio_user_port *p, struct vu_msg *msg, uint8_t *out, struct err *err);
 
-/* dma_ask_fn: arg is the port. Waits for the client, with a deadline; a client that misses it is doomed. */
+/*
+ * dma_ask_fn: arg is the port. Waits for the client, with a deadline; a client that misses it is
+ * doomed.
+ */
 int vu_ask(void *arg, bool write, uint64_t iova, void *buf, size_t len);
 
 /* DEVICE_FEATURE and MIG_DATA_*, as vu_command(). */
-ssize_t vu_migration_feature(struct vfio_user_port *p, const struct vu_msg *msg, uint8_t *out,
-	struct err *err);
-ssize_t vu_migration_read(struct vfio_user_port *p, const struct vu_msg *msg, uint8_t *out,
-	struct err *err);
+ssize_t vu_migration_feature(
+	struct vfio_user_port *p, const struct vu_msg *msg, uint8_t *out, struct err *err);
+ssize_t vu_migration_read(
+	struct vfio_user_port *p, const struct vu_msg *msg, uint8_t *out, struct err *err);
 ssize_t vu_migration_write(struct vfio_user_port *p, const struct vu_msg *msg, struct err *err);
 /* Back to RUNNING: after a reset, and when the client has gone. */
 void vu_migration_reset(struct vfio_user_port *p);

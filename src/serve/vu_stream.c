@@ -9,7 +9,7 @@
 #include "base/util.h"
 
 /* A largest message, and room behind it so that a read is worth its system call. */
-#define SLACK	((size_t)64 << 10)
+#define SLACK ((size_t)64 << 10)
 /* What may pile up behind a message that is being worked on and waits for a reply of the peer. */
 #define RESERVE ((size_t)256 << 10)
 #define RX_ROOM (VFIO_USER_MAX_MSG + 2 * SLACK + RESERVE)
@@ -67,7 +67,10 @@ static ssize_t fill(struct vu_stream *s, size_t limit)
 		return n;
 	s->rx_end += (size_t)n;
 	if (s->fds.nr > had) {
-		/* At the limit some may have been dropped, and which message lost them is not known. */
+		/*
+		 * At the limit some may have been dropped, and which message lost them is not
+		 * known.
+		 */
 		if ((had && s->fds.nr == SOCK_MAX_FDS) || s->nr_marks == VU_STREAM_MARKS)
 			return -EMFILE;
 		s->marks[s->nr_marks].pos = s->rx_base + s->rx_end - 1;

@@ -33,7 +33,7 @@ struct vu_stream {
 	uint8_t *rx;
 	size_t rx_start, rx_end; /* received and not yet taken */
 	uint64_t rx_base;	 /* stream position of rx[0] */
-	bool more; /* the last read may have left something in the socket */
+	bool more;		 /* the last read may have left something in the socket */
 	struct fd_list fds;
 	struct {
 		uint64_t pos; /* stream position of the last byte they came with */
@@ -52,7 +52,8 @@ struct vu_msg {
 	struct vfio_user_header h;
 	const uint8_t *payload; /* not aligned */
 	size_t len;
-	int *fds; /* the message's; what is not taken with fd_take() is closed by vu_stream_done() */
+	int *fds; /* the message's; what is not taken with fd_take() is closed by vu_stream_done()
+		   */
 	int nr_fds;
 	bool refused; /* the header is sound but breaks a rule; the text says which */
 	size_t at;    /* where it starts in the buffer */
@@ -94,7 +95,10 @@ int vu_stream_find_reply(struct vu_stream *s, const struct vu_msg *current, uint
 void *vu_stream_reserve(struct vu_stream *s, size_t len);
 /* The first len of the reserved bytes are a message, or a part of one. */
 void vu_stream_commit(struct vu_stream *s, size_t len);
-/* Let descriptors go with the next byte. The buffer must be empty; fds is borrowed until it is again. */
+/*
+ * Let descriptors go with the next byte. The buffer must be empty; fds is borrowed until it is
+ * again.
+ */
 void vu_stream_attach_fds(struct vu_stream *s, int *fds, int nr);
 
 /* True while there is something to send. */

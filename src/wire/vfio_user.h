@@ -30,7 +30,9 @@
 
 /* The largest data of one message that either of our ends takes or sends. */
 #define VFIO_USER_MAX_DATA (1u << 20)
-/* The largest message: a header, the largest fixed payload (DMA and region accesses) and the data. */
+/*
+ * The largest message: a header, the largest fixed payload (DMA and region accesses) and the data.
+ */
 #define VFIO_USER_MAX_MSG (VFIO_USER_MAX_DATA + 64)
 
 enum vfio_user_command {
@@ -206,7 +208,9 @@ struct vfio_user_irq_set {
 };
 static_assert(sizeof(struct vfio_user_irq_set) == 20, "SET_IRQS");
 
-/* [VFIO_USER_REGION_READ], [VFIO_USER_REGION_WRITE], followed by data in a read's reply and a write */
+/*
+ * [VFIO_USER_REGION_READ], [VFIO_USER_REGION_WRITE], followed by data in a read's reply and a write
+ */
 struct vfio_user_region_access {
 	uint64_t offset;
 	uint32_t region;
@@ -304,16 +308,16 @@ enum vfio_user_end { VFIO_USER_CLIENT, VFIO_USER_SERVER };
  * not be trusted any more (size below 16 or beyond VFIO_USER_MAX_MSG, or a type that is none);
  * -EPROTO with a text: this message is refused but its size can be skipped.
  */
-int vfio_user_check_header(const struct vfio_user_header *h, enum vfio_user_end receiver,
-	struct err *err);
+int vfio_user_check_header(
+	const struct vfio_user_header *h, enum vfio_user_end receiver, struct err *err);
 
 /*
  * Read the JSON text of a VERSION message of len bytes (NUL included or not, or empty:
  * all defaults) into caps. 0 or -EINVAL with a text. Unknown keys are ignored; limits
  * are clamped to what our ends can use, a limit that makes work impossible is refused.
  */
-int vfio_user_parse_caps(const char *json, size_t len, struct vfio_user_caps *caps,
-	struct err *err);
+int vfio_user_parse_caps(
+	const char *json, size_t len, struct vfio_user_caps *caps, struct err *err);
 
 /*
  * Write the capabilities text, NUL included, into buf: as a client's proposal, or as the

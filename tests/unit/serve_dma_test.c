@@ -127,16 +127,16 @@ static void bad_ranges_are_refused_and_their_descriptor_closed(void **state)
 		{ 1, PAGE, 0 },
 		{ 0, PAGE + 1, 0 },
 		{ 0, PAGE, 512 },
-		{ 0, 3 * PAGE, 0 },		/* longer than the file */
-		{ 0, PAGE, 2 * PAGE },		/* behind it */
-		{ 0, PAGE, 0 - PAGE },		/* wraps */
+		{ 0, 3 * PAGE, 0 },    /* longer than the file */
+		{ 0, PAGE, 2 * PAGE }, /* behind it */
+		{ 0, PAGE, 0 - PAGE }, /* wraps */
 		{ 0, 1ull << 62, 0 },
 	};
 	struct dma *d = *state;
 
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
-		assert_int_equal(map(d, bad[i].iova, bad[i].size, bad[i].offset, memory(2 * PAGE)),
-			-EINVAL);
+		assert_int_equal(
+			map(d, bad[i].iova, bad[i].size, bad[i].offset, memory(2 * PAGE)), -EINVAL);
 	assert_int_equal(dma_map(d, 0, PAGE, 0, 0, memory(PAGE), NULL), -EINVAL);
 	assert_int_equal(fd_count(), fds_at_start + 1); /* the fault eventfd */
 }
@@ -239,8 +239,8 @@ static void memory_that_may_not_be_written_is_not(void **state)
 	assert_int_equal(map(d, PAGE, PAGE, 0, open_or_skip(path, O_WRONLY)), -EINVAL);
 	/* The same file twice, with and without the right to write. */
 	assert_int_equal(map(d, PAGE, PAGE, 0, dup(fd)), 0);
-	assert_int_equal(dma_map(d, 2 * PAGE, PAGE, DMA_READ, 0, open_or_skip(path, O_RDONLY), NULL),
-		0);
+	assert_int_equal(
+		dma_map(d, 2 * PAGE, PAGE, DMA_READ, 0, open_or_skip(path, O_RDONLY), NULL), 0);
 	assert_int_equal(guest_mem_write(&d->mem, PAGE, "x", 1), 0);
 	assert_int_equal(dma_map(d, 3 * PAGE, PAGE, DMA_WRITE, 0, dup(fd), NULL), 0);
 	assert_int_equal(guest_mem_read(&d->mem, 3 * PAGE, path, 1), -EACCES);
@@ -278,8 +278,7 @@ static void a_hole_punched_into_memory_is_just_zeros(void **state)
 
 	assert_int_equal(map(d, 0, 4 * PAGE, 0, dup(fd)), 0);
 	assert_int_equal(guest_mem_write(&d->mem, PAGE, "x", 1), 0);
-	assert_int_equal(
-		fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, PAGE, PAGE), 0);
+	assert_int_equal(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, PAGE, PAGE), 0);
 	assert_int_equal(guest_mem_read(&d->mem, PAGE, &c, 1), 0);
 	assert_int_equal(c, 0);
 	assert_false(faulted(d));

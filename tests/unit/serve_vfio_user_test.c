@@ -42,7 +42,9 @@ static void *serve(void *arg)
 
 static void start(struct server *s, bool no_spin)
 {
-	struct vfio_user_port_config config = { .no_spin = no_spin, .deserted = deserted, .arg = s };
+	struct vfio_user_port_config config = {
+		.no_spin = no_spin, .deserted = deserted, .arg = s
+	};
 	struct gpio_config gpio = { .loopback = true };
 	struct timeval patience = { .tv_sec = 30 };
 	struct err err = { 0 };

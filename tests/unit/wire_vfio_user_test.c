@@ -151,9 +151,10 @@ static void what_a_peer_leaves_out_has_the_default(void **state)
 
 static void capabilities_are_read_with_and_without_the_nul(void **state)
 {
-	static const char text[] = "{\"capabilities\":{\"max_msg_fds\":8,\"max_data_xfer_size\":65536,"
-				   "\"max_dma_maps\":7,\"pgsizes\":12288,\"write_multiple\":true,"
-				   "\"twin_socket\":{\"supported\":true,\"fd_index\":3}}}";
+	static const char text[] =
+		"{\"capabilities\":{\"max_msg_fds\":8,\"max_data_xfer_size\":65536,"
+		"\"max_dma_maps\":7,\"pgsizes\":12288,\"write_multiple\":true,"
+		"\"twin_socket\":{\"supported\":true,\"fd_index\":3}}}";
 
 	for (size_t len = sizeof(text) - 1; len <= sizeof(text); len++) {
 		struct vfio_user_caps caps;
@@ -261,7 +262,8 @@ static void an_answer_holds_only_what_was_proposed(void **state)
 		const char *proposal, *answer;
 	} pairs[] = {
 		{ "{}", "{\"capabilities\":{}}" },
-		{ "{\"capabilities\":{\"max_msg_fds\":1}}", "{\"capabilities\":{\"max_msg_fds\":16}}" },
+		{ "{\"capabilities\":{\"max_msg_fds\":1}}",
+			"{\"capabilities\":{\"max_msg_fds\":16}}" },
 		{ "{\"capabilities\":{\"write_multiple\":true,\"pgsizes\":4096,\"new\":{}}}",
 			"{\"capabilities\":{\"pgsizes\":4096,\"write_multiple\":true}}" },
 		{ "{\"capabilities\":{\"twin_socket\":{\"supported\":true}}}",
@@ -272,8 +274,8 @@ static void an_answer_holds_only_what_was_proposed(void **state)
 
 	caps.twin_socket = true;
 	for (size_t i = 0; i < ARRAY_SIZE(pairs); i++) {
-		int len = vfio_user_format_answer(&caps, pairs[i].proposal,
-			strlen(pairs[i].proposal), buf, sizeof(buf));
+		int len = vfio_user_format_answer(
+			&caps, pairs[i].proposal, strlen(pairs[i].proposal), buf, sizeof(buf));
 
 		assert_int_equal(len, strlen(pairs[i].answer) + 1);
 		assert_string_equal(buf, pairs[i].answer);
@@ -318,12 +320,14 @@ struct region {
 static struct region region(uint32_t caps_len)
 {
 	return (struct region){ .info = {
-		.argsz = (uint32_t)sizeof(struct vfio_user_region_info) + caps_len,
-		.flags = 7 | (caps_len ? VFIO_USER_REGION_FLAG_CAPS : 0),
-		.index = 2,
-		.cap_offset = caps_len ? sizeof(struct vfio_user_region_info) : 0,
-		.size = 0x10000,
-	} };
+					.argsz = (uint32_t)sizeof(struct vfio_user_region_info) +
+						 caps_len,
+					.flags = 7 | (caps_len ? VFIO_USER_REGION_FLAG_CAPS : 0),
+					.index = 2,
+					.cap_offset =
+						caps_len ? sizeof(struct vfio_user_region_info) : 0,
+					.size = 0x10000,
+				} };
 }
 
 static void put_sparse(struct region *r, size_t at, uint32_t next,
@@ -336,8 +340,8 @@ static void put_sparse(struct region *r, size_t at, uint32_t next,
 		memcpy(r->caps + at + sizeof(cap), areas, nr * sizeof(*areas));
 }
 
-static int parse_region(const struct region *r, struct vfio_user_region_info *info,
-	struct vfio_user_sparse *sparse)
+static int parse_region(
+	const struct region *r, struct vfio_user_region_info *info, struct vfio_user_sparse *sparse)
 {
 	struct err err = { 0 };
 	int rc = vfio_user_parse_region_info(r, r->info.argsz, 2, info, sparse, &err);
@@ -346,8 +350,8 @@ static int parse_region(const struct region *r, struct vfio_user_region_info *in
 	return rc;
 }
 
-static int parse_areas(const struct vfio_user_sparse_area *areas, uint32_t nr,
-	struct vfio_user_sparse *sparse)
+static int parse_areas(
+	const struct vfio_user_sparse_area *areas, uint32_t nr, struct vfio_user_sparse *sparse)
 {
 	struct region r = region((uint32_t)(16 + nr * sizeof(*areas)));
 	struct vfio_user_region_info info;
@@ -372,15 +376,15 @@ static void sparse_areas_come_sorted(void **state)
 static void bad_sparse_areas_are_refused(void **state)
 {
 	static const struct vfio_user_sparse_area bad[][2] = {
-		{ { 0, 0x2000 }, { 0x1000, 0x1000 } },			/* overlap */
-		{ { 0, 0x1000 }, { 0, 0x1000 } },			/* twice */
-		{ { 0, 0x1000 }, { 0x10000, 0x1000 } },			/* behind the end */
-		{ { 0, 0x1000 }, { 0xf000, 0x2000 } },			/* across the end */
-		{ { 0, 0x1000 }, { 0xfffffffffffff000, 0x2000 } },	/* wraps */
-		{ { 0, 0x1000 }, { 0x1000, 0xfffffffffffff000 } },	/* wraps */
-		{ { 0, 0x1000 }, { 0x1800, 0x1000 } },			/* no pages */
-		{ { 0, 0x1000 }, { 0x2000, 0x800 } },			/* no pages */
-		{ { 0, 0x1000 }, { 0x2000, 0 } },			/* empty */
+		{ { 0, 0x2000 }, { 0x1000, 0x1000 } },		   /* overlap */
+		{ { 0, 0x1000 }, { 0, 0x1000 } },		   /* twice */
+		{ { 0, 0x1000 }, { 0x10000, 0x1000 } },		   /* behind the end */
+		{ { 0, 0x1000 }, { 0xf000, 0x2000 } },		   /* across the end */
+		{ { 0, 0x1000 }, { 0xfffffffffffff000, 0x2000 } }, /* wraps */
+		{ { 0, 0x1000 }, { 0x1000, 0xfffffffffffff000 } }, /* wraps */
+		{ { 0, 0x1000 }, { 0x1800, 0x1000 } },		   /* no pages */
+		{ { 0, 0x1000 }, { 0x2000, 0x800 } },		   /* no pages */
+		{ { 0, 0x1000 }, { 0x2000, 0 } },		   /* empty */
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {

@@ -22,12 +22,12 @@ struct registers {
 };
 
 enum {
-	CMD_COPY = 1,	 /* len bytes from src to dst */
-	CMD_TRIGGER,	 /* interrupt type src, vector dst */
-	CMD_INTX,	 /* level len */
-	CMD_COPY_LATER,	 /* CMD_COPY, but from a timer */
-	CMD_RINGS,	 /* result: how often the doorbells' eventfds were rung */
-	CMD_FILL,	 /* write len bytes of 0x5a to dst */
+	CMD_COPY = 1,	/* len bytes from src to dst */
+	CMD_TRIGGER,	/* interrupt type src, vector dst */
+	CMD_INTX,	/* level len */
+	CMD_COPY_LATER, /* CMD_COPY, but from a timer */
+	CMD_RINGS,	/* result: how often the doorbells' eventfds were rung */
+	CMD_FILL,	/* write len bytes of 0x5a to dst */
 };
 
 struct probe {
@@ -118,8 +118,8 @@ static int region_read(struct pci_model *m, unsigned region, uint64_t off, void 
 	return 0;
 }
 
-static int region_write(struct pci_model *m, unsigned region, uint64_t off, const void *buf,
-	size_t len)
+static int region_write(
+	struct pci_model *m, unsigned region, uint64_t off, const void *buf, size_t len)
 {
 	struct probe *p = probe_of(m);
 
