@@ -308,6 +308,7 @@ static int set_up(struct program *prog, const struct args *a, struct err *err)
 	/* Made now: the JSON library wants random numbers from a file. */
 	json_object_seed(0);
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN); /* a state or log file at its limit is an error, not the end */
 	rc = loop_new(&prog->loop);
 	if (!rc)
 		rc = loop_signals(prog->loop, signals, on_signal, prog);

@@ -58,7 +58,7 @@ int sandbox_privileges(uint64_t keep, struct err *err)
 	return 0;
 }
 
-/* Landlock; the numbers of the kernel's interface, of which the system's header has only the first */
+/* Landlock; numbers of the kernel's interface: the system's header has only the first of them */
 
 #define SYS_LANDLOCK_CREATE_RULESET 444
 #define SYS_LANDLOCK_ADD_RULE	    445
@@ -208,8 +208,8 @@ static struct sock_filter *put_calls(struct sock_filter *at, const struct sandbo
 }
 
 /*
- * The refused call has not been made. Say which it was, which a plain kill would not, and end. Only calls that
- * the list allows, and nothing that takes a lock.
+ * The refused call has not been made. Say which it was, which a plain kill would not, and end.
+ * Only calls that the list allows, and nothing that takes a lock.
  */
 static void on_refused(int signo, siginfo_t *info, void *context)
 {

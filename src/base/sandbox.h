@@ -28,8 +28,8 @@ struct sandbox_dir {
 
 /*
  * Keep the process from opening, making and removing files but below these directories, and from
- * opening TCP ports. Descriptors that are open already are not concerned. 0, also when the kernel has no
- * Landlock; or -errno with a text. Before threads start.
+ * opening TCP ports. Descriptors that are open already are not concerned. 0, also when the kernel
+ * has no Landlock; or -errno with a text. Before threads start.
  */
 int sandbox_files(const struct sandbox_dir *dirs, size_t nr, struct err *err);
 
@@ -49,7 +49,7 @@ enum sandbox_mode {
 int sandbox_parse_mode(const char *text, enum sandbox_mode *mode, struct err *err);
 
 /*
- * Allow the calls of sandbox_base_calls and those of `calls`, nr of them, for all threads of the process.
+ * Allow the base's own calls and those of `calls`, nr of them, for all threads of the process.
  * 0 or -errno with a text.
  */
 int sandbox_calls(const struct sandbox_call *calls, size_t nr, enum sandbox_mode mode,

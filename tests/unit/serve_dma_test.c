@@ -323,6 +323,21 @@ static void the_table_has_an_end_and_one_mapping_of_a_file(void **state)
 	assert_int_equal(d->nr, 0);
 }
 
+static void there_is_an_end_to_different_files(void **state)
+{
+	struct dma d;
+	int rc = 0, i;
+
+	assert_int_equal(dma_init(&d, 10000, NULL, NULL), 0);
+	for (i = 0; !rc && i < 5000; i++)
+		rc = map(&d, (uint64_t)i * PAGE, PAGE, 0, memory(PAGE));
+	assert_int_equal(rc, -ENOSPC);
+	assert_int_equal(i, 4097);
+	assert_int_equal(dma_unmap(&d, 0, PAGE), 0);
+	assert_int_equal(map(&d, 0, PAGE, 0, memory(PAGE)), 0);
+	dma_fini(&d);
+}
+
 /* Memory without a descriptor */
 
 static struct {
@@ -435,6 +450,7 @@ int main(void)
 		TEST(a_hole_punched_into_memory_is_just_zeros),
 		TEST(memory_that_has_grown_is_mapped_to_its_new_end),
 		TEST(the_table_has_an_end_and_one_mapping_of_a_file),
+		TEST(there_is_an_end_to_different_files),
 		TEST(memory_without_a_descriptor_is_asked_for),
 		TEST(nobody_to_ask_is_an_error),
 		TEST(memory_may_go_while_another_thread_uses_it),

@@ -1,6 +1,7 @@
 """The GPIO card, and the program around it."""
 import json
 import os
+import resource
 import signal
 import subprocess
 
@@ -259,6 +260,36 @@ def test_a_state_that_cannot_be_written_is_known_at_once(programs, tmp_path):
     for where in ("/nonexistent/state", "/proc/state", f"{tmp_path}/"):
         code, err = run(programs, "gpio", f"--socket-path={tmp_path}/s", f"--state={where}")
         assert code == 1 and "state" in err and err.count("\n") == 1
+
+
+def test_a_state_that_cannot_be_written_any_more_stops_nothing(start, tmp_path):
+    state = tmp_path / "state"
+    server = start("gpio", f"--state={state}")
+    before = state.read_bytes()
+    with server.client() as c:
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (100, 100))
+        for value in range(50):
+            reg(c, OUT, value)
+        assert reg(c, OUT) == 49
+        assert state.read_bytes() == before, "the last whole one"
+    assert sorted(p.name for p in tmp_path.iterdir() if "state" in p.name) == ["state"]
+    # The log is a file as well, so it says nothing either; the device has only to go on.
+    with server.client() as c:
+        assert reg(c, OUT) == 49
+
+
+def test_a_state_directory_that_is_gone_stops_nothing(start, tmp_path):
+    place = tmp_path / "place"
+    place.mkdir()
+    server = start("gpio", f"--state={place}/state")
+    with server.client() as c:
+        (place / "state").unlink()
+        place.rmdir()
+        for value in range(50):
+            reg(c, OUT, value)
+        assert reg(c, OUT) == 49
+    server.wait_for_log("state file state: cannot be written")
+    assert server.log().count("cannot be written") <= 6
 
 
 # The command line

@@ -1,5 +1,6 @@
 """VERSION: what is agreed, and what ends the connection."""
 import json
+import resource
 import struct
 
 import pytest
@@ -100,6 +101,19 @@ def test_half_a_header_instead_of_version_frees_the_place(short_probe):
     with short_probe.client(handshake=False) as c:
         c.send_raw(b"\1\0\1")
         c.expect_gone()
+
+
+def test_no_descriptors_left_for_a_twin_socket(probe):
+    before = probe.fds()
+    with probe.client(handshake=False) as c:
+        wait_until(lambda: probe.fds() == before + 1, "not accepted")
+        resource.prlimit(probe.process.pid, resource.RLIMIT_NOFILE, (before + 1, 4096))
+        with pytest.raises(Refused) as why:
+            c.version({"twin_socket": {"supported": True}})
+        assert why.value.errno == 24
+        c.expect_gone()
+    resource.prlimit(probe.process.pid, resource.RLIMIT_NOFILE, (1024, 4096))
+    probe.settled_fds(before)
 
 
 def test_twin_socket_comes_only_when_asked_for(probe):
