@@ -120,8 +120,15 @@ class Program:
     # --- what the kernel says about it ---
 
     def children(self):
-        with open(f"/proc/{self.pid}/task/{self.pid}/children", encoding="ascii") as children:
-            return [int(pid) for pid in children.read().split()]
+        found = []
+        for entry in pathlib.Path("/proc").glob("[0-9]*/stat"):
+            try:
+                parent = int(entry.read_text(encoding="ascii").rpartition(") ")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
+                continue
+            if parent == self.pid:
+                found.append(int(entry.parent.name))
+        return found
 
     def fds(self):
         """How many descriptors of each kind it has open."""

@@ -53,10 +53,36 @@ uint64_t acpi_ecam(unsigned i, unsigned *segment, unsigned *last_bus)
 	return read64(entry);
 }
 
-/* 64 KiB below the top of the address space are kept free, the area is the 1 MiB below them. */
-uint64_t acpi_platform_base(void)
-{
-	uint64_t top = 1ull << (sys_cpuid(0x80000008, 0).eax & 0xff);
+#define AML_EXT	      0x5b
+#define AML_OP_REGION 0x80
+#define AML_MEMORY    0x00
+#define AML_ONE	      0x01
+#define AML_DWORD     0x0c
+#define AML_QWORD     0x0e
 
-	return top - 0x10000 - 0x100000;
+/*
+ * No interpreter: the bytes of DefOpRegion (ACPI 6.3, 20.2.5.2) with a plain name, a constant
+ * address and length One are looked for.
+ */
+static uint64_t one_byte_region(const uint8_t *p)
+{
+	unsigned width = p[7] == AML_QWORD ? 8 : p[7] == AML_DWORD ? 4 : 0;
+	uint64_t addr = 0;
+
+	if (p[0] != AML_EXT || p[1] != AML_OP_REGION || p[6] != AML_MEMORY || !width ||
+		p[8 + width] != AML_ONE)
+		return 0;
+	memcpy(&addr, p + 8, width);
+	return addr;
+}
+
+uint64_t acpi_event_device(void)
+{
+	uint64_t fadt = acpi_table("FACP", 0), dsdt = fadt ? read64(fadt + 140) : 0, found = 0;
+
+	if (!dsdt || !length_sane(dsdt))
+		return 0;
+	for (uint32_t i = ACPI_HEADER_SIZE; i + 17 <= read32(dsdt + 4) && !found; i++)
+		found = one_byte_region((const uint8_t *)dsdt + i);
+	return found;
 }

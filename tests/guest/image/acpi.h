@@ -19,7 +19,10 @@ uint8_t acpi_sum(uint64_t addr, uint64_t len);
 
 /* The ECAM window of an MCFG entry; 0 past its end. */
 uint64_t acpi_ecam(unsigned i, unsigned *segment, unsigned *last_bus);
-/* The start of the platform device area, where the generic event device is. */
-uint64_t acpi_platform_base(void);
+/*
+ * The address of the generic event device's status byte, or 0: the DSDT's operation region in
+ * memory that is one byte long. It lies at the start of the platform device area.
+ */
+uint64_t acpi_event_device(void);
 
 #endif

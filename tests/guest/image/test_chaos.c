@@ -39,7 +39,7 @@ static unsigned nr_functions;
 static uint64_t pages[MAX_PAGES]; /* of 2 MiB, reachable, not RAM */
 static unsigned nr_pages;
 static bool with_resets;
-static uint64_t platform; /* acpi_platform_base() */
+static uint64_t platform; /* the platform device area, of 1 MiB */
 
 /* Marsaglia's xorshift64, times an odd constant */
 static uint64_t next(void)
@@ -274,9 +274,11 @@ static void add_page(uint64_t addr)
 		pages[nr_pages++] = page;
 }
 
-static void find_pages(void)
+static bool find_pages(void)
 {
-	platform = acpi_platform_base();
+	platform = acpi_event_device();
+	if (!ok(platform != 0, "the event device is in the DSDT"))
+		return false;
 	sys_map(platform, 0x100000);
 	for (unsigned i = 0; i < nr_functions; i++)
 		for (unsigned b = 0; b < 6; b++) {
@@ -291,6 +293,7 @@ static void find_pages(void)
 		add_page(0xc0000000 + next() % 0x28000000);
 	for (unsigned i = 0; i < 16; i++)
 		add_page(0x100000000 + next() % (platform - 0x100000000));
+	return true;
 }
 
 static void put_back(void)
@@ -353,7 +356,8 @@ void test_chaos(void)
 		state = rdtsc() | 1;
 	note("chaos n %lu seed 0x%lx", n, state);
 	find_functions();
-	find_pages();
+	if (!find_pages())
+		return;
 	while (done < n) {
 		batch = n - done < BATCH ? (unsigned)(n - done) : BATCH;
 		if (!run_batches(nr_others, batch))
