@@ -22,7 +22,7 @@
 
 #define PORT_ABSENT 0x510
 #define MMIO_ABSENT 0xd0000000ul
-#define WARM_UP	    20
+#define WARM_UP	    2 /* times UNROLLED */
 #define UNROLLED    10 /* on a KVM that emulates ring 0 the loop's own instructions cost, too */
 
 #define STRING(x)  STRING_(x)

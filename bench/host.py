@@ -147,6 +147,7 @@ class Programs:
         self.clients = {name: self._find(f"bench/{name}_client") for name in ("plain", "our")}
         self.off = self._find("bench/off.bzimage")
         self.guest = self._find("bench/guest.bzimage")
+        self.init = self._find("bench/init")
         self.icount = self._find("bench/icount.so")
 
     def _find(self, name):

@@ -9,13 +9,7 @@ import tempfile
 
 from host import Failure, say
 
-INIT = """#!/bin/busybox sh
-echo 'bench: user space'
-while :; do
-	read -r line
-done
-"""
-TEXT = "bench: user space"
+TEXT = "bench: user space"  # init.S
 MARK = re.compile(r"icount: mark (\d+) user (\d+) kernel (\d+)$")
 
 
@@ -57,6 +51,15 @@ def request_of(programs, **more):
     }
 
 
+def linux(programs, folder):
+    """The small kernel, and an initramfs with nothing but init.S, for guests in L1."""
+    paths = prepare(programs, "kernel")
+    initramfs = os.path.join(folder, "bench.cpio")
+    output_of([os.path.join(programs.tree, "lab", "mkcpio"), initramfs, programs.init])
+    return {"text": TEXT, "initramfs": initramfs, "kernel": os.path.join(paths["kernel"], "bzImage"),
+            "qemu": os.path.join(paths["qemu"], "bin", "qemu-system-x86_64")}
+
+
 # --- to user space ---
 
 VMMS = {"outboard": "outboard", "q35": "QEMU, q35", "microvm": "QEMU, microvm"}
@@ -65,16 +68,8 @@ VMMS = {"outboard": "outboard", "q35": "QEMU, q35", "microvm": "QEMU, microvm"}
 def boot(programs, report, rounds):
     report.heading(f"To user space in the lab: the small kernel, 512 MiB, 1 vCPU, all in one L1 by turns "
                    f"(median of {rounds})")
-    paths = prepare(programs, "kernel")
     with tempfile.TemporaryDirectory(prefix="bench.") as folder:
-        init, initramfs = os.path.join(folder, "init"), os.path.join(folder, "bench.cpio")
-        with open(init, "w", encoding="utf-8") as file:
-            file.write(INIT)
-        output_of([os.path.join(programs.tree, "lab", "mkcpio"), initramfs, init])
-        lines, _ = in_l1(programs, [], request_of(
-            programs, what="boot", rounds=rounds, text=TEXT, initramfs=initramfs,
-            kernel=os.path.join(paths["kernel"], "bzImage"),
-            qemu=os.path.join(paths["qemu"], "bin", "qemu-system-x86_64")))
+        lines, _ = in_l1(programs, [], request_of(programs, what="boot", rounds=rounds, **linux(programs, folder)))
     for line in lines:
         if "failed" in line:
             say(f"boot: {line['vmm']} did not get there once: {line['failed']}")
@@ -125,9 +120,9 @@ def counts(steps, errors):
 def instructions(programs, report, repeats):
     exits, rounds = 1000, 500
     report.heading("Instructions of user space, counted in the lab (one CPU, where nobody spins; kernel in brackets)")
-    prepare(programs, "kernel")
-    steps, errors = in_l1(programs, ["--cpus", "1", "--plugin", programs.icount], request_of(
-        programs, what="instructions", repeats=repeats, exits=exits, rounds=rounds))
+    with tempfile.TemporaryDirectory(prefix="bench.") as folder:
+        steps, errors = in_l1(programs, ["--cpus", "1", "--plugin", programs.icount], request_of(
+            programs, what="instructions", repeats=repeats, exits=exits, rounds=rounds, **linux(programs, folder)))
     got = counts(steps, errors)
 
     def show(name, label, step, per, peer_step=None, peer_name=None, pick=slice(None)):
@@ -141,6 +136,9 @@ def instructions(programs, report, repeats):
 
     show("start/raw", "bare KVM loop, exec to first guest instruction", "start/raw", 1)
     show("start", "outboard, exec to first guest instruction", "start/outboard", 1, "start/raw", "the bare loop")
+    for vmm, label in (("q35", "QEMU, q35, exec to init"), ("microvm", "QEMU, microvm, exec to init")):
+        show(f"boot/{vmm}", label, f"boot/{vmm}", 1)
+    show("boot", "outboard, exec to init", "boot/outboard", 1, "boot/microvm", "QEMU, microvm")
     # Each pass of the guest is a port loop and a memory loop; the first pass warms up.
     for at, kind in ((0, "port read"), (1, "memory read")):
         name = ("pio", "mmio")[at]

@@ -75,6 +75,9 @@ def instructions(request):
     line = f"pio={request['exits']} mmio={request['exits']} passes={request['repeats'] + 1}"
     exits = {"raw": [request["raw_kvm"], request["guest"], line],
              "outboard": [*ours, request["guest"], "--serial", "null", "--cmdline", line]}
+    for vmm, command in vmm_commands(request).items():
+        run([request["launch"], f"--until={request['text']}", "--timeout=300", "--", *command], timeout=400)
+        put(step=f"boot/{vmm}", marks=[BEGIN, GUEST])
     for command in starts.values():  # so that their files are in memory
         run([request["launch"], "--", *command])
         put(step="warm-up", marks=[BEGIN, GUEST])

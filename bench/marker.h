@@ -7,7 +7,7 @@
 #ifndef BENCH_MARKER_H
 #define BENCH_MARKER_H
 
-#define MARK_GUEST 0x01 /* the first instruction of a guest */
+#define MARK_GUEST 0x01 /* the first instruction of a guest, or of its user space */
 #define MARK_BEGIN 0x02 /* what is counted begins ... */
 #define MARK_END   0x03 /* ... and ends */
 
