@@ -86,8 +86,12 @@ static size_t put_changes(char *text, size_t size, const char *kind, uint16_t ol
 static void print(struct gpio *g, const char *text, size_t len)
 {
 	struct pollfd pfd = { .fd = STDOUT_FILENO, .events = POLLOUT };
+	int n;
 
-	if (poll(&pfd, 1, 0) != 1 || !(pfd.revents & POLLOUT)) {
+	do
+		n = poll(&pfd, 1, 0);
+	while (n < 0 && errno == EINTR);
+	if (n != 1 || !(pfd.revents & POLLOUT)) {
 		g->lines_left_out++;
 		return;
 	}

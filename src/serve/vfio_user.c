@@ -405,23 +405,31 @@ static int adopt_client(struct vfio_user_port *p, int fd, struct err *err)
 	return 0;
 }
 
+static bool has_hung_up(int sock)
+{
+	struct pollfd pfd = { .fd = sock, .events = POLLRDHUP };
+	int n;
+
+	/* A signal that breaks off a kick may come here too. */
+	do
+		n = poll(&pfd, 1, 0);
+	while (n < 0 && errno == EINTR);
+	return n == 1 && pfd.revents & (POLLRDHUP | POLLHUP | POLLERR);
+}
+
 /*
  * Is there still a client? One that hung up just before another connected may be noticed here
  * first: what it left is finite, so finish it.
  */
 static bool still_served(struct vfio_user_port *p)
 {
-	struct pollfd pfd = { .fd = p->main.fd, .events = POLLRDHUP };
-
-	while (p->connected && poll(&pfd, 1, 0) == 1 &&
-		pfd.revents & (POLLRDHUP | POLLHUP | POLLERR)) {
+	while (p->connected && has_hung_up(p->main.fd)) {
 		if (p->main_src.events == EPOLLOUT) {
 			vu_doom(p, "has left without reading its replies");
 			drop_client(p);
 		} else if (!run_client(p) && p->connected && p->main_src.events == EPOLLIN) {
 			drop_client(p);
 		}
-		pfd.fd = p->main.fd;
 	}
 	return p->connected;
 }
