@@ -31,13 +31,20 @@ class Server:
         with open(log, "wb") as stderr:
             self.process = subprocess.Popen([str(a) for a in argv], stderr=stderr, stdout=stdout,
                                             pass_fds=pass_fds)
-        if path:
-            wait_until(lambda: listens(path) or self.process.poll() is not None,
+        try:
+            self.wait_for_start()
+        except BaseException:
+            self.kill()
+            raise
+
+    def wait_for_start(self):
+        if self.path:
+            wait_until(lambda: listens(self.path) or self.process.poll() is not None,
                        "the server did not start")
         assert self.process.poll() is None, self.log()
-        if path:
+        if self.path:
             # It answers once it is set up; then it holds what it will hold while it is idle.
-            Client(path).close()
+            Client(self.path).close()
             wait_until(self.settled, "the first client's end is not noticed")
 
     def settled(self):
@@ -131,9 +138,14 @@ def start(programs, tmp_path):
         return server
 
     yield starter
-    for server in running:
-        if server.process.poll() is None or server.process.returncode >= 0:
-            server.stop()
+    try:
+        for server in running:
+            if server.process.poll() is None or server.process.returncode >= 0:
+                server.stop()
+    finally:
+        # Whatever went wrong with one of them, none is left behind.
+        for server in running:
+            server.kill()
 
 
 @pytest.fixture
