@@ -65,7 +65,6 @@ static void timers_fire(struct loop_source *src, uint32_t events)
 
 	if (read(loop->timer_fd, &ticks, sizeof(ticks)) < 0 && errno != EAGAIN)
 		return;
-	/* A timer armed by a callback for a time that has passed waits for the next round. */
 	while (loop->timers && loop->timers->at_ns <= now) {
 		struct loop_timer *timer = loop->timers;
 
@@ -80,6 +79,8 @@ void loop_timer_set(struct loop *loop, struct loop_timer *timer, uint64_t at_ns,
 {
 	struct loop_timer **at = &loop->timers;
 
+	/* What is set for the past by a timer's callback comes after the round that calls it. */
+	at_ns = MAX(at_ns, clock_now_ns());
 	loop_timer_del(timer);
 	while (*at && (*at)->at_ns <= at_ns)
 		at = &(*at)->next;
