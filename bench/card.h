@@ -1,8 +1,8 @@
 /*
  * card.h - the card that plain_server offers, as guest.c and the clients look for it
  *
- * Like the PCI-IDIO-16 of `outboard-device gpio` it has its registers in BAR2, I/O space, so that both servers
- * answer the same requests.
+ * Like the PCI-IDIO-16 of `outboard-device gpio` it has its registers in BAR2, I/O space, so that
+ * both servers answer the same requests.
  */
 #ifndef BENCH_CARD_H
 #define BENCH_CARD_H

@@ -1,8 +1,8 @@
 /*
  * guest.c - a freestanding guest that does one thing very often, and says how long that took
  *
- * It runs in ring 0 of whatever VMM loads it as a bzImage, with the loader's page tables (the first 4 GiB
- * one to one) and without interrupts. The command line says what to do, in this order:
+ * It runs in ring 0 of whatever VMM loads it as a bzImage, with the loader's page tables (the first
+ * 4 GiB one to one) and without interrupts. The command line says what to do, in this order:
  *
  *   pio=N       read port 0x510, which nobody has, N times
  *   mmio=N      read address 0xd0000000, which nobody has, N times
@@ -22,7 +22,7 @@
 
 #define PORT_ABSENT 0x510
 #define MMIO_ABSENT 0xd0000000ul
-#define WARM_UP	    2 /* times UNROLLED */
+#define WARM_UP	    2  /* times UNROLLED */
 #define UNROLLED    10 /* on a KVM that emulates ring 0 the loop's own instructions cost, too */
 
 #define STRING(x)  STRING_(x)
@@ -123,42 +123,27 @@ static uint64_t option(const char *line, const char *name, uint64_t otherwise)
 	return otherwise;
 }
 
-/* --- the loops: n is a multiple of UNROLLED --- */
+/* --- the loops: each does its instruction n * UNROLLED times --- */
+
+#define REPEAT(instruction)                                                                        \
+	"1:\n.rept " STRING(UNROLLED) "\n" instruction "\n.endr\ndec %0\njnz 1b\n"
 
 static void pio_loop(uint64_t n, uint16_t port)
 {
-	__asm__ volatile(
-		"1:\n"
-		".rept " STRING(UNROLLED) "\n"
-		"inb %%dx, %%al\n"
-		".endr\n"
-		"dec %0\n"
-		"jnz 1b\n"
-		: "+r"(n) : "d"(port) : "rax", "cc", "memory");
+	__asm__ volatile(REPEAT("inb %%dx, %%al") : "+r"(n) : "d"(port) : "rax", "cc", "memory");
 }
 
 static void mmio_loop(uint64_t n)
 {
-	__asm__ volatile(
-		"1:\n"
-		".rept " STRING(UNROLLED) "\n"
-		"movl (%1), %%eax\n"
-		".endr\n"
-		"dec %0\n"
-		"jnz 1b\n"
-		: "+r"(n) : "r"(MMIO_ABSENT) : "rax", "cc", "memory");
+	__asm__ volatile(REPEAT("movl (%1), %%eax")
+			 : "+r"(n)
+			 : "r"(MMIO_ABSENT)
+			 : "rax", "cc", "memory");
 }
 
 static void doorbell_loop(uint64_t n, uint16_t port)
 {
-	__asm__ volatile(
-		"1:\n"
-		".rept " STRING(UNROLLED) "\n"
-		"outb %%al, %%dx\n"
-		".endr\n"
-		"dec %0\n"
-		"jnz 1b\n"
-		: "+r"(n) : "d"(port), "a"(1) : "cc", "memory");
+	__asm__ volatile(REPEAT("outb %%al, %%dx") : "+r"(n) : "d"(port), "a"(1) : "cc", "memory");
 }
 
 /* --- the card --- */

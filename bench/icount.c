@@ -1,16 +1,19 @@
 /*
  * icount.c - a plugin for QEMU's emulator (TCG) that counts instructions between markers
  *
- * Times measured in an emulator say little; instructions executed are the same on every machine and in every
- * run to a few in a thousand. Each time one of marker.h's instructions runs, one line goes to stderr:
+ * Times measured in an emulator say little; instructions executed are the same on every machine and
+ * in every run to a few in a thousand. Each time one of marker.h's instructions runs, one line goes
+ * to stderr:
  *
  *   icount: mark 2 user 391825 kernel 18895012
  *
- * the instructions since the marker before, in the lower half of the address space (user space, and guests of the
- * emulated machine) and in the upper half. To be used with one CPU, so that nothing runs beside.
+ * the instructions since the marker before, in the lower half of the address space (user space, and
+ * guests of the emulated machine) and in the upper half. To be used with one CPU, so that nothing
+ * runs beside.
  *
- * Debian's QEMU exports this interface but ships no header of it, so what is needed is declared here. Version 4
- * of the interface is QEMU 9.1's to 10's.
+ * Debian's QEMU exports this interface but ships no header of it, so what is needed is declared
+ * here. Version 4 of the interface is QEMU 9.1's to 10's.
+ *
  * Spec: QEMU, "QEMU TCG Plugins", API documentation.
  */
 #include <stdbool.h>
@@ -47,10 +50,10 @@ size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *tb);
 struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *tb, size_t index);
 size_t qemu_plugin_insn_data(const struct qemu_plugin_insn *insn, void *dest, size_t len);
 uint64_t qemu_plugin_insn_vaddr(const struct qemu_plugin_insn *insn);
-void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *insn, executed_fn fn, int flags,
-	void *arg);
-void qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(struct qemu_plugin_insn *insn, int op,
-	struct qemu_plugin_u64 entry, uint64_t value);
+void qemu_plugin_register_vcpu_insn_exec_cb(
+	struct qemu_plugin_insn *insn, executed_fn fn, int flags, void *arg);
+void qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(
+	struct qemu_plugin_insn *insn, int op, struct qemu_plugin_u64 entry, uint64_t value);
 struct qemu_plugin_scoreboard *qemu_plugin_scoreboard_new(size_t size);
 uint64_t qemu_plugin_u64_sum(struct qemu_plugin_u64 entry);
 
@@ -104,10 +107,10 @@ static void block_translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 		unsigned number = marker_number(insn);
 
 		if (number)
-			qemu_plugin_register_vcpu_insn_exec_cb(insn, mark_executed, CALLBACK_NO_REGS,
-				(void *)(uintptr_t)number);
-		qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(insn, OP_INLINE_ADD_U64,
-			counter[half], 1);
+			qemu_plugin_register_vcpu_insn_exec_cb(
+				insn, mark_executed, CALLBACK_NO_REGS, (void *)(uintptr_t)number);
+		qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(
+			insn, OP_INLINE_ADD_U64, counter[half], 1);
 	}
 }
 

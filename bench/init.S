@@ -1,8 +1,8 @@
 /*
  * init.S - the first process of a Linux guest, as small as can be
  *
- * It runs the marker, says on the console that user space is there, and waits for ever. No library: nothing
- * but the kernel's boot is between the VMM's start and here.
+ * It runs the marker, says on the console that user space is there, and waits for ever. No library:
+ * nothing but the kernel's boot is between the VMM's start and here.
  */
 #include <asm/unistd.h>
 

@@ -5,11 +5,12 @@
  *
  * Each run prints one line of JSON: wall time and CPU time of the process from exec to its end.
  *
- * With --until the process is ended as soon as its output shows TEXT; "text_ns" is when that was, and
- * "private_kib" the memory that it then had for itself alone: private pages, clean and dirty, of all mappings but those
- * whose name holds NAME, which are the guest's RAM.
+ * With --until the process is ended as soon as its output shows TEXT; "text_ns" is when that was,
+ * and "private_kib" the memory that it then had for itself alone: private pages, clean and dirty,
+ * of all mappings but those whose name holds NAME, which are the guest's RAM.
  *
- * The last thing before exec is a marker (marker.h), so that an emulator can count instructions from there.
+ * The last thing before exec is a marker (marker.h), so that an emulator can count instructions
+ * from there.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -83,7 +84,7 @@ static void start(const struct launch *l, struct run *r)
 	close(out[1]);
 }
 
-/* What came in since, and did it hold the text? The part before it is kept, for a text that is cut in two. */
+/* Does the output show the text? The end of it is kept, for a text that comes in two parts. */
 static bool shows(struct run *r, const char *text)
 {
 	if (memmem(r->tail, r->nr_tail, text, strlen(text)))
@@ -135,7 +136,8 @@ static long private_kib(pid_t pid, const char *ram)
 	if (!f)
 		return -1;
 	while (fgets(line, sizeof(line), f)) {
-		/* A mapping's first line begins with its address, in lower case; the others with a name. */
+		/* A mapping's first line begins with its address, in lower case; the others with a
+		 * name. */
 		if (strchr("0123456789abcdef", line[0]))
 			skip = ram && strstr(line, ram);
 		else if (!skip && (sscanf(line, "Private_Clean: %ld", &kib) == 1 ||
@@ -171,8 +173,8 @@ static void run_once(const struct launch *l, struct run *r)
 		die("%s: not done after %llu s; its last output:\n%.*s", l->command[0],
 			(unsigned long long)(l->timeout_ns / NS_PER_S), (int)r->nr_tail, r->tail);
 	if (l->until ? !r->text_ns : !WIFEXITED(status) || WEXITSTATUS(status))
-		die("%s: ended too early (status 0x%x); its last output:\n%.*s", l->command[0], status,
-			(int)r->nr_tail, r->tail);
+		die("%s: ended too early (status 0x%x); its last output:\n%.*s", l->command[0],
+			status, (int)r->nr_tail, r->tail);
 	printf("{\"wall_ms\": %.3f, \"user_ms\": %.3f, \"system_ms\": %.3f, \"text_ms\": %.3f, "
 	       "\"private_kib\": %ld, \"max_rss_kib\": %ld}\n",
 		(double)(clock_now_ns() - r->start_ns) / 1e6, milliseconds(usage.ru_utime),

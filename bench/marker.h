@@ -1,8 +1,8 @@
 /*
  * marker.h - instructions that do nothing, and that a counting emulator recognises
  *
- * An 8-byte NOP whose displacement spells "BCH" and a number: icount.c prints, each time one is executed,
- * how many instructions ran since the one before. For assembler and C.
+ * An 8-byte NOP whose displacement spells "BCH" and a number: icount.c prints, each time one is
+ * executed, how many instructions ran since the one before. For assembler and C.
  */
 #ifndef BENCH_MARKER_H
 #define BENCH_MARKER_H

@@ -1,9 +1,9 @@
 /*
  * our_client.c - the project's own vfio-user client (src/attach), measured without a guest
  *
- * As in the VMM, one thread runs the loop, and another, which stands for a vCPU, makes the accesses. The owner
- * below is the least that the transport asks for. The client tells the server of guest RAM, so there is a
- * KVM machine with some, without a vCPU.
+ * As in the VMM, one thread runs the loop, and another, which stands for a vCPU, makes the
+ * accesses. The owner below is the least that the transport asks for. The client tells the server
+ * of guest RAM, so there is a KVM machine with some, without a vCPU.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -35,8 +35,8 @@ struct client {
 
 /* --- the owner --- */
 
-static int prepare(struct vfio_owner *o, const uint8_t *config, unsigned size, bool again,
-	struct err *err)
+static int prepare(
+	struct vfio_owner *o, const uint8_t *config, unsigned size, bool again, struct err *err)
 {
 	return 0;
 }
@@ -97,16 +97,16 @@ static int post_byte(void *arg, uint8_t value)
 {
 	struct client *c = arg;
 
-	return c->transport->ops->region_write(c->transport, CARD_BAR, CARD_REGISTER, &value, 1,
-		VFIO_CALL_POST);
+	return c->transport->ops->region_write(
+		c->transport, CARD_BAR, CARD_REGISTER, &value, 1, VFIO_CALL_POST);
 }
 
 static int write_byte(void *arg, uint8_t value)
 {
 	struct client *c = arg;
 
-	return c->transport->ops->region_write(c->transport, CARD_BAR, CARD_REGISTER, &value, 1,
-		VFIO_CALL_WAIT);
+	return c->transport->ops->region_write(
+		c->transport, CARD_BAR, CARD_REGISTER, &value, 1, VFIO_CALL_WAIT);
 }
 
 static void *measure(void *arg)

@@ -35,8 +35,8 @@ static int connect_to(const char *path)
 	return fd;
 }
 
-static int send_message(struct client *c, uint16_t command, uint32_t flags, const void *payload,
-	size_t len)
+static int send_message(
+	struct client *c, uint16_t command, uint32_t flags, const void *payload, size_t len)
 {
 	struct vfio_user_header h = {
 		.id = c->next_id++,

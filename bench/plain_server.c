@@ -1,9 +1,10 @@
 /*
  * plain_server.c - a vfio-user server as plain as can be: poll, recvmsg, handle, sendmsg
  *
- * The peer that the project's own ends are measured against: it sleeps whenever there is nothing to read, and
- * spends no instruction on anything but the answer. It offers the card of card.h on a listening socket that
- * it inherits, serves one client, and when that has left prints how many requests of each kind came:
+ * The peer that the project's own ends are measured against: it sleeps whenever there is nothing to
+ * read, and spends no instruction on anything but the answer. It offers the card of card.h on a
+ * listening socket that it inherits, serves one client, and when that has left prints how many
+ * requests of each kind came:
  *
  *   plain_server --fd=N [--doorbell]
  *   {"bar_read": 20000, "bar_write": 0, "doorbell": 0}
@@ -99,7 +100,8 @@ static int put(struct reply *r, const void *bytes, size_t len)
 
 static int do_version(const uint8_t *payload, size_t len, struct reply *r)
 {
-	static const char caps[] = "{\"capabilities\":{\"max_msg_fds\":8,\"max_data_xfer_size\":1048576}}";
+	static const char caps[] =
+		"{\"capabilities\":{\"max_msg_fds\":8,\"max_data_xfer_size\":1048576}}";
 	struct vfio_user_version v;
 
 	memcpy(&v, payload, sizeof(v));
@@ -164,8 +166,8 @@ static int do_irq_info(const uint8_t *payload, struct reply *r)
 	info.argsz = sizeof(info);
 	info.count = info.index == VFIO_USER_IRQ_INTX;
 	info.flags = info.count ? VFIO_USER_IRQ_FLAG_EVENTFD | VFIO_USER_IRQ_FLAG_MASKABLE |
-					  VFIO_USER_IRQ_FLAG_AUTOMASKED :
-				  0;
+					  VFIO_USER_IRQ_FLAG_AUTOMASKED
+				: 0;
 	return put(r, &info, sizeof(info));
 }
 
@@ -197,8 +199,8 @@ static int do_write(struct server *s, const uint8_t *payload, struct reply *r)
 	return put(r, &a, sizeof(a));
 }
 
-static int do_command(struct server *s, uint16_t command, const uint8_t *payload, size_t len,
-	struct reply *r)
+static int do_command(
+	struct server *s, uint16_t command, const uint8_t *payload, size_t len, struct reply *r)
 {
 	switch (command) {
 	case VFIO_USER_REGION_READ:
@@ -240,9 +242,9 @@ static void send_reply(struct server *s, struct reply *r)
 	if (r->fd >= 0) {
 		m.msg_control = &control;
 		m.msg_controllen = sizeof(control);
-		*CMSG_FIRSTHDR(&m) = (struct cmsghdr){
-			.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int))
-		};
+		*CMSG_FIRSTHDR(&m) = (struct cmsghdr){ .cmsg_level = SOL_SOCKET,
+			.cmsg_type = SCM_RIGHTS,
+			.cmsg_len = CMSG_LEN(sizeof(int)) };
 		memcpy(CMSG_DATA(CMSG_FIRSTHDR(&m)), &r->fd, sizeof(int));
 	}
 	if (sendmsg(s->sock, &m, MSG_NOSIGNAL) != (ssize_t)iov.iov_len)
@@ -258,7 +260,8 @@ static void handle(struct server *s, const uint8_t *message, const struct vfio_u
 	};
 	r.len = 0;
 	r.fd = -1;
-	r.h.error = (uint32_t)do_command(s, h->command, message + sizeof(*h), h->size - sizeof(*h), &r);
+	r.h.error =
+		(uint32_t)do_command(s, h->command, message + sizeof(*h), h->size - sizeof(*h), &r);
 	if (h->flags & VFIO_USER_FLAG_NO_REPLY)
 		return;
 	if (r.h.error) {

@@ -3,11 +3,13 @@
  *
  *   raw_kvm IMAGE.bzimage [COMMAND LINE]
  *
- * The peer of the VMM when the cost of an exit or of a start is measured: the same guest and the same kernel work (one
- * vCPU, KVM's own interrupt controllers), but in user space only a loop that knows three ports: the first
- * serial port (to stdout), its status, and the one by which the guest powers off. Everything else reads all-ones.
+ * The peer of the VMM when the cost of an exit or of a start is measured: the same guest and the
+ * same kernel work (one vCPU, KVM's own interrupt controllers, 512 MiB), but in user space only a
+ * loop that knows three ports: the first serial port (to stdout), its status, and the one by which
+ * the guest powers off. Everything else reads all-ones.
  *
- * After the guest's own lines comes {"tsc_khz": N}: the rate of the time stamp counter that the guest read.
+ * After the guest's own lines comes {"tsc_khz": N}: the rate of the time stamp counter that the
+ * guest read.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -21,7 +23,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define RAM_SIZE    (16ul << 20)
+/* As much as the VMM is given: the kernel keeps tables of it. */
+#define RAM_SIZE    (512ul << 20)
 #define GDT	    0x500
 #define ZERO_PAGE   0x7000
 #define PAGE_TABLES 0x9000
@@ -99,7 +102,8 @@ static void create(struct vm *vm)
 	vm->vm = CALL(vm->kvm, KVM_CREATE_VM, 0);
 	CALL(vm->vm, KVM_SET_TSS_ADDR, 0xf8000000);
 	CALL(vm->vm, KVM_CREATE_IRQCHIP, 0);
-	vm->ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	vm->ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	check(vm->ram == MAP_FAILED ? -1 : 0, "RAM");
 	slot.userspace_addr = (uintptr_t)vm->ram;
 	CALL(vm->vm, KVM_SET_USER_MEMORY_REGION, &slot);
@@ -136,9 +140,9 @@ static void set_registers(struct vm *vm)
 	s.es = s.fs = s.gs = s.ss = s.ds;
 	s.gdt = (struct kvm_dtable){ .base = GDT, .limit = 31 };
 	s.cr3 = PAGE_TABLES;
-	s.cr4 = 0x20;	      /* PAE */
-	s.cr0 = 0x80000011;   /* PG, ET, PE */
-	s.efer = 0x500;	      /* LMA, LME */
+	s.cr4 = 0x20;	    /* PAE */
+	s.cr0 = 0x80000011; /* PG, ET, PE */
+	s.efer = 0x500;	    /* LMA, LME */
 	CALL(vm->vcpu, KVM_SET_SREGS, &s);
 	CALL(vm->vcpu, KVM_SET_REGS, &regs);
 }

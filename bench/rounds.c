@@ -22,7 +22,8 @@ static const char *const op_names[] = { "read", "posted", "sync" };
 
 static void usage(void)
 {
-	fputs("usage: CLIENT --socket-path=PATH --op=read|posted|sync [--rounds=N] [--warm-up=N] [--cpu=N]\n",
+	fputs("usage: CLIENT --socket-path=PATH --op=read|posted|sync [--rounds=N] [--warm-up=N] "
+	      "[--cpu=N]\n",
 		stderr);
 	exit(2);
 }
@@ -85,8 +86,8 @@ static int pin(int cpu)
 	return sched_setaffinity(0, sizeof(set), &set) ? -errno : 0;
 }
 
-static int one_round(const struct rounds *r, const struct rounds_ops *ops, void *arg,
-	uint8_t *written)
+static int one_round(
+	const struct rounds *r, const struct rounds_ops *ops, void *arg, uint8_t *written)
 {
 	uint8_t got;
 	int rc = 0;
@@ -144,12 +145,14 @@ int rounds_run(const struct rounds *r, const struct rounds_ops *ops, void *arg)
 	int rc = took ? pin(r->cpu) : -ENOMEM;
 
 	if (!rc) {
-		memset(took, 0xff, r->nr * sizeof(*took)); /* its pages are there before the first round */
+		memset(took, 0xff,
+			r->nr * sizeof(*took)); /* its pages are there before the first round */
 		rc = time_rounds(r, ops, arg, took, &total);
 	}
 	if (rc) {
 		fprintf(stderr, "rounds of %s: %s\n", op_names[r->op],
-			rc == -EBADMSG ? "read back something else than was written" : strerror(-rc));
+			rc == -EBADMSG ? "read back something else than was written"
+				       : strerror(-rc));
 		free(took);
 		return 1;
 	}

@@ -40,8 +40,9 @@ struct rounds_ops {
  *
  *   {"usual_ns": ..., "mean_ns": ..., "p50_ns": ..., "p99_ns": ...}
  *
- * usual_ns is the mean of the fastest nine tenths: a round in which somebody else had the CPU does not count, one in
- * three that had to sleep does. The exit status of the program: 0, or 1 with a line on stderr.
+ * usual_ns is the mean of the fastest nine tenths: a round in which somebody else had the CPU does
+ * not count, one in three that had to sleep does. The exit status of the program: 0, or 1 with a
+ * line on stderr.
  */
 int rounds_run(const struct rounds *r, const struct rounds_ops *ops, void *arg);
 

@@ -1,8 +1,8 @@
 /*
  * setup.S - the real-mode part of the bench images, of which loaders read only the header
  *
- * Two sectors; what a 64-bit loader jumps to is at 0x200 behind them. image.lds puts this part right before
- * the rest and knows the sizes.
+ * Two sectors; what a 64-bit loader jumps to is at 0x200 behind them. image.lds puts this part right
+ * before the rest and knows the sizes.
  *
  * Spec: Linux, "The Linux/x86 Boot Protocol", version 2.15.
  */
