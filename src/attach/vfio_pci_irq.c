@@ -131,14 +131,11 @@ void vp_irqs_update(struct vfio_pci *vp)
 		vp->msix_pos ? pci_config_get(&vp->fn, vp->msix_pos + PCI_MSIX_FLAGS, 2) : 0;
 	enum vp_irq_mode want = wanted(vp);
 
-	/* New vectors are given from used(), so the kind must be switched before they open ... */
-	if (want == VP_IRQ_MSI || want == VP_IRQ_MSIX)
-		switch_to(vp, want, VFIO_CALL_WAIT);
 	if (vp->msix_pos)
 		msix_set_flags(&vp->msix, (uint16_t)msix);
 	if (vp->msi_pos)
 		msi_update(&vp->msi, vp->fn.config + vp->msi_pos);
-	/* ... and after they closed. */
+	/* Also gives the vectors that have just come into use; used() gives later ones. */
 	switch_to(vp, want, VFIO_CALL_WAIT);
 }
 

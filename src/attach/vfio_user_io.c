@@ -18,8 +18,8 @@
  *
  * Waiting begins with reading in a loop for some tens of microseconds, as a server that spins
  * or runs on another CPU answers sooner than a sleeping thread wakes up. A moving average of how
- * often that paid off decides whether it is worth it; now and then it is tried anyway, less often as
- * that is in vain: the server may be slow, or want the CPU that we spin on. In a machine with a
+ * often that paid off decides whether it is worth it; now and then it is tried anyway, less often
+ * as that is in vain: the server may be slow, or want the CPU that we spin on. In a machine with a
  * single CPU it is never done.
  *
  * Posted writes (NO_REPLY) that find the socket full are gathered and leave as one
@@ -628,7 +628,8 @@ static int await(struct vfio_user *vu, const bool *done, uint64_t deadline, stru
 		spin_end = 0;
 		wait_io(vu, deadline);
 	}
-	/* A reply that is there at the first look is no reason to spin: a server on our own CPU can do that. */
+	/* A reply that is there at the first look is no reason to spin: a server on our own CPU can
+	 * do that. */
 	if (spun)
 		spin_learn(vu, spin_end);
 	return rc;

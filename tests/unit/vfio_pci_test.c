@@ -114,6 +114,32 @@ static void job_caps(struct world *w, struct io_reader *r, void *arg)
 	assert_int_equal(fake_count(f, VFIO_USER_REGION_READ), 2);
 }
 
+static void job_single_function(struct world *w, struct io_reader *r, void *arg)
+{
+	assert_int_equal(cfg_read(w, r, PCI_HEADER_TYPE, 1), 0);
+	assert_int_equal(cfg_read(w, r, PCI_INTERRUPT_PIN, 1), 1);
+	decode_on(w, r);
+	assert_int_equal(cfg_read(w, r, PCI_COMMAND, 2), 3);
+	cfg_write(w, r, PCI_LATENCY_TIMER, 1, 0x40);
+	assert_int_equal(cfg_read(w, r, PCI_LATENCY_TIMER, 1), 0x40);
+}
+
+static void one_of_several_functions_is_one_of_its_own_here(void **state)
+{
+	struct fake *f = rich();
+	struct world *w;
+
+	f->config[PCI_HEADER_TYPE] = 0x80;
+	f->config[PCI_INTERRUPT_PIN] = 3;
+	/* A hidden capability that would pass the end */
+	put32(f->config + 0x100, 0xff010001);
+	put32(f->config + 0xff0, 0x00010000 | PCI_EXT_CAP_ID_SRIOV);
+	fake_start(f);
+	w = world_with(f);
+	as_vcpu(w, job_single_function, NULL);
+	end(w, f);
+}
+
 static void what_is_ours_is_read_without_a_message(void **state)
 {
 	struct fake *f = rich();
@@ -307,6 +333,14 @@ static void job_bars(struct world *w, struct io_reader *r, void *arg)
 	assert_int_equal(cfg_read(w, r, PCI_BASE_ADDRESS_0, 4) & 0xf, 0);
 	assert_int_equal(cfg_read(w, r, PCI_BASE_ADDRESS_2, 4) & 3, 1);
 	assert_int_equal(cfg_read(w, r, PCI_BASE_ADDRESS_4, 4) & 0xf, 0xc);
+	decode_on(w, r);
+	fake_forget(arg);
+	/* The last register, and behind the region's end but in the BAR */
+	assert_int_equal(reg_read(w, r, 0, 4096, 4), 0x5a5a5a5a);
+	reg_write(w, r, 0, 4096, 4, 1);
+	assert_int_equal(reg_read(w, r, 0, 4100, 4), 0xffffffff);
+	reg_write(w, r, 0, 4100, 4, 1);
+	assert_int_equal(fake_count(arg, VFIO_USER_REGION_WRITE), 1);
 	cfg_write(w, r, PCI_BASE_ADDRESS_0, 4, UINT32_MAX);
 	assert_int_equal(cfg_read(w, r, PCI_BASE_ADDRESS_0, 4), 0xffffe000);
 	cfg_write(w, r, PCI_ROM_ADDRESS, 4, 0xfffff800);
@@ -323,7 +357,7 @@ static void bars_have_the_kind_of_the_register_and_the_size_of_the_region(void *
 	f->regions[VFIO_USER_REGION_ROM].flags = VFIO_USER_REGION_FLAG_READ;
 	fake_start(f);
 	w = world_with(f);
-	as_vcpu(w, job_bars, NULL);
+	as_vcpu(w, job_bars, f);
 	end(w, f);
 }
 
@@ -352,6 +386,12 @@ static struct fake *mapped_device(void)
 	f->regions[0].doorbells[2] =
 		(struct vfio_user_sub_region){ .offset = 0x18, .size = 4, .type = 1 };
 	f->regions[0].nr_doorbells = 3;
+	/* In the MSI-X table: the guest's writes there are not the device's. */
+	f->regions[4].doorbells[0] =
+		(struct vfio_user_sub_region){ .offset = 0x2004, .size = 4, .fd_index = 0 };
+	f->regions[4].nr_doorbells = 1;
+	f->regions[4].doorbell_fds[0] = f->wake;
+	f->regions[4].nr_doorbell_fds = 1;
 	f->regions[0].doorbell_fds[0] = f->wake;
 	f->regions[0].nr_doorbell_fds = 1;
 	return f;
@@ -621,6 +661,29 @@ static void msix_vectors_reach_the_device_as_the_guest_opens_them(void **state)
 	end(w, f);
 }
 
+static void job_all_vectors(struct world *w, struct io_reader *r, void *arg)
+{
+	decode_on(w, r);
+	for (unsigned i = 0; i < 8; i++)
+		program_vector(w, r, i, 0);
+	fake_forget(arg);
+	cfg_write(w, r, MSIX_POS + 2, 2, PCI_MSIX_FLAGS_ENABLE);
+	check_story(arg, "INTx- MSI-X+0:5");
+}
+
+static void vectors_that_the_server_does_not_know_stay_silent(void **state)
+{
+	struct fake *f = rich();
+	struct world *w;
+
+	f->irqs[VFIO_USER_IRQ_MSIX].count = 5;
+	fake_start(f);
+	w = world_with(f);
+	assert_int_equal(world_log(w, "5 of its 8 MSI-X vectors can be signalled"), 1);
+	as_vcpu(w, job_all_vectors, f);
+	end(w, f);
+}
+
 static void job_msix_while_away(struct world *w, struct io_reader *r, void *arg)
 {
 	decode_on(w, r);
@@ -648,6 +711,61 @@ static void what_the_guest_sets_up_while_the_device_is_away_is_not_lost(void **s
 	world_until(w, is_back, NULL);
 	check_story(f, "MSI-X+1:1");
 	assert_int_equal(fake_byte(f, CONFIG, PCI_COMMAND), 3);
+	end(w, f);
+}
+
+/* Keeps the answer to the last request of an attach back, until it is told to go on. */
+static bool holds_command(struct fake *f, const struct rec *r)
+{
+	struct vfio_user_region_access a;
+
+	memcpy(&a, r->data, sizeof(a));
+	if (r->h.command != VFIO_USER_REGION_WRITE || a.region != CONFIG || a.offset != PCI_COMMAND)
+		return false;
+	f->hook_arg = r->h.id + 1u;
+	f->hook = NULL;
+	return true;
+}
+
+static bool is_held(struct world *w, void *arg)
+{
+	return fake_hook_arg(arg) > 0;
+}
+
+static void let_go(struct fake *f)
+{
+	struct rec r = { .h.command = VFIO_USER_REGION_WRITE };
+	const struct vfio_user_region_access a = { PCI_COMMAND, CONFIG, 2 };
+
+	pthread_mutex_lock(&f->lock);
+	r.h.id = (uint16_t)(f->hook_arg - 1);
+	fake_reply(f, &r, &a, sizeof(a), NULL, 0);
+	pthread_mutex_unlock(&f->lock);
+}
+
+static void job_change(struct world *w, struct io_reader *r, void *arg)
+{
+	decode_on(w, r);
+	cfg_write(w, r, PCI_CACHE_LINE_SIZE, 1, 0x20);
+}
+
+static void what_the_guest_changes_while_the_device_is_restored_is_not_lost(void **state)
+{
+	struct fake *f = rich();
+	struct world *w;
+
+	fake_start(f);
+	w = world_with(f);
+	fake_kill(f);
+	world_until(w, is_lost, NULL);
+	fake_set_hook(f, holds_command, 0);
+	fake_start(f);
+	world_until(w, is_held, f);
+	as_vcpu(w, job_change, NULL);
+	let_go(f);
+	world_until(w, is_back, NULL);
+	assert_int_equal(fake_byte(f, CONFIG, PCI_COMMAND), 3);
+	assert_int_equal(fake_byte(f, CONFIG, PCI_CACHE_LINE_SIZE), 0x20);
 	end(w, f);
 }
 
@@ -888,6 +1006,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_is_ours_is_read_without_a_message),
+		cmocka_unit_test(one_of_several_functions_is_one_of_its_own_here),
 		cmocka_unit_test(writes_reach_the_device_register_by_register),
 		cmocka_unit_test(beyond_a_short_space_all_is_ones),
 		cmocka_unit_test(a_list_that_loops_or_leaves_is_cut_with_one_line),
@@ -899,7 +1018,9 @@ int main(void)
 		cmocka_unit_test(a_file_that_is_cut_short_traps),
 		cmocka_unit_test(memory_writes_are_posted_where_nothing_can_overtake_them),
 		cmocka_unit_test(msix_vectors_reach_the_device_as_the_guest_opens_them),
+		cmocka_unit_test(vectors_that_the_server_does_not_know_stay_silent),
 		cmocka_unit_test(what_the_guest_sets_up_while_the_device_is_away_is_not_lost),
+		cmocka_unit_test(what_the_guest_changes_while_the_device_is_restored_is_not_lost),
 		cmocka_unit_test(msi_vectors_reach_the_device_all_at_once),
 		cmocka_unit_test(intx_goes_straight_between_kvm_and_a_device_that_masks_itself),
 		cmocka_unit_test(intx_is_unmasked_by_message_where_an_eventfd_is_refused),

@@ -730,10 +730,13 @@ static void until_back(struct world *w, unsigned times)
 
 static bool bad_bar_read(struct fake *f, const struct rec *r)
 {
-	struct vfio_user_region_access a;
+	struct {
+		struct vfio_user_region_access a;
+		uint8_t byte;
+	} p = { .byte = 0 };
 
-	memcpy(&a, r->data, sizeof(a));
-	if (r->h.command != VFIO_USER_REGION_READ || a.region == CONFIG)
+	memcpy(&p.a, r->data, sizeof(p.a));
+	if (r->h.command != VFIO_USER_REGION_READ || p.a.region == CONFIG)
 		return false;
 	f->hook = NULL;
 	switch (f->hook_arg) {
@@ -741,19 +744,13 @@ static bool bad_bar_read(struct fake *f, const struct rec *r)
 		fake_reply(f, r, r->data, 16, NULL, 0);
 		break;
 	case 1: /* the wrong count */
-		a.count = 77;
-		fake_reply(f, r, &a, sizeof(a), NULL, 0);
+		p.a.count = 77;
+		fake_reply(f, r, &p, 17, NULL, 0);
 		break;
-	case 2: { /* twice */
-		struct {
-			struct vfio_user_region_access a;
-			uint8_t byte;
-		} p = { a, 0 };
-
+	case 2: /* twice */
 		fake_reply(f, r, &p, 17, NULL, 0);
 		fake_reply(f, r, &p, 17, NULL, 0);
 		break;
-	}
 	case 3:
 		garbage(f, r);
 		break;
@@ -960,6 +957,10 @@ static void a_hundred_returns_leak_nothing(void **state)
 	struct world *w;
 	int fds = 0;
 
+	mappable(f, 0, 0x4000, 0x4000);
+	doorbell(f, 8, 0);
+	f->twin = true;
+	f->json = "{\"capabilities\":{\"twin_socket\":{\"supported\":true,\"fd_index\":0}}}";
 	fake_start(f);
 	w = world_with(f);
 	for (unsigned i = 1; i <= 100; i++) {
@@ -970,6 +971,7 @@ static void a_hundred_returns_leak_nothing(void **state)
 	}
 	assert_int_equal(fd_count(), fds);
 	assert_int_equal(world_log(w, ""), 200);
+	close_region_fds(f);
 	world_free(w);
 	fake_free(f);
 }
@@ -996,14 +998,27 @@ static bool asked_bar(struct world *w, void *arg)
 	return yes;
 }
 
+/* Attached with a deadline that is not the reason why anything ends. */
+static struct world *patient_world(struct fake *f)
+{
+	struct world *w = world_new();
+	struct user_device_params p = world_params(f);
+	struct err err = { 0 };
+
+	p.times.request_ms = 3600 * 1000;
+	assert_int_equal(world_attach_with(w, &p), 0);
+	assert_int_equal(user_device_plug(w->dev, &err), 0);
+	return w;
+}
+
 static void freeing_a_device_wakes_the_vcpu_that_waits_for_it(void **state)
 {
 	struct fake *f = fake_new();
-	struct world *w;
 	struct vcpu_job job = { .fn = job_waits };
+	struct world *w;
 
 	fake_start(f);
-	w = world_with(f);
+	w = patient_world(f);
 	job.w = w;
 	fake_set_hook(f, ignores_bars, 0);
 	assert_int_equal(pthread_create(&job.thread, NULL, vcpu_main, &job), 0);
@@ -1015,6 +1030,30 @@ static void freeing_a_device_wakes_the_vcpu_that_waits_for_it(void **state)
 	io_reap(w->m.bus);
 	pci_unlock(w->m.pci);
 	assert_int_equal(world_log(w, ""), 0);
+	world_free(w);
+	fake_free(f);
+}
+
+static void nonsense_on_the_twin_socket_wakes_the_vcpu_that_waits(void **state)
+{
+	struct fake *f = fake_new();
+	struct vcpu_job job = { .fn = job_waits };
+	struct world *w;
+
+	f->json = "{\"capabilities\":{\"twin_socket\":{\"supported\":true,\"fd_index\":0}}}";
+	f->twin = true;
+	fake_start(f);
+	w = patient_world(f);
+	job.w = w;
+	fake_set_hook(f, ignores_bars, 0);
+	assert_int_equal(pthread_create(&job.thread, NULL, vcpu_main, &job), 0);
+	world_until(w, asked_bar, f);
+	fake_set_hook(f, NULL, 0);
+	fake_command(
+		f, true, VFIO_USER_REGION_READ, 1, VFIO_USER_TYPE_REPLY, "0123456789abcdef", 16);
+	until_back(w, 1);
+	pthread_join(job.thread, NULL);
+	assert_int_equal(world_log(w, "a reply over the socket for the server's commands"), 1);
 	world_free(w);
 	fake_free(f);
 }
@@ -1182,10 +1221,8 @@ static bool dma_first(struct fake *f, const struct rec *r)
 
 static void job_reads_right(struct world *w, struct io_reader *r, void *arg)
 {
-	decode_on(w, r);
-	for (unsigned i = 0; i < 50; i++) {
+	for (unsigned i = 0; i < 50; i++)
 		assert_int_equal(reg_read(w, r, 2, 3, 1), 0x42);
-	}
 }
 
 static void dma_is_served_while_a_vcpu_waits(void **state)
@@ -1197,6 +1234,7 @@ static void dma_is_served_while_a_vcpu_waits(void **state)
 	f->bytes[2][3] = 0x42;
 	fake_start(f);
 	w = world_with(f);
+	as_vcpu(w, job_decode_on, NULL);
 	fake_set_hook(f, dma_first, 0);
 	as_vcpu(w, job_reads_right, NULL);
 	r = fake_wait(f, VFIO_USER_DMA_READ, 50);
@@ -1206,7 +1244,9 @@ static void dma_is_served_while_a_vcpu_waits(void **state)
 	as_vcpu(w, job_master, NULL);
 	as_vcpu(w, job_reads_right, NULL);
 	fake_wait(f, VFIO_USER_DMA_READ, 100);
-	assert_int_equal(world_log(w, ""), 0);
+	fake_set_hook(f, NULL, 0);
+	/* And it still does when nobody waits any more. */
+	check_dma(w, f, false);
 	world_free(w);
 	fake_free(f);
 }
@@ -1240,6 +1280,9 @@ struct mini {
 	struct vfio_user *vu;
 	unsigned lost, rounds;
 	bool stale; /* say so once */
+	bool may_fail;
+	struct err err;
+	const struct mem_range *more_ram;
 };
 
 static struct mini *mini_of(struct vfio_owner *o)
@@ -1284,7 +1327,12 @@ static void mini_lost(struct vfio_owner *o)
 
 static void mini_failed(struct vfio_owner *o, int rc, const struct err *err)
 {
-	fail_msg("%s", err->text);
+	struct mini *m = mini_of(o);
+
+	if (!m->may_fail)
+		fail_msg("%s", err->text);
+	m->err = *err;
+	loop_quit(m->w->m.loop, 0);
 }
 
 static const struct vfio_owner_ops mini_ops = {
@@ -1311,6 +1359,8 @@ static void mini_start(struct mini *m, struct fake *f, uint32_t request_ms)
 	p.loop = m->w->m.loop;
 	p.memory = m->w->m.memory;
 	assert_int_equal(vfio_user_new(&p, &m->vu), 0);
+	if (m->more_ram)
+		m->vu->listener.add(&m->vu->listener, m->more_ram);
 	assert_int_equal(vfio_user_start(m->vu, &err), 0);
 	world_run(m->w);
 }
@@ -1348,6 +1398,54 @@ static void ram_that_comes_and_goes_is_told(void **state)
 	assert_int_equal(map.size, 4096);
 	assert_int_equal(r.nr_fds, 1);
 	close(range.fd);
+	mini_end(&m);
+	fake_free(f);
+}
+
+static void ram_in_more_pieces_than_the_server_takes_is_refused(void **state)
+{
+	const struct mem_range range = { .gpa = 4 * GIB, .size = 4096, .fd = 0 };
+	struct fake *f = fake_new();
+	struct mini m = { .may_fail = true, .more_ram = &range };
+
+	f->json = "{\"capabilities\":{\"max_dma_maps\":1}}";
+	fake_start(f);
+	mini_start(&m, f, 0);
+	assert_non_null(strstr(m.err.text, "takes 1 DMA maps at most, guest RAM needs 2"));
+	assert_int_equal(fake_count(f, VFIO_USER_DMA_MAP), 0);
+	mini_end(&m);
+	fake_free(f);
+}
+
+static bool answers_with_error(struct fake *f, const struct rec *r)
+{
+	if (r->h.command == VFIO_USER_REGION_READ)
+		fake_error(f, r, (int)f->hook_arg);
+	return r->h.command == VFIO_USER_REGION_READ;
+}
+
+static void an_error_of_the_device_is_never_taken_for_a_loss(void **state)
+{
+	static const struct {
+		unsigned error;
+		int rc;
+	} cases[] = { { EINVAL, -EINVAL }, { ENOTCONN, -EIO }, { ETIMEDOUT, -EIO }, { 0, -EIO },
+		{ 70000, -EIO } };
+	struct fake *f = fake_new();
+	struct mini m = { 0 };
+	struct vfio_transport *t;
+	uint32_t value;
+
+	fake_start(f);
+	mini_start(&m, f, 0);
+	t = vfio_user_transport(m.vu);
+	/* In operation the loop waits for a hang-up, not for answers. */
+	assert_int_equal(m.vu->watch_wanted, EPOLLRDHUP);
+	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+		fake_set_hook(f, answers_with_error, cases[i].error);
+		assert_int_equal(t->ops->region_read(t, 0, 0, &value, 4), cases[i].rc);
+	}
+	assert_int_equal(m.lost, 0);
 	mini_end(&m);
 	fake_free(f);
 }
@@ -1393,32 +1491,27 @@ static bool takes_multi(struct fake *f, const struct rec *r)
 	return true;
 }
 
-static void job_read_after(struct world *w, struct io_reader *r, void *arg)
-{
-	struct mini *m = arg;
-	struct vfio_transport *t = vfio_user_transport(m->vu);
-	uint32_t value;
-
-	assert_int_equal(t->ops->region_read(t, 0, 0, &value, 4), 0);
-}
-
 static void posted_writes_are_gathered_while_the_socket_is_full(void **state)
 {
 	for (unsigned by_loop = 0; by_loop < 2; by_loop++) {
 		struct fake *f = fake_new();
 		struct mini m = { 0 };
+		struct vfio_transport *t;
+		uint32_t value;
 		unsigned last;
 
 		f->json = "{\"capabilities\":{\"write_multiple\":true}}";
 		f->hook = takes_multi;
 		fake_start(f);
 		mini_start(&m, f, 0);
+		t = vfio_user_transport(m.vu);
 		fake_pause(f, true);
 		/* What it may still read before it stops does not matter. */
 		post_until_kept(&m, 3);
 		fake_pause(f, false);
+		/* Here it is this thread that waits, and the loop stands. */
 		if (!by_loop)
-			as_vcpu(m.w, job_read_after, &m);
+			assert_int_equal(t->ops->region_read(t, 0, 0, &value, 4), 0);
 		world_until(m.w, got_multi, f);
 		assert_true(fake_hook_arg(f) >= 3);
 		fake_kill(f);
@@ -1458,7 +1551,105 @@ static void posting_to_a_server_that_does_not_read_ends_by_the_deadline(void **s
 	fake_free(f);
 }
 
-/* A server may give its eventfds only a few at a time. */
+static bool out_is_full(struct world *w, void *arg)
+{
+	struct mini *m = arg;
+
+	return vu_chan_out_full(&m->vu->chan) && !(m->vu->watch_wanted & EPOLLIN);
+}
+
+static bool all_answered(struct world *w, void *arg)
+{
+	struct fake *f = arg;
+
+	return fake_count(f, VFIO_USER_DMA_READ) == fake_hook_arg(f);
+}
+
+/* Its commands are left alone while our answers pile up, and go on when it reads. */
+static void a_server_that_does_not_read_is_not_read(void **state)
+{
+	const struct vfio_user_dma_access a = { 0, 65536 };
+	const struct vfio_user_header h = { .command = VFIO_USER_DMA_READ, .size = 32 };
+	const struct iovec iov[2] = { { (void *)&h, sizeof(h) }, { (void *)&a, sizeof(a) } };
+	struct fake *f = fake_new();
+	struct mini m = { 0 };
+	unsigned sent = 0;
+
+	fake_start(f);
+	mini_start(&m, f, 0);
+	vu_transport_ops.bus_master(vfio_user_transport(m.vu), true);
+	fake_forget(f);
+	fake_pause(f, true);
+	while (sock_send(f->conn, iov, 2, NULL, 0) == 32)
+		sent++;
+	assert_true(sent * a.count > 2 * VU_CHAN_OUT_MAX);
+	world_until(m.w, out_is_full, &m);
+	assert_true(m.vu->chan.out_bytes <= VU_CHAN_OUT_MAX + VFIO_USER_MAX_MSG);
+	fake_set_hook(f, NULL, sent);
+	fake_pause(f, false);
+	world_until(m.w, all_answered, f);
+	assert_int_equal(m.lost, 0);
+	mini_end(&m);
+	fake_free(f);
+}
+
+static void put_message(uint8_t *buf, uint16_t id)
+{
+	const struct vfio_user_header h = {
+		.id = id, .command = VFIO_USER_DEVICE_GET_REGION_INFO, .size = 48, .flags = 1
+	};
+
+	memset(buf, 0, 48);
+	memcpy(buf, &h, sizeof(h));
+}
+
+static int chan_message(struct vu_chan *ch, struct vu_msg *m)
+{
+	struct err err = { 0 };
+	int rc;
+
+	while (!(rc = vu_chan_next(ch, m, &err)))
+		if (vu_chan_recv(ch) <= 0)
+			return 0;
+	return rc;
+}
+
+static void descriptors_stay_with_their_message(void **state)
+{
+	uint8_t a[48], b[48], c[48];
+	struct vu_chan ch;
+	struct vu_msg m;
+	int pair[2], fds = fd_count();
+
+	put_message(a, 1);
+	put_message(b, 2);
+	put_message(c, 3);
+	assert_int_equal(sock_pair(pair), 0);
+	vu_chan_init(&ch, pair[0]);
+	/* The second begins before all of the first was read, and a third without any follows. */
+	send_all(pair[1], a, 20, (int[]){ 0 }, 1);
+	assert_int_equal(chan_message(&ch, &m), 0);
+	send_all(pair[1], a + 20, 28, NULL, 0);
+	send_all(pair[1], b, 48, (int[]){ 0, 0 }, 2);
+	send_all(pair[1], c, 48, NULL, 0);
+	assert_int_equal(chan_message(&ch, &m), 1);
+	assert_int_equal(m.h.id, 1);
+	assert_int_equal(m.fds->nr, 1);
+	vu_chan_done(&ch);
+	assert_int_equal(chan_message(&ch, &m), 1);
+	assert_int_equal(m.h.id, 2);
+	assert_int_equal(m.fds->nr, 2);
+	vu_chan_done(&ch);
+	assert_int_equal(chan_message(&ch, &m), 1);
+	assert_int_equal(m.h.id, 3);
+	assert_null(m.fds);
+	vu_chan_done(&ch);
+	vu_chan_fini(&ch);
+	close(pair[1]);
+	assert_int_equal(fd_count(), fds);
+}
+
+/* A server may take eventfds only a few at a time. */
 static void eventfds_are_sent_in_batches_of_the_servers_size(void **state)
 {
 	struct fake *f = fake_new();
@@ -1511,15 +1702,20 @@ int main(void)
 			another_device_is_refused_with_one_line_until_the_right_one_is_there),
 		cmocka_unit_test(a_hundred_returns_leak_nothing),
 		cmocka_unit_test(freeing_a_device_wakes_the_vcpu_that_waits_for_it),
+		cmocka_unit_test(nonsense_on_the_twin_socket_wakes_the_vcpu_that_waits),
 		cmocka_unit_test(vcpus_go_on_while_the_device_comes_and_goes),
 		cmocka_unit_test(dma_is_served_on_the_main_socket_of_a_bus_master),
 		cmocka_unit_test(dma_is_served_on_the_twin_socket),
 		cmocka_unit_test(dma_is_served_while_a_vcpu_waits),
 		cmocka_unit_test(a_command_that_is_none_of_ours_is_refused_and_no_loss),
 		cmocka_unit_test(ram_that_comes_and_goes_is_told),
+		cmocka_unit_test(ram_in_more_pieces_than_the_server_takes_is_refused),
+		cmocka_unit_test(an_error_of_the_device_is_never_taken_for_a_loss),
 		cmocka_unit_test(what_changed_during_an_attach_is_restored_once_more),
 		cmocka_unit_test(posted_writes_are_gathered_while_the_socket_is_full),
 		cmocka_unit_test(posting_to_a_server_that_does_not_read_ends_by_the_deadline),
+		cmocka_unit_test(a_server_that_does_not_read_is_not_read),
+		cmocka_unit_test(descriptors_stay_with_their_message),
 		cmocka_unit_test(eventfds_are_sent_in_batches_of_the_servers_size),
 	};
 
