@@ -198,20 +198,15 @@ static void map_all(struct vfio_pci *vp)
 	atomic_store(&vp->direct, direct);
 }
 
-static void set_laid(struct vfio_pci *vp, bool laid)
-{
-	pci_lock(vp->m->pci);
-	vp->laid = laid;
-	if (vp->fn.pci)
-		pci_remap_bars(&vp->fn);
-	pci_unlock(vp->m->pci);
-}
-
 void vp_bars_lay(struct vfio_pci *vp)
 {
 	/* Nobody looks at bars[] while it is not laid. */
 	map_all(vp);
-	set_laid(vp, true);
+	pci_lock(vp->m->pci);
+	vp->laid = true;
+	if (vp->fn.pci)
+		pci_remap_bars(&vp->fn);
+	pci_unlock(vp->m->pci);
 }
 
 void vp_bars_free(struct vfio_pci *vp)
@@ -222,7 +217,11 @@ void vp_bars_free(struct vfio_pci *vp)
 
 void vp_bars_clear(struct vfio_pci *vp)
 {
-	set_laid(vp, false);
+	pci_lock(vp->m->pci);
+	for (unsigned bar = 0; bar < PCI_NR_BARS; bar++)
+		vp_bar_unmapped(&vp->fn, bar);
+	vp->laid = false;
+	pci_unlock(vp->m->pci);
 	vp_bars_free(vp);
 }
 
@@ -318,6 +317,8 @@ void vp_bar_unmapped(struct pci_function *fn, unsigned bar)
 	const struct vfio_region *r = &vp->t->info.regions[bar];
 	struct vp_bar *b = &vp->bars[bar];
 
+	if (!vp->laid)
+		return;
 	for (unsigned i = 0; i < b->nr_maps; i++)
 		clear_map(vp, &b->maps[i]);
 	for (unsigned i = 0; b->doorbell_on && i < r->nr_doorbells; i++) {
@@ -338,7 +339,7 @@ bool vp_memory_fault(struct pci_function *fn)
 	struct vfio_pci *vp = vp_of(fn);
 	uint64_t now = clock_now_ns();
 
-	for (unsigned bar = 0; bar < 6; bar++)
+	for (unsigned bar = 0; vp->laid && bar < 6; bar++)
 		for (unsigned i = 0; i < vp->bars[bar].nr_maps; i++) {
 			struct vp_map *m = &vp->bars[bar].maps[i];
 

@@ -159,8 +159,6 @@ void vu_forget_info(struct vfio_user *vu);
 
 /* --- vfio_user_io.c --- */
 
-extern const struct vfio_transport_ops vu_transport_ops;
-
 void vu_lock(struct vfio_user *vu);
 void vu_unlock(struct vfio_user *vu);
 
@@ -189,6 +187,27 @@ int vu_async(struct vfio_user *vu, const struct vu_request *rq);
 
 /* The errno of an error reply as a negative number, never one that means "lost" to our callers. */
 int vu_reply_error(const struct vu_msg *m);
+
+/* The guest's calls reach the device now. Any thread. */
+bool vu_is_ready(const struct vfio_user *vu);
+
+/* What a call needs of the socket, vu->lock held. */
+
+/* Number a request, remember it, send it, or with `queue` take it even if the socket is full. *id: its number. */
+int vu_send_request(struct vfio_user *vu, const struct vu_request *rq, bool queue, uint16_t *id);
+/* The request is not waited for any more. */
+void vu_pending_remove(struct vfio_user *vu, uint16_t id);
+/* Send what others left, and the gathered posted writes, before anything else. */
+void vu_post_mail(struct vfio_user *vu);
+int vu_queue_multi(struct vfio_user *vu);
+/* vu_pump() for the twin; loop thread. */
+int vu_pump_twin(struct vfio_user *vu, struct err *err);
+/* What a failed send or receive means, as text. Returns rc, or -ECONNRESET for a hang-up. */
+int vu_io_failed(int rc, struct err *err);
+
+/* --- vfio_user_call.c --- */
+
+extern const struct vfio_transport_ops vu_transport_ops;
 
 /* --- vfio_user_attach.c --- */
 
