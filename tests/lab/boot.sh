@@ -23,7 +23,7 @@ echo "segments $(ls -d /sys/devices/pci* | wc -l)"
 echo "bridge $(cat /sys/bus/pci/devices/0000:00:00.0/class)"
 echo "serial $(grep -c '16550A\|16550' /proc/tty/driver/serial)"
 echo "complaints:"
-dmesg -r | grep '^<[0-4]>' | grep -v -i 'kvm_intel\|kvm_amd\|amd_pstate\|tsc\|speculat\|mitigat\|retbleed\|spectre\|retpoline\|rtc'
+dmesg -r | grep '^<[0-4]>' | grep -v -i 'kvm_intel\|kvm_amd\|amd_pstate\|tsc\|speculat\|mitigat\|retbleed\|spectre\|retpoline\|rtc\|hrtimer: interrupt took'
 echo "complaints end"
 END
 	"$lab_dir/mkguest" "$work/obey.cpio" <<'END'
