@@ -469,20 +469,6 @@ static void mapped_parts_and_doorbells_follow_the_guest_and_the_device(void **st
 	end(w, f);
 }
 
-static void a_doorbell_that_kvm_refuses_is_a_message(void **state)
-{
-	struct fake *f = mapped_device();
-	struct world *w;
-
-	fake_start(f);
-	w = world_with(f);
-	fake_kvm.refuse_ioeventfd = EEXIST;
-	as_vcpu(w, job_decode_on, NULL);
-	assert_int_equal(kvm_nr_ioeventfds(), 0);
-	assert_int_equal(world_log(w, "KVM refuses the doorbell"), 2);
-	end(w, f);
-}
-
 static void ask_function(struct pci_function *fn, void *arg)
 {
 	bool *taken = arg;
@@ -500,6 +486,63 @@ static bool fault(struct world *w)
 	pci_for_each(w->m.pci, ask_function, &taken);
 	pci_unlock(w->m.pci);
 	return taken;
+}
+
+static void job_move_bars(struct world *w, struct io_reader *r, void *arg)
+{
+	_Atomic bool *stop = arg;
+	uint64_t where[2];
+
+	job_where(w, r, where);
+	for (unsigned i = 0; !atomic_load(stop); i++) {
+		cfg_write(w, r, PCI_COMMAND, 2, i & 1 ? PCI_COMMAND_MEMORY : 0);
+		cfg_write(w, r, PCI_BASE_ADDRESS_4, 4, (uint32_t)where[1] + (i & 7) * 0x100000);
+		reg_read(w, r, 4, 0, 4);
+		fault(w);
+	}
+	cfg_write(w, r, PCI_COMMAND, 2, 0);
+}
+
+static bool came_back(struct world *w, void *arg)
+{
+	return world_log(w, "is back after") >= *(unsigned *)arg;
+}
+
+static void bars_move_while_the_device_comes_and_goes(void **state)
+{
+	struct fake *f = mapped_device();
+	_Atomic bool stop = false;
+	struct vcpu_job job = { .fn = job_move_bars, .arg = &stop };
+	struct world *w;
+
+	fake_start(f);
+	w = world_with(f);
+	job.w = w;
+	assert_int_equal(pthread_create(&job.thread, NULL, vcpu_main, &job), 0);
+	for (unsigned i = 1; i <= 30; i++) {
+		fake_hang_up(f);
+		world_until(w, came_back, &i);
+	}
+	atomic_store(&stop, true);
+	while (!atomic_load(&job.done))
+		world_run(w);
+	pthread_join(job.thread, NULL);
+	assert_true(nothing_laid(w, NULL));
+	end(w, f);
+}
+
+static void a_doorbell_that_kvm_refuses_is_a_message(void **state)
+{
+	struct fake *f = mapped_device();
+	struct world *w;
+
+	fake_start(f);
+	w = world_with(f);
+	fake_kvm.refuse_ioeventfd = EEXIST;
+	as_vcpu(w, job_decode_on, NULL);
+	assert_int_equal(kvm_nr_ioeventfds(), 0);
+	assert_int_equal(world_log(w, "KVM refuses the doorbell"), 2);
+	end(w, f);
 }
 
 static void a_file_that_is_cut_short_traps(void **state)
@@ -1014,6 +1057,7 @@ int main(void)
 		cmocka_unit_test(sriov_is_hidden_and_the_rest_of_the_list_stays),
 		cmocka_unit_test(bars_have_the_kind_of_the_register_and_the_size_of_the_region),
 		cmocka_unit_test(mapped_parts_and_doorbells_follow_the_guest_and_the_device),
+		cmocka_unit_test(bars_move_while_the_device_comes_and_goes),
 		cmocka_unit_test(a_doorbell_that_kvm_refuses_is_a_message),
 		cmocka_unit_test(a_file_that_is_cut_short_traps),
 		cmocka_unit_test(memory_writes_are_posted_where_nothing_can_overtake_them),

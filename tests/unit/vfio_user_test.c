@@ -524,6 +524,47 @@ static void nobody_to_connect_to_is_said_at_once(void **state)
 	world_free(w);
 }
 
+/* Fill the queue of a server that does not accept. Gives the connections, nr of them. */
+static unsigned fill_queue(const struct fake *f, int *fds, unsigned most)
+{
+	unsigned nr = 0;
+
+	while (nr < most && (fds[nr] = sock_connect(f->path, NULL)) >= 0)
+		nr++;
+	return nr;
+}
+
+static void a_queue_that_is_full_is_waited_for(void **state)
+{
+	for (unsigned in_time = 0; in_time < 2; in_time++) {
+		struct fake *f = fake_new();
+		struct world *w = world_new();
+		struct user_device_params p = world_params(f);
+		struct err err = { 0 };
+		int fds[64];
+		unsigned nr;
+
+		fake_start(f);
+		fake_pause(f, true);
+		nr = fill_queue(f, fds, 64);
+		assert_true(nr < 64);
+		p.attached = world_attached;
+		p.arg = w;
+		p.times.attach_ms = in_time ? 0 : 50;
+		assert_int_equal(user_device_attach(&w->m, &p, &w->dev, &err), 0);
+		if (in_time)
+			fake_pause(f, false);
+		world_run(w);
+		assert_int_equal(w->rc, in_time ? 0 : -EAGAIN);
+		if (!in_time)
+			assert_non_null(strstr(w->err.text, "the listener's queue is full"));
+		while (nr)
+			close(fds[--nr]);
+		world_free(w);
+		fake_free(f);
+	}
+}
+
 /* --- good and odd servers --- */
 
 static void an_attach_tells_ram_resets_once_and_sets_intx(void **state)
@@ -1689,6 +1730,7 @@ int main(void)
 		cmocka_unit_test(an_attach_tells_ram_resets_once_and_sets_intx),
 		cmocka_unit_test(a_bad_server_gets_one_line_and_leaves_nothing),
 		cmocka_unit_test(nobody_to_connect_to_is_said_at_once),
+		cmocka_unit_test(a_queue_that_is_full_is_waited_for),
 		cmocka_unit_test(a_server_that_hangs_up_on_io_fds_is_not_asked_again),
 		cmocka_unit_test(configuration_is_read_in_the_pieces_a_server_takes),
 		cmocka_unit_test(a_server_without_capabilities_has_the_defaults),
