@@ -121,7 +121,7 @@ static void reset(struct pci_function *fn)
 	int rc;
 
 	pthread_mutex_lock(&vp->lock);
-	rc = vp->t->ops->reset(vp->t);
+	rc = vp_note(vp, vp->t->ops->reset(vp->t));
 	if (rc && rc != -ENOTCONN && rc != -ETIMEDOUT)
 		log_warn("%s: the device refused its reset: %s", vp->id, strerror(-rc));
 	vp_config_reset(vp);

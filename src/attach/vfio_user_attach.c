@@ -8,8 +8,10 @@
  *   device     GET_INFO: how many regions and interrupts
  *   shape      GET_REGION_INFO and GET_IRQ_INFO for all of them
  *   doorbells  GET_REGION_IO_FDS for the BARs
- *   setup      RESET, the configuration space, DMA_MAP for all RAM; then the owner's prepare()
- *   restore    what the owner queues in restore(): configuration, interrupts; then ready()
+ *   setup      the first time RESET; the configuration space, DMA_MAP for all RAM; then the
+ *              owner's prepare()
+ *   restore    a RESET that the device missed; what the owner queues in restore():
+ *              configuration, interrupts; then ready()
  *
  * The first attach and each reconnect run the same steps. A reconnect leaves RESET out: the
  * server kept the device's state, or has loaded it, and the guest is to see nothing but a pause.
@@ -361,7 +363,7 @@ static int setup_send(struct vfio_user *vu, struct err *err)
 
 	a->config_size = (unsigned)MIN(align_down(size, 4), PAGE_SIZE_4K);
 	a->config_chunk = (unsigned)MIN(align_down(vu->caps.max_data_xfer_size, 4), PAGE_SIZE_4K);
-	if (a->info.can_reset && (!vu->was_ready || vu->reset_wanted))
+	if (a->info.can_reset && !vu->was_ready)
 		rc = ask(vu, VFIO_USER_DEVICE_RESET, NULL, 0, reset_reply, 0, err);
 	if (!rc)
 		rc = ask_config(vu, err);
@@ -401,7 +403,6 @@ static int setup_done(struct vfio_user *vu, struct err *err)
 	if (rc)
 		return rc;
 	adopt_info(vu);
-	vu->reset_wanted = false;
 	return vu->owner->ops->prepare(vu->owner, a->config, a->config_size, vu->was_ready, err);
 }
 
@@ -409,14 +410,24 @@ static int setup_done(struct vfio_user *vu, struct err *err)
 
 static int restore_send(struct vfio_user *vu, struct err *err)
 {
+	int rc = 0;
+
 	vu->attach.nr_refused = 0;
-	vu->owner->ops->restore(vu->owner);
-	return 0;
+	/* The machine may be reset at any moment, also in this step; then the step is done once
+	 * more. */
+	if (atomic_exchange(&vu->reset_wanted, false)) {
+		vu->attach.reset_sent = true;
+		rc = ask(vu, VFIO_USER_DEVICE_RESET, NULL, 0, reset_reply, 0, err);
+	}
+	if (!rc)
+		vu->owner->ops->restore(vu->owner);
+	return rc;
 }
 
 static int restore_done(struct vfio_user *vu, struct err *err)
 {
 	struct vu_attach *a = &vu->attach;
+	int rc;
 
 	for (unsigned i = 0; i < a->nr_refused; i++) {
 		const struct vu_refused *r = &a->refused[i];
@@ -428,8 +439,8 @@ static int restore_done(struct vfio_user *vu, struct err *err)
 	}
 	if (vu->owner->ops->ready(vu->owner, vu->was_ready))
 		return 0;
-	restore_send(vu, err);
-	return 1;
+	rc = restore_send(vu, err);
+	return rc ? rc : 1;
 }
 
 /* --- the engine --- */
@@ -469,6 +480,8 @@ void vu_attach_failed(struct vfio_user *vu, int rc, struct err *err)
 	attach_over(vu);
 	vu_hangup(vu);
 	vu_forget_info(vu);
+	if (vu->attach.reset_sent)
+		atomic_store(&vu->reset_wanted, true);
 	if (!vu->was_ready) {
 		err_prefix(err, rc, "user-device %s", vu->id);
 		vu->owner->ops->failed(vu->owner, rc, err);

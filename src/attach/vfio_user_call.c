@@ -420,7 +420,7 @@ static int reset(struct vfio_transport *t)
 		return 0;
 	rc = request(vu, &rq, &answer);
 	if (rc == -ENOTCONN || rc == -ETIMEDOUT)
-		vu->reset_wanted = true; /* when it is back */
+		atomic_store(&vu->reset_wanted, true); /* when it is back */
 	return rc;
 }
 

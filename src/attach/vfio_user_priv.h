@@ -60,7 +60,8 @@ struct vu_mail;
 #define VU_MAX_MULTI   64 /* posted writes kept for one REGION_WRITE_MULTI */
 #define VU_MAX_REFUSED 8
 
-/* While spinning does not pay off, every so many requests it is tried again; more while the tries are in vain. */
+/* While spinning does not pay off, every so many requests it is tried again; more while the tries
+ * are in vain. */
 #define VU_SPIN_EVERY_MIN 32
 #define VU_SPIN_EVERY_MAX 1024
 
@@ -81,6 +82,7 @@ struct vu_attach {
 	uint8_t *config;
 	unsigned config_size, config_chunk;
 	bool config_retry;
+	bool reset_sent; /* that was wanted */
 	struct vu_refused refused[VU_MAX_REFUSED];
 	unsigned nr_refused;
 };
@@ -115,6 +117,7 @@ struct vfio_user {
 	uint32_t watch_wanted; /* also under lock */
 	_Atomic bool watch_off;
 	_Atomic bool bus_master, watch_stale;
+	_Atomic bool reset_wanted; /* the machine was reset while the device was away */
 
 	/* Requests of threads that may not wait for lock. */
 	pthread_mutex_t mail_lock;
@@ -134,7 +137,6 @@ struct vfio_user {
 	struct loop_work park_work;
 	bool stopped;
 	bool was_ready; /* attached once: what comes now is a reconnect */
-	bool reset_wanted;
 	bool skip_io_fds;
 	bool attaching;
 	struct vu_attach attach;
@@ -193,7 +195,8 @@ bool vu_is_ready(const struct vfio_user *vu);
 
 /* What a call needs of the socket, vu->lock held. */
 
-/* Number a request, remember it, send it, or with `queue` take it even if the socket is full. *id: its number. */
+/* Number a request, remember it, send it, or with `queue` take it even if the socket is full. *id:
+ * its number. */
 int vu_send_request(struct vfio_user *vu, const struct vu_request *rq, bool queue, uint16_t *id);
 /* The request is not waited for any more. */
 void vu_pending_remove(struct vfio_user *vu, uint16_t id);

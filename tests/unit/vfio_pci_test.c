@@ -1023,6 +1023,31 @@ static void a_reset_that_is_not_answered_is_a_loss_and_made_up_for(void **state)
 	end(w, f);
 }
 
+static void a_reset_during_a_reconnect_reaches_the_device(void **state)
+{
+	struct fake *f = rich();
+	struct world *w;
+
+	fake_start(f);
+	w = world_with(f);
+	as_vcpu(w, job_setup_for_reset, NULL);
+	fake_kill(f);
+	world_until(w, is_lost, NULL);
+	fake_forget(f);
+	fake_set_hook(f, holds_command, 0);
+	fake_start(f);
+	world_until(w, is_held, f);
+	as_vcpu(w, job_reset, NULL);
+	let_go(f);
+	world_until(w, is_back, NULL);
+	assert_int_equal(fake_count(f, VFIO_USER_DEVICE_RESET), 1);
+	assert_int_equal(fake_byte(f, CONFIG, PCI_CACHE_LINE_SIZE), 0);
+	assert_int_equal(fake_byte(f, CONFIG, PCI_COMMAND), 0);
+	assert_true(fake_irq_fd(f, VFIO_USER_IRQ_INTX, 0) >= 0);
+	as_vcpu(w, job_after_reset, NULL);
+	end(w, f);
+}
+
 static void job_flr(struct world *w, struct io_reader *r, void *arg)
 {
 	decode_on(w, r);
@@ -1071,6 +1096,7 @@ int main(void)
 		cmocka_unit_test(edges_of_a_device_that_does_not_mask_itself_are_kept),
 		cmocka_unit_test(a_reset_of_the_machine_resets_the_device_and_its_interrupts),
 		cmocka_unit_test(a_reset_that_is_not_answered_is_a_loss_and_made_up_for),
+		cmocka_unit_test(a_reset_during_a_reconnect_reaches_the_device),
 		cmocka_unit_test(after_a_function_level_reset_the_device_is_told_its_state_again),
 	};
 
