@@ -140,12 +140,14 @@ static void tame(struct access *a)
 		return;
 	if (touches(a, LAPIC_BASE, LAPIC_BASE + 0xfff))
 		a->write = false;
-	/* A redirection entry's low half, whole, with delivery mode 0: "fixed". Index writes are
-	 * free. */
+	/*
+	 * A redirection entry's low half, whole, with delivery mode 0, "fixed", and a vector that is no
+	 * exception's. Index writes are free.
+	 */
 	if (touches(a, IOAPIC_BASE + 0x10, IOAPIC_BASE + 0x1f)) {
 		a->addr = IOAPIC_BASE + 0x10;
 		a->size = 4;
-		a->value &= ~0x700ull;
+		a->value = (a->value & ~0x700ull) | 0x80;
 	}
 }
 
