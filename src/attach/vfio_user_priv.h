@@ -2,7 +2,8 @@
  * vfio_user_priv.h - what the files of the vfio-user client share
  *
  *   vfio_user.c         the object, its states, hanging up and coming back
- *   vfio_user_io.c      who may touch the socket when; requests and their replies
+ *   vfio_user_io.c      who may touch the socket when; sending, and taking what arrives
+ *   vfio_user_call.c    calls that wait for a reply, and writes that do not
  *   vfio_user_attach.c  the steps from a connected socket to a working device
  *   vfio_user_info.c    what the device says it is made of
  *   vfio_user_dma.c     guest RAM for the server: maps, and reads and writes it asks for
