@@ -73,7 +73,7 @@ class Lines:
 
 
 class Program:
-    """A child process; `out` and `err` are Lines. At the end of the test it is killed by its pid."""
+    """A child process; `out` and `err` are Lines. It is killed, by its pid, when its test ends."""
 
     def __init__(self, name, command, stdin=subprocess.PIPE, pass_fds=()):
         self.name = name

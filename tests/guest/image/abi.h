@@ -33,7 +33,6 @@
 #define RFLAGS_RING3 0x3002 /* IOPL 3, interrupts off */
 
 /* Vectors above the CPU's exceptions */
-#define VECTOR_IRQ_BASE 0x30
 #define VECTOR_SPURIOUS 0xff
 
 /* A TSS with a bit for every port and the byte of ones that ends them */

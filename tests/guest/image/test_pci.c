@@ -44,6 +44,7 @@ static void check_widths(uint64_t fn, const char *name)
 static void check_ports(uint64_t fn, const char *name)
 {
 	unsigned slot = pci_slot(fn), wrong = 0;
+	uint8_t line = read8(fn + PCI_INT_LINE);
 
 	for (unsigned off = 0; off < 256; off += 4)
 		wrong += pci_port_read(0, slot, off, 4) != read32(fn + off);
@@ -55,6 +56,13 @@ static void check_ports(uint64_t fn, const char *name)
 			wrong += pci_port_read(0, slot, off, 2) != read16(fn + off);
 	}
 	equal(wrong, 0, "%s: and bytes and words, also unaligned ones", name);
+	pci_port_write(0, slot, PCI_INT_LINE, 1, 0x77);
+	equal(read8(fn + PCI_INT_LINE), 0x77, "%s: a byte written by the ports", name);
+	pci_port_write(0, slot, PCI_COMMAND, 2, PCI_COMMAND_MASTER);
+	equal(read16(fn + PCI_COMMAND), PCI_COMMAND_MASTER, "%s: a word", name);
+	pci_port_write(0, slot, PCI_COMMAND, 4, 0);
+	equal(read16(fn + PCI_COMMAND), 0, "%s: a dword", name);
+	pci_port_write(0, slot, PCI_INT_LINE, 1, line);
 }
 
 /* The address register by odd accesses, and data accesses that leave the data port. */
