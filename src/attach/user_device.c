@@ -4,7 +4,7 @@
  * Only puts the two together. What ends an attach is reported from the top of the loop, not
  * from inside the transport, so that the one who is told may free the device there.
  *
- * Threads: loop thread. The last part of user_device_free() runs when no vCPU is inside the device
+ * Threads: loop thread. The last part of its end runs when no vCPU is inside the device
  *          any more, on whatever thread notices that.
  */
 #include "attach/user_device.h"
@@ -19,133 +19,156 @@
 #include "base/util.h"
 
 struct user_device {
+	struct device dev; /* the head; its id is ours */
 	struct machine *m;
-	char *id;
 	unsigned segment;
 	int slot;
-	user_device_attached_fn attached;
+	device_attached_fn attached;
 	void *arg;
 	struct vfio_user *vu;
 	struct vfio_pci *vp;
 	struct loop_work report_work;
 	int rc; /* of the attach */
+	bool connected; /* the attach ended well */
 	struct err err;
 };
 
+static struct user_device *user_device_of(const struct device *dev)
+{
+	return container_of(dev, struct user_device, dev);
+}
+
 static void report(struct loop_work *work)
 {
-	struct user_device *dev = container_of(work, struct user_device, report_work);
+	struct user_device *ud = container_of(work, struct user_device, report_work);
 
-	dev->attached(dev->arg, dev, dev->rc, &dev->err);
+	ud->attached(ud->arg, &ud->dev, ud->rc, &ud->err);
 }
 
 static void attached(void *arg, int rc, const struct err *err)
 {
-	struct user_device *dev = arg;
+	struct user_device *ud = arg;
 
-	dev->rc = rc;
+	ud->connected = !rc;
+	ud->rc = rc;
 	if (err)
-		dev->err = *err;
-	loop_post(dev->m->loop, &dev->report_work, report);
+		ud->err = *err;
+	loop_post(ud->m->loop, &ud->report_work, report);
+}
+
+/* --- what its holder asks --- */
+
+static int plug(struct device *dev, struct err *err)
+{
+	struct user_device *ud = user_device_of(dev);
+
+	assert(ud->connected);
+	return vfio_pci_plug(ud->vp, ud->segment, ud->slot, err);
+}
+
+static const char *bdf(const struct device *dev)
+{
+	return vfio_pci_bdf(user_device_of(dev)->vp);
+}
+
+static enum device_state state(const struct device *dev)
+{
+	const struct user_device *ud = user_device_of(dev);
+
+	if (!ud->connected)
+		return DEVICE_CONNECTING;
+	return vfio_user_is_ready(ud->vu) ? DEVICE_ATTACHED : DEVICE_BROKEN;
 }
 
 static void free_parts(void *arg)
 {
-	struct user_device *dev = arg;
+	struct user_device *ud = arg;
 
-	vfio_pci_free(dev->vp);
-	vfio_user_free(dev->vu);
-	free(dev->id);
-	free(dev);
+	vfio_pci_free(ud->vp);
+	vfio_user_free(ud->vu);
+	free((char *)ud->dev.id);
+	free(ud);
 }
 
-static int make_parts(struct user_device *dev, const struct user_device_params *p)
+static void hang_up(struct device *dev)
+{
+	struct user_device *ud = user_device_of(dev);
+	struct machine *m = ud->m;
+
+	loop_unpost(m->loop, &ud->report_work);
+	/* First the transport: whoever waits for the device in a vCPU comes back at once. */
+	pci_lock(m->pci);
+	if (ud->vu)
+		vfio_user_stop(ud->vu);
+	pci_unlock(m->pci);
+	if (ud->vp)
+		vfio_pci_unplug(ud->vp);
+	pci_lock(m->pci);
+	if (io_retire(m->bus, free_parts, ud))
+		log_err("%s: out of memory: the device's own stays allocated", dev->id);
+	io_reap(m->bus);
+	pci_unlock(m->pci);
+}
+
+static const struct device_ops ops = {
+	.plug = plug,
+	.bdf = bdf,
+	.state = state,
+	.free = hang_up,
+};
+
+/* --- attach --- */
+
+static int make_parts(struct user_device *ud, const struct user_device_params *p)
 {
 	struct vfio_user_params vp = {
 		.id = p->id,
 		.socket = p->socket,
-		.loop = dev->m->loop,
-		.memory = dev->m->memory,
+		.loop = ud->m->loop,
+		.memory = ud->m->memory,
 		.times = p->times,
 	};
 	int rc;
 
-	dev->id = strdup(p->id);
-	if (!dev->id)
+	ud->dev.id = strdup(p->id);
+	if (!ud->dev.id)
 		return -ENOMEM;
-	rc = vfio_pci_new(dev->m, p->id, attached, dev, &dev->vp);
+	rc = vfio_pci_new(ud->m, p->id, attached, ud, &ud->vp);
 	if (rc)
 		return rc;
-	vp.owner = vfio_pci_owner(dev->vp);
-	pci_lock(dev->m->pci);
-	rc = vfio_user_new(&vp, &dev->vu);
-	pci_unlock(dev->m->pci);
+	vp.owner = vfio_pci_owner(ud->vp);
+	pci_lock(ud->m->pci);
+	rc = vfio_user_new(&vp, &ud->vu);
+	pci_unlock(ud->m->pci);
 	if (rc)
 		return rc;
-	vfio_pci_set_transport(dev->vp, vfio_user_transport(dev->vu));
+	vfio_pci_set_transport(ud->vp, vfio_user_transport(ud->vu));
 	return 0;
 }
 
-int user_device_attach(struct machine *m, const struct user_device_params *p,
-	struct user_device **out, struct err *err)
+int user_device_attach(struct machine *m, const struct user_device_params *p, struct device **out,
+	struct err *err)
 {
-	struct user_device *dev = calloc(1, sizeof(*dev));
+	struct user_device *ud = calloc(1, sizeof(*ud));
 	int rc;
 
-	if (!dev)
+	if (!ud)
 		return err_set(err, -ENOMEM, "user-device %s: out of memory", p->id);
-	dev->m = m;
-	dev->segment = p->segment;
-	dev->slot = p->slot;
-	dev->attached = p->attached;
-	dev->arg = p->arg;
-	rc = make_parts(dev, p);
+	ud->dev.ops = &ops;
+	ud->m = m;
+	ud->segment = p->segment;
+	ud->slot = p->slot;
+	ud->attached = p->attached;
+	ud->arg = p->arg;
+	rc = make_parts(ud, p);
 	if (rc)
 		err_set(err, rc, "user-device %s: out of memory", p->id);
 	else
-		rc = vfio_user_start(dev->vu, err);
+		rc = vfio_user_start(ud->vu, err);
 	if (rc) {
-		user_device_free(dev);
+		hang_up(&ud->dev);
 		return rc;
 	}
-	*out = dev;
+	*out = &ud->dev;
 	return 0;
-}
-
-int user_device_plug(struct user_device *dev, struct err *err)
-{
-	assert(!dev->rc);
-	return vfio_pci_plug(dev->vp, dev->segment, dev->slot, err);
-}
-
-const char *user_device_id(const struct user_device *dev)
-{
-	return dev->id;
-}
-
-const char *user_device_bdf(const struct user_device *dev)
-{
-	return vfio_pci_bdf(dev->vp);
-}
-
-void user_device_free(struct user_device *dev)
-{
-	struct machine *m;
-
-	if (!dev)
-		return;
-	m = dev->m;
-	loop_unpost(m->loop, &dev->report_work);
-	/* First the transport: whoever waits for the device in a vCPU comes back at once. */
-	pci_lock(m->pci);
-	if (dev->vu)
-		vfio_user_stop(dev->vu);
-	pci_unlock(m->pci);
-	if (dev->vp)
-		vfio_pci_unplug(dev->vp);
-	pci_lock(m->pci);
-	if (io_retire(m->bus, free_parts, dev))
-		log_err("%s: out of memory: the device's own stays allocated", dev->id);
-	io_reap(m->bus);
-	pci_unlock(m->pci);
 }

@@ -196,6 +196,11 @@ int vfio_user_start(struct vfio_user *vu, struct err *err)
 	return 0;
 }
 
+bool vfio_user_is_ready(const struct vfio_user *vu)
+{
+	return atomic_load(&vu->state) == VU_READY;
+}
+
 /* --- the end --- */
 
 void vfio_user_stop(struct vfio_user *vu)

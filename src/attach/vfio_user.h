@@ -44,6 +44,9 @@ int vfio_user_start(struct vfio_user *vu, struct err *err);
 /* What the owner calls the device through. */
 struct vfio_transport *vfio_user_transport(struct vfio_user *vu);
 
+/* Whether the device answers: it is attached and its server has not been lost. Any thread. */
+bool vfio_user_is_ready(const struct vfio_user *vu);
+
 /*
  * Hang up for good. Calls of other threads return -ENOTCONN at once, also those under way. The
  * owner hears nothing any more; descriptors of info stay open until vfio_user_free(). Loop thread.

@@ -175,6 +175,7 @@ void machine_free(struct machine *m)
 	loop_unpost(m->loop, &m->reset_done_work);
 	loop_unpost(m->loop, &m->shutdown_work);
 	loop_unpost(m->loop, &m->failure_work);
+	loop_unpost(m->loop, &m->paused_work);
 	serial_free(m->serial);
 	platform_free(m->platform);
 	/* What was retired is freed here, and may need the rest. */
@@ -262,6 +263,42 @@ void machine_run(struct machine *m)
 	vcpus_run(m->vcpus);
 }
 
+/* --- pause --- */
+
+static void stands(struct loop_work *work)
+{
+	struct machine *m = container_of(work, struct machine, paused_work);
+
+	m->clock_saved = !kvm_get_clock(&m->kvm, &m->clock);
+	m->params->events->paused(m->params->events_arg);
+}
+
+/* On the thread of the vCPU that parked last. */
+static void pause_parked(struct machine *m)
+{
+	loop_post(m->loop, &m->paused_work, stands);
+}
+
+void machine_pause(struct machine *m)
+{
+	m->pausing = true;
+	/* Parked for a reset, they stay so: reset_done() sees the wish. */
+	if (!__atomic_load_n(&m->resetting, __ATOMIC_ACQUIRE))
+		vcpus_park(m->vcpus, pause_parked);
+}
+
+void machine_resume(struct machine *m)
+{
+	m->pausing = false;
+	if (m->clock_saved)
+		kvm_set_clock(&m->kvm, m->clock);
+	m->clock_saved = false;
+	vcpus_tell_of_pause(m->vcpus);
+	/* A reset that the guest had asked for before it stood lets them run when it is done. */
+	if (!__atomic_load_n(&m->resetting, __ATOMIC_ACQUIRE))
+		vcpus_run(m->vcpus);
+}
+
 /* --- reset --- */
 
 static void reset_done(struct loop_work *work)
@@ -271,7 +308,17 @@ static void reset_done(struct loop_work *work)
 	if (m->serial)
 		serial_reset(m->serial);
 	__atomic_store_n(&m->resetting, false, __ATOMIC_RELEASE);
-	vcpus_run(m->vcpus);
+	/* Through the queue of those that park: a request of the guest's may have come between. */
+	if (m->pausing)
+		vcpus_park(m->vcpus, pause_parked);
+	else
+		vcpus_run(m->vcpus);
+	m->params->events->was_reset(m->params->events_arg);
+}
+
+static void end(struct machine *m, enum machine_exit how)
+{
+	m->params->events->ended(m->params->events_arg, how);
 }
 
 /* On the thread of the vCPU that parked last: devices are waited for and files read. */
@@ -291,7 +338,7 @@ static void reset_parked(struct machine *m)
 		rc = load_guest(m, false, &err);
 	if (rc) {
 		log_err("reset: %s", err.text);
-		loop_quit(m->loop, MACHINE_EXIT_FAILED);
+		machine_request_failure(m);
 		return;
 	}
 	loop_post(m->loop, &m->reset_done_work, reset_done);
@@ -306,7 +353,7 @@ static void do_reset(struct loop_work *work)
 	/* Asked to end, it begins again: the request would be forgotten with all else it knew. */
 	if (m->ending) {
 		log_info("guest resets instead of ending: switched off");
-		loop_quit(m->loop, MACHINE_EXIT_OK);
+		end(m, MACHINE_EXIT_OK);
 		return;
 	}
 	log_limited(&m->reset_limit, LOG_INFO, "guest resets");
@@ -318,14 +365,12 @@ static void do_shutdown(struct loop_work *work)
 	struct machine *m = container_of(work, struct machine, shutdown_work);
 
 	log_info("guest has shut down");
-	loop_quit(m->loop, MACHINE_EXIT_OK);
+	end(m, MACHINE_EXIT_OK);
 }
 
 static void do_failure(struct loop_work *work)
 {
-	struct machine *m = container_of(work, struct machine, failure_work);
-
-	loop_quit(m->loop, MACHINE_EXIT_FAILED);
+	end(container_of(work, struct machine, failure_work), MACHINE_EXIT_FAILED);
 }
 
 void machine_request_reset(struct machine *m)
@@ -347,13 +392,28 @@ void machine_request_failure(struct machine *m)
 	loop_post(m->loop, &m->failure_work, do_failure);
 }
 
-bool machine_ask_to_end(struct machine *m)
+bool machine_power_button(struct machine *m)
 {
 	if (!platform_ged_used(m->platform) || __atomic_load_n(&m->resetting, __ATOMIC_ACQUIRE))
 		return false;
-	m->ending = true;
 	platform_power_button(m->platform);
 	return true;
+}
+
+bool machine_ask_to_end(struct machine *m)
+{
+	bool pressed = machine_power_button(m);
+
+	m->ending |= pressed;
+	return pressed;
+}
+
+/* A message with NMI as its delivery mode reaches running vCPUs too, without stopping them first. */
+int machine_nmi(struct machine *m)
+{
+	struct kvm_msi msi = { .address_lo = 0xfee00000u | 0xffu << 12, .data = 4u << 8 };
+
+	return ioctl(m->kvm.vm_fd, KVM_SIGNAL_MSI, &msi) < 0 ? -errno : 0;
 }
 
 static void check_function(struct pci_function *fn, void *arg)

@@ -34,6 +34,19 @@ struct vcpu_cpus {
 	size_t nr;
 };
 
+/* How a machine came to its end, as an exit status. */
+enum machine_exit { MACHINE_EXIT_OK = 0, MACHINE_EXIT_FAILED = 1 };
+
+/* What its owner is told, on the loop thread, from the top of the loop. */
+struct machine_events {
+	/* machine_pause() is done: all vCPUs stand. */
+	void (*paused)(void *arg);
+	/* A reset is done: the guest begins anew, in place. */
+	void (*was_reset)(void *arg);
+	/* The guest goes on no more. The machine may be freed here. */
+	void (*ended)(void *arg, enum machine_exit how);
+};
+
 struct machine_params {
 	struct memory_params memory;
 	unsigned boot_vcpus, max_vcpus;
@@ -46,6 +59,8 @@ struct machine_params {
 	bool has_serial;
 	unsigned serial_mode; /* enum serial_mode */
 	const char *serial_path;
+	const struct machine_events *events; /* all of them set */
+	void *events_arg;
 };
 
 struct machine {
@@ -63,14 +78,14 @@ struct machine {
 	unsigned phys_bits;
 
 	/* What a vCPU thread wants done on the loop thread. Posted once; the first wish of a run wins. */
-	struct loop_work reset_work, reset_done_work, shutdown_work, failure_work;
+	struct loop_work reset_work, reset_done_work, shutdown_work, failure_work, paused_work;
 	struct log_limit reset_limit;
 	bool ending;	/* the guest was asked to end; loop thread */
+	bool pausing;	/* it is to stand, or stands; loop thread */
+	bool clock_saved;
+	uint64_t clock; /* the guest's kvmclock when it stood */
 	bool resetting; /* vCPUs are parking or parked for a reset; atomic */
 };
-
-/* How a machine came to its end, as loop_quit()'s code: an exit status. */
-enum machine_exit { MACHINE_EXIT_OK = 0, MACHINE_EXIT_FAILED = 1 };
 
 /* Build everything but devices and guest image. loop and params are borrowed. 0 or -errno with a text. */
 int machine_new(struct loop *loop, const struct machine_params *params, struct machine **out,
@@ -86,6 +101,14 @@ int machine_start(struct machine *m, struct err *err);
 void machine_run(struct machine *m);
 
 /*
+ * Let the vCPUs stand; events->paused() follows when all do, unless the guest ends before. A guest that
+ * resets meanwhile stands when that is done. Loop thread.
+ */
+void machine_pause(struct machine *m);
+/* After paused(): go on. The guest's kvmclock is the one it had. Loop thread. */
+void machine_resume(struct machine *m);
+
+/*
  * KVM could not reach some memory of the guest. Each function checks what it has laid into
  * the guest's memory. True if one took something out: the access can be tried again. vCPU thread.
  */
@@ -97,8 +120,16 @@ void machine_request_shutdown(struct machine *m);
 void machine_request_failure(struct machine *m);
 
 /*
- * Loop thread: press the power button, and take a reset for an end from now on. False: the guest has no
- * driver for the button, or is being reset, so nobody would hear of it.
+ * Loop thread: press the power button. False: the guest has no driver for it, or is being reset, so
+ * nobody would hear of it.
+ */
+bool machine_power_button(struct machine *m);
+/* Loop thread: a non-maskable interrupt for every vCPU. 0 or -errno. */
+int machine_nmi(struct machine *m);
+
+/*
+ * Loop thread: press the power button, and take a reset for an end from now on. False as
+ * machine_power_button().
  */
 bool machine_ask_to_end(struct machine *m);
 

@@ -504,6 +504,13 @@ void vcpus_free(struct vcpus *v)
 	free(v);
 }
 
+/* Fails for a guest without kvmclock, which has nothing to be told by. */
+void vcpus_tell_of_pause(struct vcpus *v)
+{
+	for (unsigned i = 0; i < v->nr; i++)
+		ioctl(v->vcpu[i].fd, KVM_KVMCLOCK_CTRL, 0);
+}
+
 int vcpus_reset(struct vcpus *v, struct err *err)
 {
 	for (unsigned i = 0; i < v->nr; i++) {

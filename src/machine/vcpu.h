@@ -34,6 +34,8 @@ void vcpus_run(struct vcpus *v);
 void vcpus_park(struct vcpus *v, void (*parked)(struct machine *m));
 /* Any thread: let none go on, for the end of the machine. */
 void vcpus_stop(struct vcpus *v);
+/* All parked: tell each guest processor that its time stood still, so that its watchdogs do not bark. */
+void vcpus_tell_of_pause(struct vcpus *v);
 /* All parked: put every vCPU back to its first state. 0 or -errno with a text. */
 int vcpus_reset(struct vcpus *v, struct err *err);
 

@@ -1,0 +1,40 @@
+/*
+ * vhost_user.h - offer a virtio model over a vhost-user socket
+ *
+ * One front-end at a time; another one is closed at once, with a line in the log. The model
+ * outlives its front-ends; memory, descriptors and ring addresses go with the one that
+ * brought them.
+ */
+#ifndef SERVE_VHOST_USER_H
+#define SERVE_VHOST_USER_H
+
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/loop.h"
+#include "device/virtio_model.h"
+
+struct vhost_user_port;
+
+struct vhost_user_port_config {
+	/* How long a front-end may take over the rest of a message, and over reading our answers. 0: 5000. */
+	uint32_t patience_ms;
+	/* The front-end has gone and there is no listening socket to bring another. May be NULL. */
+	void (*deserted)(void *arg);
+	void *arg;
+};
+
+/*
+ * Serve model on fd, a UNIX stream socket: one that listens, or one that is connected already.
+ * Takes fd, also on failure. Borrows loop and model until the port is free. Gives *out. 0 or
+ * -errno with a text. All of it on the loop thread.
+ */
+int vhost_user_port_new(struct vhost_user_port **out, struct loop *loop, struct virtio_model *model,
+	int fd, const struct vhost_user_port_config *config, struct err *err);
+/*
+ * Stop serving. The queues of a front-end that is there are stopped first, so this completes later:
+ * freed is called from the loop when the model is the caller's again. NULL port: called at once.
+ */
+void vhost_user_port_free(struct vhost_user_port *port, void (*freed)(void *arg), void *arg);
+
+#endif
