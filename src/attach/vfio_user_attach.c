@@ -25,7 +25,9 @@
  * Trusts:  nothing that arrives; replies are checked where they are taken apart.
  * Spec:    vfio-user 0.9.2, "VFIO_USER_VERSION", "VFIO_USER_DEVICE_GET_INFO" and following.
  */
+#include <assert.h>
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -193,39 +195,76 @@ static int device_send(struct vfio_user *vu, struct err *err)
 	return ask(vu, VFIO_USER_DEVICE_GET_INFO, &head, sizeof(head), device_reply, 0, err);
 }
 
-/* --- shape --- */
+/* --- questions about a region --- */
 
-static int region_reply(
+/*
+ * The answer may be longer than the fixed part, with which it is asked for at first. Then it names
+ * its size, and the question is put again with room for that. Once.
+ */
+struct question {
+	uint16_t command;
+	uint32_t fixed; /* bytes of the question, and of the answer's fixed part */
+	const char *about;
+	int (*take)(struct vfio_user *vu, unsigned index, const struct vu_msg *m, uint32_t *argsz,
+		struct err *err);
+};
+
+static const struct question region_info = { VFIO_USER_DEVICE_GET_REGION_INFO,
+	sizeof(struct vfio_user_region_info), "information", vu_take_region };
+static const struct question region_doorbells = { VFIO_USER_DEVICE_GET_REGION_IO_FDS,
+	sizeof(struct vfio_user_region_io_fds), "doorbells", vu_take_doorbells };
+
+/* Beside the index in vu_pending.arg. */
+#define ASKED_AGAIN (1u << 31)
+
+static int question_reply(
 	struct vfio_user *vu, const struct vu_pending *p, const struct vu_msg *m, struct err *err);
 
-static int ask_region(struct vfio_user *vu, unsigned index, uint32_t argsz, struct err *err)
+/* argsz: how long the answer may be. flag: 0 or ASKED_AGAIN. */
+static int put_question(struct vfio_user *vu, const struct question *q, unsigned index,
+	uint32_t argsz, uint32_t flag, struct err *err)
 {
-	struct vfio_user_region_info head = { .argsz = argsz, .index = index };
+	/* Both begin with the same members. */
+	union {
+		struct vfio_user_region_info info;
+		struct vfio_user_region_io_fds io_fds;
+	} head = { .info = { .argsz = argsz, .index = index } };
 
-	return ask(vu, VFIO_USER_DEVICE_GET_REGION_INFO, &head, sizeof(head), region_reply,
-		index | (argsz > sizeof(head) ? 1u << 31 : 0), err);
+	static_assert(offsetof(struct vfio_user_region_info, index) ==
+			      offsetof(struct vfio_user_region_io_fds, index),
+		"the members of a question");
+	return ask(vu, q->command, &head, q->fixed, question_reply, index | flag, err);
 }
 
-static int region_reply(
+static int ask_about_region(
+	struct vfio_user *vu, const struct question *q, unsigned index, struct err *err)
+{
+	return put_question(vu, q, index, q->fixed, 0, err);
+}
+
+static int question_reply(
 	struct vfio_user *vu, const struct vu_pending *p, const struct vu_msg *m, struct err *err)
 {
-	unsigned index = p->arg & ~(1u << 31);
+	const struct question *q =
+		p->command == region_info.command ? &region_info : &region_doorbells;
+	unsigned index = p->arg & ~ASKED_AGAIN;
 	uint32_t argsz = 0;
 	int rc;
 
-	/* Not every server knows every region: one that it does not tell of is not there. */
+	/* Not every server knows every region, or the question: what it does not tell of is not
+	 * there. */
 	if (is_error(m))
 		return 0;
-	rc = vu_take_region(vu, index, m, &argsz, err);
+	rc = q->take(vu, index, m, &argsz, err);
 	if (rc != -ENOSPC)
 		return rc;
-	/* It has capabilities, which want more room. Once. */
-	if (p->arg != index)
-		return err_set(err, -EPROTO,
-			"region %u: %u bytes of information asked for, %u sent", index, argsz,
-			m->len);
-	return ask_region(vu, index, argsz, err);
+	if (p->arg & ASKED_AGAIN)
+		return err_set(err, -EPROTO, "region %u: %u bytes of %s asked for, %u sent", index,
+			argsz, q->about, m->len);
+	return put_question(vu, q, index, argsz, ASKED_AGAIN, err);
 }
+
+/* --- shape --- */
 
 static int irq_reply(
 	struct vfio_user *vu, const struct vu_pending *p, const struct vu_msg *m, struct err *err)
@@ -238,7 +277,7 @@ static int shape_send(struct vfio_user *vu, struct err *err)
 	int rc = 0;
 
 	for (unsigned i = 0; i < vu->attach.nr_regions && !rc; i++)
-		rc = ask_region(vu, i, sizeof(struct vfio_user_region_info), err);
+		rc = ask_about_region(vu, &region_info, i, err);
 	for (unsigned i = 0; i < vu->attach.nr_irqs && !rc; i++) {
 		struct vfio_user_irq_info head = { .argsz = sizeof(head), .index = i };
 
@@ -261,36 +300,6 @@ static int shape_done(struct vfio_user *vu, struct err *err)
 
 /* --- doorbells --- */
 
-static int io_fds_reply(
-	struct vfio_user *vu, const struct vu_pending *p, const struct vu_msg *m, struct err *err);
-
-static int ask_io_fds(struct vfio_user *vu, unsigned index, uint32_t argsz, struct err *err)
-{
-	struct vfio_user_region_io_fds head = { .argsz = argsz, .index = index };
-
-	return ask(vu, VFIO_USER_DEVICE_GET_REGION_IO_FDS, &head, sizeof(head), io_fds_reply,
-		index | (argsz > sizeof(head) ? 1u << 31 : 0), err);
-}
-
-static int io_fds_reply(
-	struct vfio_user *vu, const struct vu_pending *p, const struct vu_msg *m, struct err *err)
-{
-	unsigned index = p->arg & ~(1u << 31);
-	uint32_t argsz = 0;
-	int rc;
-
-	/* It has none, or does not know the question. */
-	if (is_error(m))
-		return 0;
-	rc = vu_take_doorbells(vu, index, m, &argsz, err);
-	if (rc != -ENOSPC)
-		return rc;
-	if (p->arg != index)
-		return err_set(err, -EPROTO, "region %u: %u bytes of doorbells asked for, %u sent",
-			index, argsz, m->len);
-	return ask_io_fds(vu, index, argsz, err);
-}
-
 static int doorbells_send(struct vfio_user *vu, struct err *err)
 {
 	int rc = 0;
@@ -301,7 +310,7 @@ static int doorbells_send(struct vfio_user *vu, struct err *err)
 		const struct vfio_region *r = &vu->attach.info.regions[i];
 
 		if (r->size && r->writable)
-			rc = ask_io_fds(vu, i, sizeof(struct vfio_user_region_io_fds), err);
+			rc = ask_about_region(vu, &region_doorbells, i, err);
 	}
 	return rc;
 }
