@@ -383,7 +383,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	return 0;
 }
 
-static void attached(void *arg, struct user_device *dev, int rc, const struct err *err)
+static void attached(void *arg, struct device *dev, int rc, const struct err *err)
 {
 	require(rc ? err->text[0] && !strchr(err->text, '\n') : !err->text[0]);
 	*(int *)arg = rc;
@@ -447,12 +447,12 @@ static void access_once(struct input *in)
 	}
 }
 
-static void use(struct user_device *dev, struct input *accesses, bool come_back)
+static void use(struct device *dev, struct input *accesses, bool come_back)
 {
 	struct err err = { 0 };
 
 	/* A BAR may be too large for the space there is. */
-	if (user_device_plug(dev, &err)) {
+	if (device_plug(dev, &err)) {
 		require(err.text[0]);
 		return;
 	}
@@ -477,7 +477,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		.arg = &rc,
 		.times = { .attach_ms = 10, .request_ms = 5, .retry_min_ms = 1, .spin_us = 1 },
 	};
-	struct user_device *dev;
+	struct device *dev;
 	struct err err = { 0 };
 	int fds_before = fd_count();
 
@@ -489,7 +489,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	require(rc <= 0);
 	if (!rc)
 		use(dev, &accesses, first & 32);
-	user_device_free(dev);
+	device_free(dev);
 	fd_signal(server.wake);
 	pthread_join(server.thread, NULL);
 	/* Connections that were not accepted yet */

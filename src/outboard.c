@@ -1,7 +1,7 @@
 /*
- * outboard.c - the virtual machine monitor's program: parse, build, run
+ * outboard.c - the virtual machine monitor's program: parse, run, exit status
  *
- * Steps: options -> machine -> devices attached -> guest loaded -> system calls confined -> guest
+ * Steps: options -> log -> VM made and booted (control/vm.h) -> system calls confined -> guest
  * runs -> everything freed. Exit status: 0 the guest shut down (or help was asked for), 1 something
  * failed, 2 the command line is wrong (nothing was started then).
  */
@@ -18,166 +18,24 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "attach/user_device.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/sandbox.h"
 #include "base/util.h"
 #include "control/options.h"
-#include "machine/machine.h"
-#include "machine/serial.h"
+#include "control/vm.h"
 
 enum { EXIT_USAGE = 2 };
 
 struct vmm {
 	struct loop *loop;
-	struct vm_config config;
-	struct machine_params params;
-	struct vcpu_cpus *affinity;
-	struct machine *machine;
-
-	struct user_device **devices;
-	size_t nr_devices; /* of which an attach was begun */
-	size_t nr_pending; /* of which it goes on */
-	struct err attach_err;
-
-	bool running;	 /* the guest was started */
+	struct vm_config config; /* empty once the VM has it */
+	uint32_t seccomp;	 /* enum seccomp_mode */
+	struct vm *vm;
+	struct err err;	   /* why it ends, when something failed */
 	bool asked_to_end; /* one signal came already */
 };
-
-/* --- from what the user said to what the machine wants --- */
-
-static int fill_affinity(struct vmm *vmm)
-{
-	const struct affinity_list *list = &vmm->config.cpus.affinity;
-
-	vmm->affinity = calloc(MAX(list->nr, (size_t)1), sizeof(*vmm->affinity));
-	if (!vmm->affinity)
-		return -ENOMEM;
-	for (size_t i = 0; i < list->nr; i++)
-		vmm->affinity[i] = (struct vcpu_cpus){
-			.vcpu = list->items[i].vcpu,
-			.cpus = list->items[i].host_cpus,
-			.nr = list->items[i].nr_host_cpus,
-		};
-	vmm->params.affinity = vmm->affinity;
-	vmm->params.nr_affinity = (unsigned)list->nr;
-	return 0;
-}
-
-static void fill_serial(struct vmm *vmm)
-{
-	static const enum serial_mode modes[] = {
-		[CONSOLE_NULL] = SERIAL_NULL, [CONSOLE_TTY] = SERIAL_TTY,
-		[CONSOLE_PTY] = SERIAL_PTY,   [CONSOLE_FILE] = SERIAL_FILE,
-		[CONSOLE_SOCKET] = SERIAL_SOCKET,
-	};
-	const struct console_config *serial = &vmm->config.serial;
-
-	vmm->params.has_serial = serial->mode != CONSOLE_OFF;
-	vmm->params.serial_mode = modes[serial->mode];
-	vmm->params.serial_path = serial->mode == CONSOLE_FILE ? serial->file : serial->socket;
-}
-
-static int fill_params(struct vmm *vmm)
-{
-	const struct vm_config *c = &vmm->config;
-
-	vmm->params = (struct machine_params){
-		.memory = {
-			.size = c->memory.size,
-			.hugepages = c->memory.hugepages,
-			.hugepage_size = c->memory.hugepage_size,
-			.prefault = c->memory.prefault,
-			.thp = c->memory.thp,
-		},
-		.boot_vcpus = c->cpus.boot,
-		.max_vcpus = c->cpus.max,
-		.topology = {
-			.threads = c->cpus.topology.threads_per_core,
-			.cores = c->cpus.topology.cores_per_die,
-			.dies = c->cpus.topology.dies_per_package,
-			.packages = c->cpus.topology.packages,
-		},
-		.max_phys_bits = c->cpus.max_phys_bits,
-		.nr_segments = c->platform.num_pci_segments,
-		.kernel = c->payload.kernel,
-		.firmware = c->payload.firmware,
-		.initramfs = c->payload.initramfs,
-		.cmdline = c->payload.cmdline,
-	};
-	fill_serial(vmm);
-	return fill_affinity(vmm);
-}
-
-/* --- devices --- */
-
-static void device_attached(void *arg, struct user_device *dev, int rc, const struct err *err)
-{
-	struct vmm *vmm = arg;
-
-	if (rc) {
-		vmm->attach_err = *err;
-		loop_quit(vmm->loop, rc);
-	} else if (!--vmm->nr_pending) {
-		loop_quit(vmm->loop, 0);
-	}
-}
-
-static int begin_attach(struct vmm *vmm, const struct user_device_config *c, struct err *err)
-{
-	struct user_device_params p = {
-		.id = c->id,
-		.socket = c->socket,
-		.segment = c->pci_segment,
-		.slot = c->pci_device_id == CONFIG_SLOT_ANY ? PCI_SLOT_ANY : c->pci_device_id,
-		.attached = device_attached,
-		.arg = vmm,
-	};
-	int rc = user_device_attach(vmm->machine, &p, &vmm->devices[vmm->nr_devices], err);
-
-	if (!rc) {
-		vmm->nr_devices++;
-		vmm->nr_pending++;
-	}
-	return rc;
-}
-
-/* Devices that name their slot come first, so that the others do not take it. */
-static int plug_all(struct vmm *vmm, struct err *err)
-{
-	int rc = 0;
-
-	for (int named = 1; named >= 0; named--)
-		for (size_t i = 0; i < vmm->nr_devices && !rc; i++)
-			if ((vmm->config.user_devices.items[i].pci_device_id != CONFIG_SLOT_ANY) ==
-				named)
-				rc = user_device_plug(vmm->devices[i], err);
-	return rc;
-}
-
-static int attach_devices(struct vmm *vmm, struct err *err)
-{
-	const struct user_device_list *list = &vmm->config.user_devices;
-	int rc = 0;
-
-	if (!list->nr)
-		return 0;
-	vmm->devices = calloc(list->nr, sizeof(struct user_device *));
-	if (!vmm->devices)
-		return err_set(err, -ENOMEM, "out of memory");
-	for (size_t i = 0; i < list->nr && !rc; i++)
-		rc = begin_attach(vmm, &list->items[i], err);
-	if (!rc)
-		rc = loop_run(vmm->loop);
-	if (vmm->attach_err.text[0])
-		*err = vmm->attach_err;
-	/* The signal came together with the last device. */
-	if (!rc && vmm->attach_err.text[0])
-		rc = -EINTR;
-	return rc ? rc : plug_all(vmm, err);
-}
 
 /* --- signals --- */
 
@@ -189,13 +47,13 @@ static void on_signal(void *arg, int signo)
 {
 	struct vmm *vmm = arg;
 
-	if (!vmm->running) {
-		err_set(&vmm->attach_err, -EINTR, "ended by signal %d", signo);
-		loop_quit(vmm->loop, -EINTR);
+	if (vm_state(vmm->vm) != VM_RUNNING) {
+		err_set(&vmm->err, -EINTR, "ended by signal %d", signo);
+		loop_quit(vmm->loop, MACHINE_EXIT_FAILED);
 	} else if (vmm->asked_to_end) {
 		log_warn("second request to end: the guest is stopped as it is");
 		loop_quit(vmm->loop, MACHINE_EXIT_FAILED);
-	} else if (machine_ask_to_end(vmm->machine)) {
+	} else if (vm_ask_to_end(vmm->vm)) {
 		log_info("power button pressed for signal %d", signo);
 		vmm->asked_to_end = true;
 	} else {
@@ -267,63 +125,63 @@ static void raise_fd_limit(void)
 	}
 }
 
-static int build(struct vmm *vmm, struct err *err)
-{
-	int rc = loop_new(&vmm->loop);
-
-	if (rc)
-		return err_set(err, rc, "event loop: %s", strerror(-rc));
-	rc = take_signals(vmm, err);
-	if (!rc)
-		rc = fill_params(vmm) ? err_set(err, -ENOMEM, "out of memory") : 0;
-	if (!rc)
-		rc = machine_new(vmm->loop, &vmm->params, &vmm->machine, err);
-	if (!rc)
-		rc = attach_devices(vmm, err);
-	return rc;
-}
-
-/* Devices are hung up on before the vCPUs are waited for: one that does not answer delays the end no more. */
-static void tear_down(struct vmm *vmm)
-{
-	if (vmm->machine)
-		machine_halt(vmm->machine);
-	for (size_t i = 0; i < vmm->nr_devices; i++)
-		user_device_free(vmm->devices[i]);
-	free(vmm->devices);
-	machine_free(vmm->machine);
-	free(vmm->affinity);
-	loop_free(vmm->loop);
-}
-
 /* A new terminal is of no use to somebody who does not know its name. */
-static void announce(const struct vmm *vmm)
+static void announce(const struct vm *vm)
 {
-	const char *pty = vmm->machine->serial ? serial_pty_path(vmm->machine->serial) : NULL;
+	const char *pty = vm_serial_pty(vm);
 
 	if (pty)
 		fprintf(stderr, "outboard: --serial pty: %s\n", pty);
 }
 
+static int vm_ready(void *arg, struct err *err)
+{
+	struct vmm *vmm = arg;
+
+	announce(vmm->vm);
+	return confine(vmm->seccomp, err);
+}
+
+static void vm_ended(void *arg, enum machine_exit how)
+{
+	struct vmm *vmm = arg;
+
+	loop_quit(vmm->loop, (int)how);
+}
+
+static const struct vm_events vm_events = { .ready = vm_ready, .ended = vm_ended };
+
+static void booted(void *arg, int rc, const struct err *err)
+{
+	struct vmm *vmm = arg;
+
+	if (rc && rc != -ECANCELED) {
+		vmm->err = *err;
+		loop_quit(vmm->loop, MACHINE_EXIT_FAILED);
+	}
+}
+
+static int begin(struct vmm *vmm)
+{
+	int rc = loop_new(&vmm->loop);
+
+	if (rc)
+		return err_set(&vmm->err, rc, "event loop: %s", strerror(-rc));
+	rc = take_signals(vmm, &vmm->err);
+	vmm->seccomp = vmm->config.seccomp;
+	if (!rc)
+		rc = vm_new(vmm->loop, &vmm->config, &vm_events, vmm, &vmm->vm, &vmm->err);
+	return rc ? rc : vm_boot(vmm->vm, booted, vmm, &vmm->err);
+}
+
 static int run(struct vmm *vmm)
 {
-	struct err err = { 0 };
-	int rc = build(vmm, &err), code = MACHINE_EXIT_FAILED;
+	int code = begin(vmm) ? MACHINE_EXIT_FAILED : loop_run(vmm->loop);
 
-	if (!rc)
-		announce(vmm);
-	if (!rc)
-		rc = machine_start(vmm->machine, &err);
-	if (!rc)
-		rc = confine(vmm->config.seccomp, &err);
-	if (rc) {
-		fprintf(stderr, "outboard: %s\n", err.text);
-	} else {
-		vmm->running = true;
-		machine_run(vmm->machine);
-		code = loop_run(vmm->loop);
-	}
-	tear_down(vmm);
+	if (vmm->err.text[0])
+		fprintf(stderr, "outboard: %s\n", vmm->err.text);
+	vm_free(vmm->vm);
+	loop_free(vmm->loop);
 	return code;
 }
 

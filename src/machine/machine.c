@@ -265,18 +265,27 @@ void machine_run(struct machine *m)
 
 /* --- pause --- */
 
-static void stands(struct loop_work *work)
+static void stands(struct machine *m)
 {
-	struct machine *m = container_of(work, struct machine, paused_work);
+	struct kvm_clock_data clock = { 0 };
 
-	m->clock_saved = !kvm_get_clock(&m->kvm, &m->clock);
+	if (!m->pausing || m->standing)
+		return;
+	m->standing = true;
+	m->clock_saved = !kvm_vm_ioctl(&m->kvm, KVM_GET_CLOCK, &clock);
+	m->clock = clock.clock;
 	m->params->events->paused(m->params->events_arg);
+}
+
+static void now_paused(struct loop_work *work)
+{
+	stands(container_of(work, struct machine, paused_work));
 }
 
 /* On the thread of the vCPU that parked last. */
 static void pause_parked(struct machine *m)
 {
-	loop_post(m->loop, &m->paused_work, stands);
+	loop_post(m->loop, &m->paused_work, now_paused);
 }
 
 void machine_pause(struct machine *m)
@@ -289,9 +298,11 @@ void machine_pause(struct machine *m)
 
 void machine_resume(struct machine *m)
 {
-	m->pausing = false;
+	struct kvm_clock_data clock = { .clock = m->clock };
+
+	m->pausing = m->standing = false;
 	if (m->clock_saved)
-		kvm_set_clock(&m->kvm, m->clock);
+		kvm_vm_ioctl(&m->kvm, KVM_SET_CLOCK, &clock);
 	m->clock_saved = false;
 	vcpus_tell_of_pause(m->vcpus);
 	/* A reset that the guest had asked for before it stood lets them run when it is done. */
@@ -308,9 +319,9 @@ static void reset_done(struct loop_work *work)
 	if (m->serial)
 		serial_reset(m->serial);
 	__atomic_store_n(&m->resetting, false, __ATOMIC_RELEASE);
-	/* Through the queue of those that park: a request of the guest's may have come between. */
+	/* Parked for the reset, they all stand already. */
 	if (m->pausing)
-		vcpus_park(m->vcpus, pause_parked);
+		stands(m);
 	else
 		vcpus_run(m->vcpus);
 	m->params->events->was_reset(m->params->events_arg);
@@ -412,8 +423,9 @@ bool machine_ask_to_end(struct machine *m)
 int machine_nmi(struct machine *m)
 {
 	struct kvm_msi msi = { .address_lo = 0xfee00000u | 0xffu << 12, .data = 4u << 8 };
+	int rc = kvm_vm_ioctl(&m->kvm, KVM_SIGNAL_MSI, &msi);
 
-	return ioctl(m->kvm.vm_fd, KVM_SIGNAL_MSI, &msi) < 0 ? -errno : 0;
+	return MIN(rc, 0);
 }
 
 static void check_function(struct pci_function *fn, void *arg)

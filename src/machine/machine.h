@@ -81,9 +81,10 @@ struct machine {
 	struct loop_work reset_work, reset_done_work, shutdown_work, failure_work, paused_work;
 	struct log_limit reset_limit;
 	bool ending;	/* the guest was asked to end; loop thread */
-	bool pausing;	/* it is to stand, or stands; loop thread */
+	bool pausing;	/* it is to stand; loop thread */
+	bool standing;	/* it does; loop thread */
 	bool clock_saved;
-	uint64_t clock; /* the guest's kvmclock when it stood */
+	uint64_t clock; /* the guest's kvmclock when it came to a stand */
 	bool resetting; /* vCPUs are parking or parked for a reset; atomic */
 };
 

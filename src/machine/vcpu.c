@@ -282,16 +282,18 @@ static void finish_instruction(struct vcpu *c)
 static void run_parked(struct vcpu *c)
 {
 	struct vcpus *v = c->all;
-	void (*parked)(struct machine *m) = v->parked;
 
-	if (!parked || v->nr_parked < v->nr)
-		return;
-	v->parked = NULL;
-	pthread_mutex_unlock(&v->lock);
-	io_enter(v->m->bus, c->reader);
-	parked(v->m);
-	io_leave(c->reader);
-	pthread_mutex_lock(&v->lock);
+	/* Again, if another parking was asked for meanwhile: with one vCPU nobody else would see that. */
+	while (v->parked && v->nr_parked == v->nr) {
+		void (*parked)(struct machine *m) = v->parked;
+
+		v->parked = NULL;
+		pthread_mutex_unlock(&v->lock);
+		io_enter(v->m->bus, c->reader);
+		parked(v->m);
+		io_leave(c->reader);
+		pthread_mutex_lock(&v->lock);
+	}
 }
 
 /* Stand still until told to run or end. Returns false for the end. */

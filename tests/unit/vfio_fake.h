@@ -806,7 +806,7 @@ static MAYBE_UNUSED int fake_unmask_fd(struct fake *f)
 
 struct world {
 	struct machine m;
-	struct user_device *dev;
+	struct device *dev;
 	int rc; /* of the attach */
 	bool reported;
 	struct err err;
@@ -848,7 +848,7 @@ static MAYBE_UNUSED struct world *world_new(void)
 static MAYBE_UNUSED void world_free(struct world *w)
 {
 	loop_timer_del(&w->watchdog);
-	user_device_free(w->dev);
+	device_free(w->dev);
 	pci_free(w->m.pci);
 	io_bus_free(w->m.bus);
 	irqs_free(w->m.irqs);
@@ -882,7 +882,7 @@ static int world_run(struct world *w)
 	return rc;
 }
 
-static void world_attached(void *arg, struct user_device *dev, int rc, const struct err *err)
+static void world_attached(void *arg, struct device *dev, int rc, const struct err *err)
 {
 	struct world *w = arg;
 
@@ -905,7 +905,7 @@ static MAYBE_UNUSED int world_attach_with(struct world *w, const struct user_dev
 	world_run(w);
 	assert_true(w->reported);
 	if (w->rc) {
-		user_device_free(w->dev);
+		device_free(w->dev);
 		w->dev = NULL;
 	}
 	return w->rc;
@@ -938,7 +938,7 @@ static MAYBE_UNUSED struct world *world_with(struct fake *f)
 
 	if (world_attach(w, f))
 		fail_msg("%s", w->err.text);
-	if (user_device_plug(w->dev, &err))
+	if (device_plug(w->dev, &err))
 		fail_msg("%s", err.text);
 	return w;
 }

@@ -463,7 +463,7 @@ static void mapped_parts_and_doorbells_follow_the_guest_and_the_device(void **st
 	fake_start(f);
 	world_until(w, is_back, NULL);
 	check_laid(where);
-	user_device_free(w->dev);
+	device_free(w->dev);
 	w->dev = NULL;
 	assert_true(nothing_laid(w, NULL));
 	end(w, f);
@@ -1012,7 +1012,7 @@ static void a_reset_that_is_not_answered_is_a_loss_and_made_up_for(void **state)
 	fake_start(f);
 	p.times.request_ms = 100;
 	assert_int_equal(world_attach_with(w, &p), 0);
-	assert_int_equal(user_device_plug(w->dev, &err), 0);
+	assert_int_equal(device_plug(w->dev, &err), 0);
 	fake_set_hook(f, ignores_reset, 0);
 	as_vcpu(w, job_reset, NULL);
 	fake_set_hook(f, NULL, 0);

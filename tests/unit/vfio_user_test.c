@@ -576,7 +576,7 @@ static void an_attach_tells_ram_resets_once_and_sets_intx(void **state)
 
 	fake_start(f);
 	w = world_with(f);
-	assert_string_equal(user_device_bdf(w->dev), "0000:00:05.0");
+	assert_string_equal(device_bdf(w->dev), "0000:00:05.0");
 	r = fake_wait(f, VFIO_USER_DMA_MAP, 1);
 	memcpy(&map, r.data, sizeof(map));
 	assert_int_equal(r.nr_fds, 1);
@@ -832,7 +832,7 @@ static void nonsense_while_running_is_a_loss_and_then_a_return(void **state)
 		fake_start(f);
 		p.times.request_ms = i == 6 ? 100 : 0;
 		assert_int_equal(world_attach_with(w, &p), 0);
-		assert_int_equal(user_device_plug(w->dev, &err), 0);
+		assert_int_equal(device_plug(w->dev, &err), 0);
 		fds = fd_count();
 		fake_set_hook(f, bad_bar_read, i);
 		as_vcpu(w, job_read_during_loss, NULL);
@@ -872,7 +872,7 @@ static void several_vcpus_come_back_when_a_server_hangs(void **state)
 	fake_start(f);
 	p.times.request_ms = 200;
 	assert_int_equal(world_attach_with(w, &p), 0);
-	assert_int_equal(user_device_plug(w->dev, &err), 0);
+	assert_int_equal(device_plug(w->dev, &err), 0);
 	as_vcpu(w, job_decode_on, NULL);
 	fake_set_hook(f, ignores_bars, 0);
 	for (unsigned i = 0; i < 4; i++) {
@@ -1048,7 +1048,7 @@ static struct world *patient_world(struct fake *f)
 
 	p.times.request_ms = 3600 * 1000;
 	assert_int_equal(world_attach_with(w, &p), 0);
-	assert_int_equal(user_device_plug(w->dev, &err), 0);
+	assert_int_equal(device_plug(w->dev, &err), 0);
 	return w;
 }
 
@@ -1064,7 +1064,7 @@ static void freeing_a_device_wakes_the_vcpu_that_waits_for_it(void **state)
 	fake_set_hook(f, ignores_bars, 0);
 	assert_int_equal(pthread_create(&job.thread, NULL, vcpu_main, &job), 0);
 	world_until(w, asked_bar, f);
-	user_device_free(w->dev);
+	device_free(w->dev);
 	w->dev = NULL;
 	pthread_join(job.thread, NULL);
 	pci_lock(w->m.pci);

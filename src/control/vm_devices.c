@@ -1,0 +1,166 @@
+/*
+ * vm_devices.c - begin every route's devices, wait for all, plug them in order
+ *
+ * Attaches go on at the same time. When the last has ended well, the devices are plugged: first those that
+ * name their slot, so that the others do not take it, then the rest, each group in the order
+ * in which they were begun. So slots do not depend on which server was faster.
+ *
+ * Owns: the devices. Trusts: nothing; a device that cannot be attached ends the whole with its text.
+ */
+#include "control/vm_devices.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include "attach/user_device.h"
+#include "base/util.h"
+
+struct held {
+	struct device *dev;
+	bool named_slot; /* the user said which */
+};
+
+struct vm_devices {
+	struct machine *m;
+	vm_devices_done_fn done;
+	void *arg;
+	struct held *held;
+	size_t nr;
+	size_t nr_pending; /* of which the attach goes on */
+	struct loop_work none_work;
+};
+
+/* --- what the routes use --- */
+
+static void finish(struct vm_devices *d);
+
+/* The device_attached_fn of every route; arg is the struct vm_devices. */
+static void vm_device_attached(void *arg, struct device *dev, int rc, const struct err *err)
+{
+	struct vm_devices *d = arg;
+
+	assert(d->nr_pending);
+	if (rc)
+		d->done(d->arg, rc, err);
+	else if (!--d->nr_pending)
+		finish(d);
+}
+
+/* Takes dev, whose attach was begun; also on failure. 0 or -ENOMEM with a text. */
+static int add_device(struct vm_devices *d, struct device *dev, bool named_slot, struct err *err)
+{
+	struct held *held = reallocarray(d->held, d->nr + 1, sizeof(*held));
+
+	if (!held) {
+		device_free(dev);
+		return err_set(err, -ENOMEM, "out of memory");
+	}
+	d->held = held;
+	d->held[d->nr++] = (struct held){ dev, named_slot };
+	d->nr_pending++;
+	return 0;
+}
+
+/* --- routes --- */
+
+static int slot_of(uint8_t pci_device_id)
+{
+	return pci_device_id == CONFIG_SLOT_ANY ? PCI_SLOT_ANY : pci_device_id;
+}
+
+static int begin_user_devices(struct vm_devices *d, const struct vm_config *c, struct err *err)
+{
+	const struct user_device_list *list = &c->user_devices;
+	int rc = 0;
+
+	for (size_t i = 0; i < list->nr && !rc; i++) {
+		const struct user_device_config *u = &list->items[i];
+		struct user_device_params p = {
+			.id = u->id,
+			.socket = u->socket,
+			.segment = u->pci_segment,
+			.slot = slot_of(u->pci_device_id),
+			.attached = vm_device_attached,
+			.arg = d,
+		};
+		struct device *dev;
+
+		rc = user_device_attach(d->m, &p, &dev, err);
+		if (!rc)
+			rc = add_device(d, dev, p.slot != PCI_SLOT_ANY, err);
+	}
+	return rc;
+}
+
+static int (*const routes[])(struct vm_devices *, const struct vm_config *, struct err *) = {
+	begin_user_devices,
+};
+
+/* --- all of them --- */
+
+static int plug_all(struct vm_devices *d, struct err *err)
+{
+	int rc = 0;
+
+	for (int named = 1; named >= 0; named--)
+		for (size_t i = 0; i < d->nr && !rc; i++)
+			if (d->held[i].named_slot == named)
+				rc = device_plug(d->held[i].dev, err);
+	return rc;
+}
+
+static void finish(struct vm_devices *d)
+{
+	struct err err = { 0 };
+	int rc = plug_all(d, &err);
+
+	d->done(d->arg, rc, &err);
+}
+
+static void none_to_wait_for(struct loop_work *work)
+{
+	finish(container_of(work, struct vm_devices, none_work));
+}
+
+int vm_devices_begin(struct machine *m, const struct vm_config *c, vm_devices_done_fn done,
+	void *arg, struct vm_devices **out, struct err *err)
+{
+	struct vm_devices *d = calloc(1, sizeof(*d));
+	int rc = 0;
+
+	if (!d)
+		return err_set(err, -ENOMEM, "out of memory");
+	*d = (struct vm_devices){ .m = m, .done = done, .arg = arg };
+	for (size_t i = 0; i < ARRAY_SIZE(routes) && !rc; i++)
+		rc = routes[i](d, c, err);
+	if (rc) {
+		vm_devices_free(d);
+		return rc;
+	}
+	if (!d->nr_pending)
+		loop_post(m->loop, &d->none_work, none_to_wait_for);
+	*out = d;
+	return 0;
+}
+
+size_t vm_devices_nr(const struct vm_devices *d)
+{
+	return d->nr;
+}
+
+const struct device *vm_devices_at(const struct vm_devices *d, size_t i)
+{
+	return d->held[i].dev;
+}
+
+void vm_devices_free(struct vm_devices *d)
+{
+	if (!d)
+		return;
+	loop_unpost(d->m->loop, &d->none_work);
+	for (size_t i = 0; i < d->nr; i++)
+		device_free(d->held[i].dev);
+	free(d->held);
+	free(d);
+}
