@@ -23,6 +23,17 @@
 #define CONFIG_MAX_HOST_CPU 8191 /* the largest Linux is built for */
 #define CONFIG_SLOT_ANY	    0xff /* pci_device_id: the first free slot */
 
+/* What FIELD_INT_LIST and FIELD_STRING_LIST make. */
+struct int_list {
+	uint32_t *items;
+	size_t nr;
+};
+
+struct string_list {
+	char **items;
+	size_t nr;
+};
+
 /* All 0: the guest sees one package with max cores. */
 struct cpu_topology {
 	uint16_t threads_per_core;

@@ -18,7 +18,16 @@
 int field_set(const struct option_row *option, const struct field_row *field, const char *raw,
 	void *base, struct err *err);
 
-/* The same for a text that is not in the grammar: quotes are ordinary, an empty one is a value. */
+/*
+ * Of a field that is refused in this version: 0 if text is its default, else -errno with a text.
+ */
+int field_refuse_unless_default(const struct option_row *option, const struct field_row *f,
+	const char *text, struct err *err);
+
+/* Back to the default. 0 or -ENOMEM. */
+int field_reset(const struct option_row *option, const struct field_row *f, void *base);
+
+/* As field_set() for a text that is not in the grammar: quotes are ordinary, an empty one is a value. */
 int field_set_plain(const struct option_row *option, const struct field_row *field,
 	const char *text, void *base, struct err *err);
 

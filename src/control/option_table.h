@@ -27,7 +27,8 @@ enum field_type {
 	FIELD_UINT,	/* uint8_t to uint64_t, by .size; min to max */
 	FIELD_SIZE,	/* uint64_t, bytes; min to max */
 	FIELD_CHOICE,	/* uint32_t; one of .choices */
-	FIELD_INT_LIST, /* unavailable rows only, so far */
+	FIELD_INT_LIST, /* struct int_list; [1,2-4], each min to max */
+	FIELD_STRING_LIST, /* struct string_list; [a,b] */
 	FIELD_TOPOLOGY, /* struct cpu_topology; T:C:D:P */
 	FIELD_AFFINITY, /* struct affinity_list; [vcpu@[host cpus]] */
 };
