@@ -15,10 +15,14 @@
 #include "machine/memory.h"
 
 /*
- * Where a connection comes from. connect() gives a connected stream socket, or -errno: anything is tried
- * again with back-off. It never waits. It takes no part in the protocol.
+ * Where a connection comes from. It never waits, and takes no part in the protocol.
  */
 struct vhost_user_source {
+	/*
+	 * Gives a connected stream socket; -ECANCELED, with a text: there will never be one again (the
+	 * attach fails; later, the device needs a reset and nothing is tried any more); or another
+	 * -errno with a text: tried again with back-off.
+	 */
 	int (*connect)(struct vhost_user_source *s, struct err *err);
 	/*
 	 * NULL: connect() is tried again after a pause. Else the source calls `again` when trying is
