@@ -309,8 +309,8 @@ const char *vhost_user_feature_name(unsigned protocol_bit);
 /*
  * Check a request's header as its receiver got it (rule: of the side that sent it, NULL: unknown
  * number): version, no REPLY flag, size within the rule. 0; -EPROTO with a text: refused, its
- * size can be skipped; -EINVAL with a text: the stream cannot be trusted any more (version, or a
- * size beyond VHOST_USER_MAX_PAYLOAD).
+ * size can be skipped; -EINVAL with a text: the stream cannot be trusted any more (version, a reply,
+ * or a size beyond VHOST_USER_MAX_PAYLOAD).
  */
 int vhost_user_check_request(const struct vhost_user_header *h, const struct vhost_user_rule *rule,
 	struct err *err);
