@@ -44,6 +44,7 @@ struct device_model {
 };
 
 extern const struct device_model gpio_model;
+extern const struct device_model rng_model;
 
 /* The rows, nr of them. */
 const struct device_model *const *device_models(size_t *nr);

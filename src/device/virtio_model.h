@@ -22,6 +22,12 @@
 #include "base/err.h"
 #include "base/loop.h"
 #include "device/virtqueue.h"
+#include "wire/virtio.h"
+
+/* What virtqueue.h does with a ring, for models whose requests bear all of it. */
+#define VIRTIO_MODEL_RING_FEATURES                                                                 \
+	(VIRTIO_BIT(VIRTIO_BIT_INDIRECT) | VIRTIO_BIT(VIRTIO_BIT_EVENT_IDX) |                      \
+		VIRTIO_BIT(VIRTIO_BIT_RING_PACKED) | VIRTIO_BIT(VIRTIO_BIT_IN_ORDER))
 
 struct virtio_model;
 
