@@ -4,57 +4,85 @@
  * Reads and writes of files, readiness of descriptors (kicks, taps) and calls from other threads
  * are completions of one ring, so a busy thread makes one system call per batch and an idle one
  * sleeps in it. After work the thread polls for a few tens of microseconds, if another CPU
- * could bring more, and less so when polling brings nothing. Where io_uring is forbidden, helpers
- * with preadv2/pwritev2 stand in, said once in the log.
+ * could bring more, and less so when polling brings nothing. Where io_uring is forbidden, epoll and helpers
+ * with preadv2/pwritev2 stand in; iothread_has_uring() tells.
  *
- * Threads: iothread_call() and iothread_free() from outside; everything else, and all
- * callbacks, on the thread itself.
+ * A program makes its threads in two steps. iothread_new() takes what a confined process may not
+ * take; iothread_start() starts the thread proper, which inherits what the process has given up by
+ * then. A model calls the first when it is made and the second in queue_start().
+ *
+ * Threads: iothread_new, _start, _call, _pause, _resume and _free from one other thread (the
+ * loop's); everything else, and all callbacks, on the thread itself.
  */
 #ifndef DEVICE_IOTHREAD_H
 #define DEVICE_IOTHREAD_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
+#include <sys/epoll.h>
 #include <sys/uio.h>
 
 #include "base/err.h"
+#include "base/sandbox.h"
+
+/* Longest polling before sleep, for models whose user does not say. */
+#define IOTHREAD_POLL_US 20
 
 struct iothread;
 
 struct iothread_config {
-	const char *name;  /* of the thread, at most 15 bytes: "_disk0_q0" */
-	unsigned depth;	   /* operations under way at once, at most */
-	uint32_t poll_us;  /* longest polling before sleep; 0: never */
+	const char *name;  /* of the thread, at most 15 bytes: "_disk0_q0"; copied */
+	unsigned depth;	   /* operations under way at once, at most; 0: none, only watches */
+	uint32_t poll_us;  /* longest polling before sleep; 0: never. Nor ever with a single CPU */
 	bool no_uring;	   /* tests: as if io_uring were forbidden */
 };
 
-/* Starts it. Gives *out. 0 or -errno with a text. */
+/* Gives *out, not started. 0 or -errno with a text. */
 int iothread_new(struct iothread **out, const struct iothread_config *config, struct err *err);
-/* No watch and no operation may be left. Ends and joins it. NULL is fine. */
+/* Started already: nothing happens. 0 or -errno. */
+int iothread_start(struct iothread *t);
+/* No watch, no poller, no timer and no operation may be left. Ends and joins it. NULL is fine. */
 void iothread_free(struct iothread *t);
+/* False: this thread does without, see above. Any thread. */
+bool iothread_has_uring(const struct iothread *t);
+
+/* System calls of a confined process that starts and uses such threads; nr of them. */
+const struct sandbox_call *iothread_calls(size_t *nr);
 
 /*
  * Run fn on the thread and come back when it has run: the thread never waits, so this takes a moment.
- * Not from the thread itself.
+ * Not from the thread itself; the thread is started and not paused.
  */
 void iothread_call(struct iothread *t, void (*fn)(void *arg), void *arg);
+
+/*
+ * The thread stands still between pause and resume, outside all callbacks. What the kernel
+ * has under way goes on; its completions are seen afterwards. Not started: nothing happens.
+ */
+void iothread_pause(struct iothread *t);
+void iothread_resume(struct iothread *t);
 
 /* One file operation. Storage of the caller's until done is called. */
 struct iothread_op {
 	void (*done)(struct iothread_op *op, int result); /* bytes (may be fewer than asked), or -errno */
+	/* The rest is the thread's. */
 	struct iothread *t;
 	struct iothread_op *next;
-	int kind; /* the rest is the thread's */
-	int fd;
-	const struct iovec *iov;
+	int kind, fd, flags;
 	unsigned nr_iov;
+	const struct iovec *iov;
 	uint64_t off, len;
-	int mode;
+	int result;
 };
 
-/* iov is borrowed until done. With room for `depth` operations these cannot fail: errors come by done. */
+/*
+ * The caller has set op->done. iov is borrowed until then. With at most `depth` operations open these
+ * cannot fail: errors come by done, which is never called from within.
+ */
 void iothread_readv(struct iothread *t, struct iothread_op *op, int fd, const struct iovec *iov,
 	unsigned nr_iov, uint64_t off);
+/* dsync: the bytes are on stable storage when done is called. */
 void iothread_writev(struct iothread *t, struct iothread_op *op, int fd, const struct iovec *iov,
 	unsigned nr_iov, uint64_t off, bool dsync);
 void iothread_fdatasync(struct iothread *t, struct iothread_op *op, int fd);
@@ -62,35 +90,50 @@ void iothread_fdatasync(struct iothread *t, struct iothread_op *op, int fd);
 void iothread_fallocate(struct iothread *t, struct iothread_op *op, int fd, int mode, uint64_t off,
 	uint64_t len);
 
-/* Be told when fd becomes readable. Storage of the caller's, zeroed before first use. */
+/*
+ * Be told when fd becomes ready for any of `events` (EPOLLIN, EPOLLOUT). Storage of the caller's,
+ * zeroed before first use. Edge-triggered: ready is called once if it is ready now, and once at
+ * least each time something new arrives. Nothing is read from fd: the counter of an eventfd may just
+ * be left alone, of anything else the callee takes all there is, or remembers that there is more.
+ */
 struct iothread_watch {
-	void (*ready)(struct iothread_watch *w);
+	void (*ready)(struct iothread_watch *w, uint32_t events); /* EPOLLERR, EPOLLHUP may be among them */
+	void (*gone)(struct iothread_watch *w);
 	struct iothread *t; /* non-NULL while watched */
 	int fd;
-	uint64_t value; /* an eventfd's counter is read into this */
-	bool eventfd;
+	uint32_t events;
 	unsigned state; /* the thread's */
 };
 
-/* An eventfd is read (cleared) before `ready`; anything else is left to the callee. 0 or -errno. */
-int iothread_watch(struct iothread *t, struct iothread_watch *w, int fd, bool eventfd,
-	void (*ready)(struct iothread_watch *w));
-/* `gone` is called when w is the caller's again; no ready comes after this call. */
-void iothread_unwatch(struct iothread *t, struct iothread_watch *w,
-	void (*gone)(struct iothread_watch *w));
+/* Borrows fd until gone. 0 or -errno. */
+int iothread_watch(struct iothread *t, struct iothread_watch *w, int fd, uint32_t events,
+	void (*ready)(struct iothread_watch *w, uint32_t events));
+/*
+ * No ready comes after this call. `gone` (may be NULL) is called when w and its fd are the caller's
+ * again, perhaps before this returns.
+ */
+void iothread_unwatch(struct iothread_watch *w, void (*gone)(struct iothread_watch *w));
 
-/* Look for work without being told: return true if there was any. Called between batches and while polling. */
+/*
+ * Look for work without being told. poll is called after each batch of completions, so that it is
+ * also the place to tell a driver of everything that the batch finished; and again and again while the
+ * thread polls. True: there was something to do. It takes a bounded amount of work at a time.
+ */
 struct iothread_poller {
 	bool (*poll)(struct iothread_poller *p);
-	/* Polling ends or begins: ask the driver for kicks, or not. True: work came in between. May be NULL. */
+	/*
+	 * asleep: ask the driver for kicks, true if work came in between; else kicks are not needed
+	 * until the next sleep, the result does not matter. May be NULL.
+	 */
 	bool (*sleep)(struct iothread_poller *p, bool asleep);
 	struct iothread_poller *next;
 };
 
+/* Not from within poll or sleep. */
 void iothread_poller_add(struct iothread *t, struct iothread_poller *p);
 void iothread_poller_del(struct iothread *t, struct iothread_poller *p);
 
-/* Call fn at an absolute clock_now_ns() time, once. Re-arming replaces. */
+/* Call fn at an absolute clock_now_ns() time, once. Re-arming replaces. Zeroed before first use. */
 struct iothread_timer {
 	void (*fn)(struct iothread_timer *timer);
 	uint64_t at_ns;
@@ -98,6 +141,7 @@ struct iothread_timer {
 	struct iothread *t; /* non-NULL while armed */
 };
 void iothread_timer_set(struct iothread *t, struct iothread_timer *timer, uint64_t at_ns);
+/* Not armed: nothing happens. */
 void iothread_timer_del(struct iothread_timer *timer);
 
 #endif
