@@ -20,6 +20,8 @@
 
 /* virtio 1.3, 2.7 and 2.8: at most 32768 elements; a split ring's number is a power of two. */
 #define VIRTIO_QUEUE_MAX_SIZE 32768
+/* Type ids are 6 bits: the modern PCI device id is 0x1040 plus the type, up to 0x107f. */
+#define VIRTIO_TYPE_MAX 63u
 /* More queues than any device has; bounds tables and foreign counts. */
 #define VIRTIO_MAX_QUEUES 1024
 
@@ -44,7 +46,7 @@ struct virtio_type {
 	uint16_t id;
 	const char *name;  /* that users write: net, block, fs ... */
 	const char *alias; /* another one, or NULL */
-	uint16_t min_queues;	/* fewest that drivers bear */
+	uint16_t min_queues;	/* fewest that drivers bear; 0: nobody knows, any count is legal */
 	uint16_t default_queues; /* when neither user nor back-end says */
 	/* Legal counts are min_queues + k * step; 0: min_queues only; with extra, one more is legal too. */
 	uint16_t step;
@@ -64,7 +66,10 @@ const char *virtio_type_name(uint32_t id, char buf[16]);
  */
 int virtio_type_parse(const char *text, uint32_t *id, struct err *err);
 
-/* Whether a device of this type may have nr queues. 0 or -EINVAL with a text naming the legal counts. */
+/*
+ * Whether a device of this type may have nr queues. 0 or -EINVAL with a text naming the legal counts.
+ * No type may have none, or more than VIRTIO_MAX_QUEUES.
+ */
 int virtio_type_check_queues(uint32_t id, unsigned nr, struct err *err);
 
 #endif
