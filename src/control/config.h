@@ -97,11 +97,52 @@ struct platform_config {
 	uint16_t num_pci_segments; /* 1 to CONFIG_MAX_SEGMENTS */
 };
 
-struct user_device_config {
-	char *id;
-	char *socket;
+/* First in every device's struct: what it is called and where it goes. */
+struct device_config {
+	char *id; /* unique among all devices; never NULL after options_check() */
 	uint16_t pci_segment;
 	uint8_t pci_device_id; /* slot 1 to 31 or CONFIG_SLOT_ANY */
+};
+
+struct user_device_config {
+	struct device_config at;
+	char *socket;
+};
+
+/* What every attachment to a vhost-user back-end of somebody else's can say. */
+struct backend_config {
+	uint32_t connect_timeout_s; /* how long a back-end that is not there yet is waited for */
+	char *reconnect;	    /* "on", "off", or for how many seconds after a loss it is tried */
+	bool force;		    /* queue counts that drivers do not bear */
+};
+
+struct generic_vhost_user_config {
+	struct device_config at;
+	char *socket;
+	char *type;	/* a virtio id or its name */
+	char *virtio_id; /* the same, by its older name */
+	struct int_list queue_sizes; /* none: as the back-end says */
+	char *config;	/* hexadecimal device configuration, for a back-end that has none */
+	struct backend_config backend;
+};
+
+struct generic_vhost_user_list {
+	struct generic_vhost_user_config *items;
+	size_t nr;
+};
+
+struct fs_config {
+	struct device_config at;
+	char *tag;
+	char *socket;
+	uint16_t num_queues; /* of requests, beside the high priority one */
+	uint16_t queue_size;
+	struct backend_config backend;
+};
+
+struct fs_list {
+	struct fs_config *items;
+	size_t nr;
 };
 
 struct user_device_list {
@@ -119,6 +160,8 @@ struct vm_config {
 	struct console_config console;
 	struct platform_config platform;
 	struct user_device_list user_devices;
+	struct generic_vhost_user_list generic_vhost_users;
+	struct fs_list fs;
 	char *log_file;
 	uint32_t verbosity; /* number of -v: 0 warnings, 1 and information, 2 and debugging */
 	uint32_t seccomp;   /* enum seccomp_mode */

@@ -10,14 +10,12 @@
 
 #include "base/util.h"
 #include "control/config.h"
+#include "control/option_rows.h"
 
 /* a table is read by rows */
 /* clang-format off */
 
-#define MEMBER(type, member)                                                                       \
-	.offset = offsetof(struct type, member), .size = sizeof(((struct type *)0)->member)
 #define IN_CONFIG(member) .offset = offsetof(struct vm_config, member)
-#define ON_OFF		  "on|off"
 
 static const struct field_row kernel_fields[] = {
 	{ .name = "kernel", .json = "kernel", .type = FIELD_PATH, MEMBER(payload_config, kernel) },
@@ -208,22 +206,6 @@ static const struct field_row console_fields[] = {
 	{ 0 },
 };
 
-static const struct field_row user_device_fields[] = {
-	{ .name = "socket", .json = "socket", .type = FIELD_SOCKET, .arg = "PATH", .required = true,
-	  MEMBER(user_device_config, socket), .help = "where the vfio-user server listens" },
-	{ .name = "id", .json = "id", .type = FIELD_ID, .arg = "NAME",
-	  MEMBER(user_device_config, id),
-	  .help = "the device's name in messages (default: _vfio_user0, _vfio_user1, ...)" },
-	{ .name = "pci_segment", .json = "pci_segment", .type = FIELD_UINT, .arg = "N",
-	  .fallback = "0", .max = CONFIG_MAX_SEGMENTS - 1, MEMBER(user_device_config, pci_segment),
-	  .help = "PCI segment, below num_pci_segments of --platform" },
-	{ .name = "pci_device_id", .json = "pci_device_id", .type = FIELD_UINT, .arg = "N",
-	  .unset = CONFIG_SLOT_ANY, .min = 1, .max = CONFIG_MAX_SLOT,
-	  .zero = "Given PCI device ID (0) is reserved", MEMBER(user_device_config, pci_device_id),
-	  .help = "slot in the segment, 1 to 31 (default: the first free one)" },
-	{ 0 },
-};
-
 static const struct field_row log_file_fields[] = {
 	{ .name = "log-file", .type = FIELD_PATH, MEMBER(vm_config, log_file) },
 	{ 0 },
@@ -285,6 +267,15 @@ const struct option_row option_table[] = {
 	  .arg = "socket=PATH[,FIELD=VALUE]... [...]",
 	  .help = "PCI devices that live in other processes and speak vfio-user. Takes several "
 		  "values and may be repeated." },
+	{ .name = "generic-vhost-user", .kind = OPTION_LIST, .group = GROUP_DEVICES,
+	  .json = "generic_vhost_user", .fields = generic_vhost_user_fields,
+	  IN_CONFIG(generic_vhost_users), .item_size = sizeof(struct generic_vhost_user_config),
+	  .arg = "socket=PATH,virtio_id=TYPE[,FIELD=VALUE]... [...]",
+	  .help = "Virtio devices of any type whose back-ends are other processes and speak vhost-user." },
+	{ .name = "fs", .kind = OPTION_LIST, .group = GROUP_DEVICES, .json = "fs",
+	  .fields = fs_fields, IN_CONFIG(fs), .item_size = sizeof(struct fs_config),
+	  .arg = "tag=NAME,socket=PATH[,FIELD=VALUE]... [...]",
+	  .help = "Shared directories, each served by a virtiofsd." },
 
 	{ .name = "log-file", .kind = OPTION_VALUE, .group = GROUP_PROGRAM,
 	  .fields = log_file_fields,
@@ -310,10 +301,8 @@ const struct option_row option_table[] = {
 	REFUSED("device", NULL),
 	REFUSED("disk", "a disk can be attached with --user-device and a vfio-user server"),
 	REFUSED("event-monitor", NULL),
-	REFUSED("fs", NULL),
 	REFUSED("fw-cfg-config", NULL),
 	REFUSED("gdb", NULL),
-	REFUSED("generic-vhost-user", NULL),
 	REFUSED("host-data", NULL),
 	REFUSED("igvm", NULL),
 	REFUSED("ivshmem", NULL),

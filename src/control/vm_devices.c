@@ -77,10 +77,10 @@ static int begin_user_devices(struct vm_devices *d, const struct vm_config *c, s
 	for (size_t i = 0; i < list->nr && !rc; i++) {
 		const struct user_device_config *u = &list->items[i];
 		struct user_device_params p = {
-			.id = u->id,
+			.id = u->at.id,
 			.socket = u->socket,
-			.segment = u->pci_segment,
-			.slot = slot_of(u->pci_device_id),
+			.segment = u->at.pci_segment,
+			.slot = slot_of(u->at.pci_device_id),
 			.attached = vm_device_attached,
 			.arg = d,
 		};

@@ -163,8 +163,8 @@ static void a_usual_command_line_is_understood(void **state)
 	assert_int_equal(config.serial.mode, CONSOLE_TTY);
 	assert_int_equal(config.user_devices.nr, 1);
 	assert_string_equal(config.user_devices.items[0].socket, "/tmp/vfio-user.sock");
-	assert_string_equal(config.user_devices.items[0].id, "_vfio_user0");
-	assert_int_equal(config.user_devices.items[0].pci_device_id, CONFIG_SLOT_ANY);
+	assert_string_equal(config.user_devices.items[0].at.id, "_vfio_user0");
+	assert_int_equal(config.user_devices.items[0].at.pci_device_id, CONFIG_SLOT_ANY);
 	assert_string_equal(config.log_file, "/tmp/log");
 	assert_int_equal(config.verbosity, 3);
 	config_fini(&config);
@@ -221,7 +221,7 @@ static void of_a_repeated_field_the_last_wins(void **state)
 	assert_int_equal(config.cpus.affinity.items[0].vcpu, 1);
 	assert_string_equal(config.serial.file, "/b");
 	assert_string_equal(config.user_devices.items[0].socket, "b");
-	assert_string_equal(config.user_devices.items[0].id, "y");
+	assert_string_equal(config.user_devices.items[0].at.id, "y");
 	config_fini(&config);
 }
 
@@ -235,12 +235,12 @@ static void a_list_option_takes_several_values_and_is_repeated(void **state)
 			"--kernel", "k", "--user-device=socket=c,pci_segment=1,pci_device_id=0x5",
 			"--platform", "num_pci_segments=2"));
 	assert_int_equal(list->nr, 3);
-	assert_string_equal(list->items[0].id, "_vfio_user1"); /* 0 is taken by the user */
-	assert_int_equal(list->items[0].pci_device_id, 5);
-	assert_string_equal(list->items[1].id, "_vfio_user0");
-	assert_string_equal(list->items[2].id, "_vfio_user2");
-	assert_int_equal(list->items[2].pci_segment, 1);
-	assert_int_equal(list->items[2].pci_device_id, 5);
+	assert_string_equal(list->items[0].at.id, "_vfio_user1"); /* 0 is taken by the user */
+	assert_int_equal(list->items[0].at.pci_device_id, 5);
+	assert_string_equal(list->items[1].at.id, "_vfio_user0");
+	assert_string_equal(list->items[2].at.id, "_vfio_user2");
+	assert_int_equal(list->items[2].at.pci_segment, 1);
+	assert_int_equal(list->items[2].at.pci_device_id, 5);
 	config_fini(&config);
 }
 

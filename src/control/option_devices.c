@@ -1,0 +1,87 @@
+/*
+ * option_devices.c - the fields of options that make devices
+ *
+ * Names and defaults as users know them from Cloud Hypervisor; what has no counterpart there is
+ * marked (outboard) in the manual page.
+ */
+#include "control/config.h"
+#include "control/option_rows.h"
+#include "wire/virtio.h"
+
+/* a table is read by rows */
+/* clang-format off */
+
+/* The fields that every device has. own: its struct, whose `at` is a struct device_config. */
+#define DEVICE_FIELDS(own, default_ids)                                                           \
+	{ .name = "id", .json = "id", .type = FIELD_ID, .arg = "NAME", MEMBER(own, at.id),        \
+	  .help = "the device's name in messages (default: " default_ids ")" },                    \
+	{ .name = "pci_segment", .json = "pci_segment", .type = FIELD_UINT, .arg = "N",            \
+	  .fallback = "0", .max = CONFIG_MAX_SEGMENTS - 1, MEMBER(own, at.pci_segment),           \
+	  .help = "PCI segment, below num_pci_segments of --platform" },                           \
+	{ .name = "pci_device_id", .json = "pci_device_id", .type = FIELD_UINT, .arg = "N",        \
+	  .unset = CONFIG_SLOT_ANY, .min = 1, .max = CONFIG_MAX_SLOT,                              \
+	  .zero = "Given PCI device ID (0) is reserved", MEMBER(own, at.pci_device_id),           \
+	  .help = "slot in the segment, 1 to 31 (default: the first free one)" }
+
+#define NO_IOMMU "there is no virtual IOMMU"
+
+#define IOMMU_FIELD                                                                                \
+	{ .name = "iommu", .json = "iommu", .type = FIELD_TOGGLE, .arg = ON_OFF,                   \
+	  .fallback = "off", .refused = NO_IOMMU, .help = "behind the virtual IOMMU" }
+
+/* The fields of an attachment to somebody else's back-end. */
+#define BACKEND_FIELDS(own)                                                                       \
+	{ .name = "connect_timeout", .json = "connect_timeout", .type = FIELD_UINT,                \
+	  .arg = "SECONDS", .fallback = "10", .max = 86400,                                        \
+	  MEMBER(own, backend.connect_timeout_s),                                                 \
+	  .help = "how long a back-end that is not there yet is waited for at start" },            \
+	{ .name = "reconnect", .json = "reconnect", .type = FIELD_STRING,                          \
+	  .arg = "on|off|SECONDS", .fallback = "on", MEMBER(own, backend.reconnect),              \
+	  .help = "whether, and for how long, a back-end that went away is connected to again" },  \
+	{ .name = "force", .json = "force", .type = FIELD_TOGGLE, .arg = ON_OFF,                   \
+	  .fallback = "off", MEMBER(own, backend.force),                                          \
+	  .help = "allow a number of queues that drivers of this type do not bear" }
+
+const struct field_row user_device_fields[] = {
+	{ .name = "socket", .json = "socket", .type = FIELD_SOCKET, .arg = "PATH", .required = true,
+	  MEMBER(user_device_config, socket), .help = "where the vfio-user server listens" },
+	DEVICE_FIELDS(user_device_config, "_vfio_user0, _vfio_user1, ..."),
+	{ 0 },
+};
+
+const struct field_row generic_vhost_user_fields[] = {
+	{ .name = "socket", .json = "socket", .type = FIELD_SOCKET, .arg = "PATH", .required = true,
+	  MEMBER(generic_vhost_user_config, socket), .help = "where the vhost-user back-end listens" },
+	{ .name = "device_type", .json = "device_type", .type = FIELD_STRING, .arg = "TYPE",
+	  MEMBER(generic_vhost_user_config, type),
+	  .help = "virtio device type: its number or name (26, fs, block, net, gpio, ...)" },
+	{ .name = "virtio_id", .type = FIELD_STRING, .arg = "TYPE",
+	  MEMBER(generic_vhost_user_config, virtio_id), .help = "the same" },
+	{ .name = "queue_sizes", .json = "queue_sizes", .type = FIELD_INT_LIST, .arg = "[N,...]",
+	  .min = 1, .max = VIRTIO_QUEUE_MAX_SIZE, MEMBER(generic_vhost_user_config, queue_sizes),
+	  .help = "one queue of each size (default: as many as the back-end has, of 256)" },
+	{ .name = "config", .type = FIELD_STRING, .arg = "HEX",
+	  MEMBER(generic_vhost_user_config, config),
+	  .help = "device configuration, for a back-end that has none of its own" },
+	BACKEND_FIELDS(generic_vhost_user_config),
+	IOMMU_FIELD,
+	DEVICE_FIELDS(generic_vhost_user_config, "_generic_vhost_user0, ..."),
+	{ 0 },
+};
+
+const struct field_row fs_fields[] = {
+	{ .name = "tag", .json = "tag", .type = FIELD_STRING, .arg = "NAME", .required = true,
+	  MEMBER(fs_config, tag), .help = "what the guest mounts, 1 to 36 bytes" },
+	{ .name = "socket", .json = "socket", .type = FIELD_SOCKET, .arg = "PATH", .required = true,
+	  MEMBER(fs_config, socket), .help = "where virtiofsd listens" },
+	{ .name = "num_queues", .json = "num_queues", .type = FIELD_UINT, .arg = "N",
+	  .fallback = "1", .min = 1, .max = 64, MEMBER(fs_config, num_queues),
+	  .help = "request queues" },
+	{ .name = "queue_size", .json = "queue_size", .type = FIELD_UINT, .arg = "N",
+	  .fallback = "1024", .min = 1, .max = VIRTIO_QUEUE_MAX_SIZE, MEMBER(fs_config, queue_size),
+	  .help = "their size, a power of two" },
+	BACKEND_FIELDS(fs_config),
+	IOMMU_FIELD,
+	DEVICE_FIELDS(fs_config, "_fs0, _fs1, ..."),
+	{ 0 },
+};
