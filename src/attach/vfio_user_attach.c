@@ -96,7 +96,7 @@ static int take_twin(struct vfio_user *vu, const struct vu_msg *m, struct err *e
 	fd = fd_take(&m->fds->fds[index]);
 	if (fstat(fd, &st) || !S_ISSOCK(st.st_mode))
 		return err_set(err, -EPROTO, "VERSION: the twin socket is not a socket");
-	vu_chan_init(&vu->twin, fd_take(&fd));
+	vu_chan_init(&vu->twin, fd_take(&fd), &vfio_user_framing);
 	atomic_store(&vu->has_twin, true);
 	return 0;
 }
@@ -580,7 +580,7 @@ void vu_attach_begin(struct vfio_user *vu, int fd, uint64_t deadline_ns)
 
 	*a = (struct vu_attach){ .deadline_ns = deadline_ns };
 	vu_lock(vu);
-	vu_chan_init(&vu->chan, fd);
+	vu_chan_init(&vu->chan, fd, &vfio_user_framing);
 	atomic_store(&vu->state, VU_CONNECTING);
 	vu_unlock(vu);
 	loop_timer_set(vu->loop, &vu->timer, deadline_ns, too_late);

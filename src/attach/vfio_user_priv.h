@@ -7,7 +7,7 @@
  *   vfio_user_attach.c  the steps from a connected socket to a working device
  *   vfio_user_info.c    what the device says it is made of
  *   vfio_user_dma.c     guest RAM for the server: maps, and reads and writes it asks for
- *   vfio_user_chan.c    bytes to messages
+ *   vfio_user_chan.c    bytes to messages, over vu_chan.c
  */
 #ifndef ATTACH_VFIO_USER_PRIV_H
 #define ATTACH_VFIO_USER_PRIV_H

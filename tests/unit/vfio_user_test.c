@@ -1666,7 +1666,7 @@ static void descriptors_stay_with_their_message(void **state)
 	put_message(b, 2);
 	put_message(c, 3);
 	assert_int_equal(sock_pair(pair), 0);
-	vu_chan_init(&ch, pair[0]);
+	vu_chan_init(&ch, pair[0], &vfio_user_framing);
 	/* The second begins before all of the first was read, and a third without any follows. */
 	send_all(pair[1], a, 20, (int[]){ 0 }, 1);
 	assert_int_equal(chan_message(&ch, &m), 0);
