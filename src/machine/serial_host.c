@@ -7,7 +7,7 @@
  * descriptor is not watched. A descriptor that epoll cannot watch (a plain file), or that has
  * hung up with bytes left in it, is read whenever there is room, without waiting for events.
  *
- * Owns:    the descriptors it opened (not standard input and output), the terminal's mode.
+ * Owns:    its end (base/char_end.h).
  * Threads: serial_host.h. Sources are added and removed on the loop thread with the lock
  *          held, which is what lets other threads change an added source's events.
  */
@@ -21,16 +21,13 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <termios.h>
 #include <unistd.h>
 
+#include "base/char_end.h"
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
-#include "base/sock.h"
 #include "base/util.h"
-#include "machine/tty.h"
 
 #define RING_SIZE	(64 * 1024)
 #define FLUSH_AT	128
@@ -39,25 +36,15 @@
 #define DRAIN_PTY_NS	(100 * NS_PER_MS) /* a pty may have no reader at all */
 #define ACCEPT_RETRY_NS NS_PER_S
 #define READS_A_TURN	16
-#define CAREFUL_WRITE	64
-
-/* How out_fd is written to without waiting. */
-enum out_kind {
-	OUT_NONE,    /* output vanishes */
-	OUT_WRITE,   /* non-blocking, or a file, which does not block */
-	OUT_SOCKET,  /* send() */
-	OUT_CAREFUL, /* blocking and shared with others: poll first, then little at a time */
-};
 
 struct serial_host {
 	struct loop *loop;
 	enum serial_mode mode;
 	pthread_mutex_t *lock;
 	struct serial_host_guest guest;
-	char *path; /* of the file, the socket or the pty */
+	struct char_end end;
 
 	/* Input. in_src serves output too where both are one descriptor (duplex). */
-	int in_fd, out_fd;
 	bool duplex;
 	bool reading;	/* end of input not seen */
 	bool in_polled; /* events tell when there is input */
@@ -66,7 +53,6 @@ struct serial_host {
 	struct loop_work resume_work;
 
 	/* Output */
-	enum out_kind out_kind;
 	bool blocked; /* until out_fd is writable */
 	uint8_t *ring;
 	size_t ring_head, ring_count; /* head: the oldest byte */
@@ -76,12 +62,8 @@ struct serial_host {
 	struct loop_timer flush_timer;
 	struct log_limit error_limit;
 
-	int listen_fd;
 	struct loop_source listen_src;
 	struct loop_timer accept_timer;
-
-	int pty_slave; /* kept open, so that the master never hangs up */
-	struct tty tty;
 };
 
 static void in_ready(struct loop_source *src, uint32_t events);
@@ -127,49 +109,33 @@ static void watch_input(struct serial_host *h)
 	} else if (!wants_input(h)) {
 		loop_del(&h->in_src);
 	} else if (!h->in_src.loop) {
-		if (loop_add(h->loop, &h->in_src, h->in_fd, EPOLLIN, in_ready))
+		if (loop_add(h->loop, &h->in_src, h->end.in_fd, EPOLLIN, in_ready))
 			h->in_polled = false; /* a plain file: always ready */
 	}
 }
 
 /* ---- output ---- */
 
-static ssize_t out_write(const struct serial_host *h, const uint8_t *p, size_t size)
-{
-	struct pollfd pfd = { .fd = h->out_fd, .events = POLLOUT };
-	ssize_t n;
-
-	if (h->out_kind == OUT_SOCKET) {
-		n = send(h->out_fd, p, size, MSG_DONTWAIT | MSG_NOSIGNAL);
-	} else if (h->out_kind == OUT_CAREFUL) {
-		if (poll(&pfd, 1, 0) != 1)
-			return -EAGAIN;
-		n = write(h->out_fd, p, MIN(size, (size_t)CAREFUL_WRITE));
-	} else {
-		n = write(h->out_fd, p, size);
-	}
-	return n < 0 ? -errno : n;
-}
-
 /* [locked] A full disk may become free again; an end that is gone takes nothing more. */
 static void output_failed(struct serial_host *h, int rc)
 {
 	if (h->mode == SERIAL_SOCKET) {
-		h->out_fd = -1; /* its next event closes the client; the ring waits for another */
+		/* Its next event closes the client; the ring waits for another. */
+		h->end.out_fd = -1;
 		return;
 	}
 	log_limited(&h->error_limit, LOG_WARN, "serial port: output to %s is lost: %s",
-		h->path ? h->path : "standard output", strerror(-rc));
+		h->end.path ? h->end.path : "standard output", strerror(-rc));
 	h->ring_head = h->ring_count = 0;
 	if (rc != -ENOSPC && rc != -EDQUOT && rc != -EFBIG)
-		h->out_kind = OUT_NONE;
+		h->end.out = CHAR_OUT_NONE;
 }
 
 void serial_host_flush(struct serial_host *h)
 {
-	while (h->ring_count && !h->blocked && h->out_fd >= 0) {
+	while (h->ring_count && !h->blocked && h->end.out_fd >= 0) {
 		size_t piece = MIN(h->ring_count, RING_SIZE - h->ring_head);
-		ssize_t n = out_write(h, h->ring + h->ring_head, piece);
+		ssize_t n = char_end_write(&h->end, h->ring + h->ring_head, piece);
 
 		if (n == -EINTR)
 			continue;
@@ -226,12 +192,12 @@ static void ring_put(struct serial_host *h, uint8_t byte)
 
 void serial_host_put(struct serial_host *h, uint8_t byte)
 {
-	if (h->out_kind == OUT_NONE)
+	if (h->end.out == CHAR_OUT_NONE)
 		return; /* mode null, or its end is gone */
 	ring_put(h, byte);
 	if (byte == '\n' || h->ring_count >= FLUSH_AT) {
 		serial_host_flush(h);
-	} else if (!h->flush_wanted && !h->blocked && h->out_fd >= 0) {
+	} else if (!h->flush_wanted && !h->blocked && h->end.out_fd >= 0) {
 		h->flush_wanted = true;
 		loop_post(h->loop, &h->flush_work, flush_soon);
 	}
@@ -266,7 +232,8 @@ static void await_pty_reader(const struct serial_host *h, uint64_t deadline)
 {
 	int unread;
 
-	while (ioctl(h->pty_slave, FIONREAD, &unread) == 0 && unread && clock_ms_until(deadline))
+	while (ioctl(h->end.pty_slave, FIONREAD, &unread) == 0 && unread &&
+		clock_ms_until(deadline))
 		poll(NULL, 0, 1);
 }
 
@@ -274,8 +241,8 @@ static void write_rest(struct serial_host *h, uint64_t deadline)
 {
 	h->blocked = false;
 	serial_host_flush(h);
-	while (h->ring_count && h->out_fd >= 0) {
-		struct pollfd pfd = { .fd = h->out_fd, .events = POLLOUT };
+	while (h->ring_count && h->end.out_fd >= 0) {
+		struct pollfd pfd = { .fd = h->end.out_fd, .events = POLLOUT };
 		int ms = clock_ms_until(deadline);
 
 		if (!ms || (poll(&pfd, 1, ms) < 0 && errno != EINTR))
@@ -292,7 +259,7 @@ static void drain(struct serial_host *h)
 	uint64_t deadline = clock_now_ns() + (pty ? DRAIN_PTY_NS : DRAIN_NS);
 
 	write_rest(h, deadline);
-	if (pty && h->pty_slave >= 0)
+	if (pty && h->end.pty_slave >= 0)
 		await_pty_reader(h, deadline);
 }
 
@@ -302,8 +269,7 @@ static void drain(struct serial_host *h)
 static void close_client(struct serial_host *h)
 {
 	loop_del(&h->in_src);
-	fd_close(&h->in_fd);
-	h->out_fd = -1;
+	char_end_hang_up(&h->end);
 	h->reading = h->paused = h->blocked = false;
 }
 
@@ -351,7 +317,7 @@ static void pump_input(struct serial_host *h)
 			loop_post(h->loop, &h->resume_work, resume);
 			return;
 		}
-		n = read(h->in_fd, buf, MIN(room, sizeof(buf)));
+		n = read(h->end.in_fd, buf, MIN(room, sizeof(buf)));
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && errno == EAGAIN && h->in_polled)
@@ -402,29 +368,29 @@ static void in_ready(struct loop_source *src, uint32_t events)
 
 static bool client_alive(const struct serial_host *h)
 {
-	struct pollfd pfd = { .fd = h->in_fd, .events = POLLRDHUP };
+	struct pollfd pfd = { .fd = h->end.in_fd, .events = POLLRDHUP };
 
-	return h->in_fd >= 0 && h->reading && h->in_polled && poll(&pfd, 1, 0) == 0;
+	return h->end.in_fd >= 0 && h->reading && h->in_polled && poll(&pfd, 1, 0) == 0;
 }
 
 static void retry_accept(struct loop_timer *timer)
 {
 	struct serial_host *h = container_of(timer, struct serial_host, accept_timer);
 
-	if (loop_add(h->loop, &h->listen_src, h->listen_fd, EPOLLIN, listen_ready))
+	if (loop_add(h->loop, &h->listen_src, h->end.listen_fd, EPOLLIN, listen_ready))
 		loop_timer_set(h->loop, timer, clock_now_ns() + ACCEPT_RETRY_NS, retry_accept);
 }
 
 static void listen_ready(struct loop_source *src, uint32_t events)
 {
 	struct serial_host *h = container_of(src, struct serial_host, listen_src);
-	FD_AUTO fd = accept4(h->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	FD_AUTO fd = accept4(h->end.listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 	(void)events;
 	if (fd < 0) {
 		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
 			log_limited(&h->error_limit, LOG_WARN,
-				"serial port: %s: cannot accept a client: %s", h->path,
+				"serial port: %s: cannot accept a client: %s", h->end.path,
 				strerror(errno));
 			loop_del(src);
 			loop_timer_set(h->loop, &h->accept_timer, clock_now_ns() + ACCEPT_RETRY_NS,
@@ -434,119 +400,54 @@ static void listen_ready(struct loop_source *src, uint32_t events)
 	}
 	if (client_alive(h)) {
 		log_limited(&h->error_limit, LOG_INFO, "serial port: %s: has a client already",
-			h->path);
+			h->end.path);
 		return;
 	}
 	pthread_mutex_lock(h->lock);
 	close_client(h);
-	h->in_fd = h->out_fd = fd_take(&fd);
+	char_end_client(&h->end, fd_take(&fd));
 	h->reading = h->in_polled = true;
-	if (loop_add(h->loop, &h->in_src, h->in_fd, EPOLLIN, in_ready))
+	if (loop_add(h->loop, &h->in_src, h->end.in_fd, EPOLLIN, in_ready))
 		close_client(h);
 	else
 		serial_host_flush(h);
 	pthread_mutex_unlock(h->lock);
 }
 
-static int open_socket(struct serial_host *h, struct err *err)
+static int watch_socket(struct serial_host *h)
 {
-	int fd = sock_listen(h->path, 8, err);
-
-	if (fd < 0)
-		return err_prefix(err, fd, "serial port");
-	h->listen_fd = fd;
 	h->duplex = true;
-	h->out_kind = OUT_SOCKET;
-	return loop_add(h->loop, &h->listen_src, fd, EPOLLIN, listen_ready);
+	return loop_add(h->loop, &h->listen_src, h->end.listen_fd, EPOLLIN, listen_ready);
 }
 
-/* ---- pty and file ---- */
+/* ---- pty, file, terminal ---- */
 
-static int open_pty(struct serial_host *h, struct err *err)
+static int watch_pty(struct serial_host *h)
 {
-	struct termios t;
-	char path[64];
-
-	h->in_fd = posix_openpt(O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
-	if (h->in_fd < 0 || grantpt(h->in_fd) || unlockpt(h->in_fd) ||
-		ptsname_r(h->in_fd, path, sizeof(path)))
-		return err_set(err, -errno, "serial port: cannot make a pseudo-terminal: %s",
-			strerror(errno));
-	h->pty_slave = open(path, O_RDWR | O_NOCTTY | O_CLOEXEC);
-	if (h->pty_slave < 0 || tcgetattr(h->pty_slave, &t))
-		return err_set(err, -errno, "serial port: %s: %s", path, strerror(errno));
-	tty_raw_mode(&t);
-	if (tcsetattr(h->pty_slave, TCSANOW, &t))
-		return err_set(err, -errno, "serial port: %s: cannot be made raw: %s", path,
-			strerror(errno));
-	h->path = strdup(path);
-	if (!h->path)
-		return err_set(err, -ENOMEM, "serial port: out of memory");
-	h->out_fd = h->in_fd;
 	h->duplex = h->reading = h->in_polled = true;
-	h->out_kind = OUT_WRITE;
-	log_info("serial port: at %s", h->path);
-	return loop_add(h->loop, &h->in_src, h->in_fd, EPOLLIN, in_ready);
+	log_info("serial port: at %s", h->end.path);
+	return loop_add(h->loop, &h->in_src, h->end.in_fd, EPOLLIN, in_ready);
 }
 
-static int open_file(struct serial_host *h, struct err *err)
+/* What epoll cannot watch does not block either. */
+static void watch_out(struct serial_host *h)
 {
-	/* O_NONBLOCK: a FIFO without a reader is refused instead of waited for. */
-	h->out_fd = open(
-		h->path, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0644);
-	if (h->out_fd < 0)
-		return err_set(err, -errno, "serial port: file %s: %s", h->path,
-			errno == ENXIO ? "is a FIFO that nobody reads" : strerror(errno));
-	h->out_kind = OUT_WRITE;
-	/* What epoll cannot watch does not block either. */
-	loop_add(h->loop, &h->out_src, h->out_fd, 0, out_ready);
+	if (h->end.out != CHAR_OUT_NONE)
+		loop_add(h->loop, &h->out_src, h->end.out_fd, 0, out_ready);
+}
+
+static int watch_file(struct serial_host *h)
+{
+	watch_out(h);
 	return 0;
 }
 
-/* ---- terminal ---- */
-
-/*
- * Standard output is shared with other processes, so it must not be made non-blocking
- * itself: a terminal or pipe is opened anew for that.
- */
-static void open_stdout(struct serial_host *h)
+static int watch_tty(struct serial_host *h)
 {
-	struct stat st;
-
-	h->out_fd = STDOUT_FILENO;
-	if (fstat(STDOUT_FILENO, &st)) {
-		h->out_kind = OUT_NONE;
-	} else if (S_ISSOCK(st.st_mode)) {
-		h->out_kind = OUT_SOCKET;
-	} else if (S_ISCHR(st.st_mode) || S_ISFIFO(st.st_mode)) {
-		int fd = open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-
-		h->out_kind = fd >= 0 ? OUT_WRITE : OUT_CAREFUL;
-		h->out_fd = fd >= 0 ? fd : STDOUT_FILENO;
-	} else {
-		h->out_kind = OUT_WRITE;
-	}
-	if (h->out_kind != OUT_NONE)
-		loop_add(h->loop, &h->out_src, h->out_fd, 0, out_ready);
-}
-
-static int open_tty(struct serial_host *h, struct err *err)
-{
-	int rc;
-
-	open_stdout(h);
-	h->in_fd = STDIN_FILENO;
-	if (fcntl(STDIN_FILENO, F_GETFD) < 0)
+	watch_out(h);
+	if (h->end.in_fd < 0) {
+		log_info("serial port: runs in the background: the terminal's input is not read");
 		return 0;
-	if (isatty(STDIN_FILENO)) {
-		if (tty_in_background()) {
-			log_info(
-				"serial port: runs in the background: the terminal's input is not read");
-			return 0;
-		}
-		rc = tty_raw(&h->tty, err);
-		if (rc)
-			return err_prefix(err, rc, "serial port");
 	}
 	h->reading = h->in_polled = true;
 	watch_input(h);
@@ -557,17 +458,33 @@ static int open_tty(struct serial_host *h, struct err *err)
 
 /* ---- life ---- */
 
-static int open_end(struct serial_host *h, struct err *err)
+static int open_end(struct serial_host *h, const char *path, struct err *err)
 {
 	switch (h->mode) {
 	case SERIAL_TTY:
-		return open_tty(h, err);
+		return char_end_tty(&h->end, err);
 	case SERIAL_PTY:
-		return open_pty(h, err);
+		return char_end_pty(&h->end, err);
 	case SERIAL_FILE:
-		return open_file(h, err);
+		return char_end_file(&h->end, path, O_TRUNC, err);
 	case SERIAL_SOCKET:
-		return open_socket(h, err);
+		return char_end_listen(&h->end, path, err);
+	default:
+		return 0;
+	}
+}
+
+static int watch_end(struct serial_host *h)
+{
+	switch (h->mode) {
+	case SERIAL_TTY:
+		return watch_tty(h);
+	case SERIAL_PTY:
+		return watch_pty(h);
+	case SERIAL_FILE:
+		return watch_file(h);
+	case SERIAL_SOCKET:
+		return watch_socket(h);
 	default:
 		return 0;
 	}
@@ -586,28 +503,24 @@ int serial_host_new(struct loop *loop, enum serial_mode mode, const char *path,
 	h->mode = mode;
 	h->lock = lock;
 	h->guest = *guest;
-	h->in_fd = h->out_fd = h->listen_fd = h->pty_slave = -1;
+	char_end_init(&h->end);
 	if (mode != SERIAL_NULL)
 		h->ring = malloc(RING_SIZE);
-	if (mode == SERIAL_FILE || mode == SERIAL_SOCKET)
-		h->path = strdup(path);
-	if ((mode != SERIAL_NULL && !h->ring) ||
-		((mode == SERIAL_FILE || mode == SERIAL_SOCKET) && !h->path))
+	if (mode != SERIAL_NULL && !h->ring)
 		rc = err_set(err, -ENOMEM, "serial port: out of memory");
-	if (!rc)
-		rc = open_end(h, err);
+	if (!rc) {
+		rc = open_end(h, path, err);
+		if (rc)
+			err_prefix(err, rc, "serial port");
+	}
+	if (!rc && watch_end(h))
+		rc = err_set(err, -ENOMEM, "serial port: its end cannot be watched");
 	if (rc) {
 		serial_host_free(h);
 		return rc;
 	}
 	*out = h;
 	return 0;
-}
-
-static void close_own(int *fd)
-{
-	if (*fd > STDERR_FILENO)
-		fd_close(fd);
 }
 
 void serial_host_free(struct serial_host *h)
@@ -624,20 +537,12 @@ void serial_host_free(struct serial_host *h)
 	loop_unpost(h->loop, &h->flush_work);
 	loop_unpost(h->loop, &h->resume_work);
 	pthread_mutex_unlock(h->lock);
-	tty_restore(&h->tty);
-	if (h->out_fd != h->in_fd)
-		close_own(&h->out_fd);
-	close_own(&h->in_fd);
-	fd_close(&h->pty_slave);
-	if (h->listen_fd >= 0)
-		unlink(h->path);
-	fd_close(&h->listen_fd);
-	free(h->path);
+	char_end_fini(&h->end);
 	free(h->ring);
 	free(h);
 }
 
 const char *serial_host_pty_path(const struct serial_host *h)
 {
-	return h->mode == SERIAL_PTY ? h->path : NULL;
+	return h->mode == SERIAL_PTY ? h->end.path : NULL;
 }

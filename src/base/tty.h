@@ -4,8 +4,8 @@
  * The mode comes back on every way out, also when this process is killed: a small
  * child stands by for that.
  */
-#ifndef MACHINE_TTY_H
-#define MACHINE_TTY_H
+#ifndef BASE_TTY_H
+#define BASE_TTY_H
 
 #include <stdbool.h>
 #include <sys/types.h>

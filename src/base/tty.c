@@ -7,7 +7,7 @@
  *
  * Owns: the child and the pipe.
  */
-#include "machine/tty.h"
+#include "base/tty.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -39,7 +39,7 @@ static bool still_raw(const struct termios *t)
 }
 
 /*
- * The child's life. In its own session it gets no signal meant for the VMM's process group, and
+ * The child's life. In its own session it gets no signal meant for the process group of the program, and
  * none from the terminal. A mode that somebody has set since, such as a shell's, is left alone.
  */
 static void __attribute__((noreturn)) keep_terminal(int pipe_fd, const struct termios *saved)

@@ -1,0 +1,261 @@
+/*
+ * char_end.c - what a guest's terminal is wired to on the host: opening it, writing to it
+ *
+ * Standard output is shared with other processes, so it must not be made non-blocking itself: a
+ * terminal or pipe is opened anew for that, and where that is not possible it is asked before
+ * each small write. The slave of a pseudo-terminal stays open here: without any the master
+ * reports a hang-up for as long as nobody has it open.
+ *
+ * Owns: the descriptors, but standard input and output.
+ */
+#include "base/char_end.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/sock.h"
+#include "base/util.h"
+
+#define CAREFUL_WRITE 64
+
+void char_end_init(struct char_end *e)
+{
+	*e = (struct char_end){ .in_fd = -1, .out_fd = -1, .listen_fd = -1, .pty_slave = -1 };
+}
+
+static void close_own(int *fd)
+{
+	if (*fd > STDERR_FILENO)
+		fd_close(fd);
+	*fd = -1;
+}
+
+void char_end_fini(struct char_end *e)
+{
+	tty_restore(&e->tty);
+	if (e->out_fd != e->in_fd)
+		close_own(&e->out_fd);
+	close_own(&e->in_fd);
+	fd_close(&e->pty_slave);
+	if (e->listen_fd >= 0)
+		unlink(e->path);
+	fd_close(&e->listen_fd);
+	free(e->path);
+	char_end_init(e);
+}
+
+/* Pseudo-terminal */
+
+static int make_raw(int slave, const char *path, struct err *err)
+{
+	struct termios t;
+
+	if (tcgetattr(slave, &t))
+		return err_set(err, -errno, "%s: %s", path, strerror(errno));
+	tty_raw_mode(&t);
+	if (tcsetattr(slave, TCSANOW, &t))
+		return err_set(err, -errno, "%s: cannot be made raw: %s", path, strerror(errno));
+	return 0;
+}
+
+static int keep_path(struct char_end *e, const char *path, struct err *err)
+{
+	e->path = strdup(path);
+	return e->path ? 0 : err_set(err, -ENOMEM, "out of memory");
+}
+
+int char_end_pty(struct char_end *e, struct err *err)
+{
+	char path[64];
+	int rc;
+
+	e->in_fd = posix_openpt(O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+	if (e->in_fd < 0 || grantpt(e->in_fd) || unlockpt(e->in_fd) ||
+		ptsname_r(e->in_fd, path, sizeof(path)))
+		return err_set(err, -errno, "cannot make a pseudo-terminal: %s", strerror(errno));
+	e->pty_slave = open(path, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (e->pty_slave < 0)
+		return err_set(err, -errno, "%s: %s", path, strerror(errno));
+	rc = make_raw(e->pty_slave, path, err);
+	if (!rc)
+		rc = keep_path(e, path, err);
+	if (rc)
+		return rc;
+	e->out_fd = e->in_fd;
+	e->out = CHAR_OUT_WRITE;
+	return 0;
+}
+
+/* Standard input and output */
+
+static void open_stdout(struct char_end *e)
+{
+	struct stat st;
+
+	e->out_fd = STDOUT_FILENO;
+	if (fstat(STDOUT_FILENO, &st)) {
+		e->out = CHAR_OUT_NONE;
+	} else if (S_ISSOCK(st.st_mode)) {
+		e->out = CHAR_OUT_SOCKET;
+	} else if (S_ISCHR(st.st_mode) || S_ISFIFO(st.st_mode)) {
+		int fd = open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+
+		e->out = fd >= 0 ? CHAR_OUT_WRITE : CHAR_OUT_CAREFUL;
+		e->out_fd = fd >= 0 ? fd : STDOUT_FILENO;
+	} else {
+		e->out = CHAR_OUT_WRITE;
+	}
+}
+
+int char_end_tty(struct char_end *e, struct err *err)
+{
+	open_stdout(e);
+	if (fcntl(STDIN_FILENO, F_GETFD) < 0)
+		return 0;
+	if (isatty(STDIN_FILENO)) {
+		int rc;
+
+		if (tty_in_background())
+			return 0;
+		rc = tty_raw(&e->tty, err);
+		if (rc)
+			return rc;
+	}
+	e->in_fd = STDIN_FILENO;
+	return 0;
+}
+
+/* Given */
+
+static int prepare_fd(int fd, struct err *err)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags < 0)
+		return err_set(err, -EBADF, "descriptor %d is not open", fd);
+	if (fd <= STDERR_FILENO)
+		return err_set(err, -EINVAL, "descriptor %d is a standard stream", fd);
+	if (fcntl(fd, F_SETFL, flags | O_NONBLOCK) || fcntl(fd, F_SETFD, FD_CLOEXEC))
+		return err_set(err, -errno, "descriptor %d: %s", fd, strerror(errno));
+	return 0;
+}
+
+int char_end_fds(struct char_end *e, int in_fd, int out_fd, struct err *err)
+{
+	struct stat st;
+	unsigned number;
+	int rc = in_fd >= 0 ? prepare_fd(in_fd, err) : 0;
+
+	if (!rc && out_fd >= 0)
+		rc = prepare_fd(out_fd, err);
+	if (rc)
+		return rc;
+	if (in_fd >= 0 && ioctl(in_fd, TIOCGPTN, &number) == 0) {
+		e->pty_slave = ioctl(in_fd, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+		if (e->pty_slave >= 0)
+			rc = make_raw(e->pty_slave, "pseudo-terminal", err);
+		if (rc)
+			return rc;
+	}
+	e->in_fd = in_fd;
+	e->out_fd = out_fd;
+	e->out = out_fd < 0 ? CHAR_OUT_NONE : CHAR_OUT_WRITE;
+	if (out_fd >= 0 && fstat(out_fd, &st) == 0 && S_ISSOCK(st.st_mode))
+		e->out = CHAR_OUT_SOCKET;
+	return 0;
+}
+
+/* File */
+
+int char_end_file(struct char_end *e, const char *path, int flags, struct err *err)
+{
+	int rc = keep_path(e, path, err);
+
+	if (rc)
+		return rc;
+	/* O_NONBLOCK: a FIFO without a reader is refused instead of waited for. */
+	e->out_fd =
+		open(path, O_WRONLY | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC | flags, 0644);
+	if (e->out_fd < 0)
+		return err_set(err, -errno, "file %s: %s", path,
+			errno == ENXIO ? "is a FIFO that nobody reads" : strerror(errno));
+	e->out = CHAR_OUT_WRITE;
+	return 0;
+}
+
+/* Socket */
+
+int char_end_listen(struct char_end *e, const char *path, struct err *err)
+{
+	int rc = keep_path(e, path, err), fd;
+
+	if (rc)
+		return rc;
+	fd = sock_listen(path, 8, err);
+	if (fd < 0)
+		return fd;
+	e->listen_fd = fd;
+	e->out = CHAR_OUT_SOCKET;
+	return 0;
+}
+
+void char_end_client(struct char_end *e, int fd)
+{
+	e->in_fd = e->out_fd = fd;
+}
+
+void char_end_hang_up(struct char_end *e)
+{
+	fd_close(&e->in_fd);
+	e->out_fd = -1;
+}
+
+/* Output */
+
+static ssize_t write_carefully(const struct char_end *e, const struct iovec *iov, unsigned nr)
+{
+	struct pollfd pfd = { .fd = e->out_fd, .events = POLLOUT };
+
+	while (nr && !iov->iov_len) {
+		iov++;
+		nr--;
+	}
+	if (!nr)
+		return 0;
+	if (poll(&pfd, 1, 0) != 1) {
+		errno = EAGAIN;
+		return -1;
+	}
+	return write(e->out_fd, iov->iov_base, MIN(iov->iov_len, (size_t)CAREFUL_WRITE));
+}
+
+ssize_t char_end_writev(const struct char_end *e, const struct iovec *iov, unsigned nr)
+{
+	struct msghdr msg = { .msg_iov = (struct iovec *)iov, .msg_iovlen = nr };
+	ssize_t n;
+
+	if (e->out == CHAR_OUT_SOCKET)
+		n = sendmsg(e->out_fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+	else if (e->out == CHAR_OUT_CAREFUL)
+		n = write_carefully(e, iov, nr);
+	else
+		n = writev(e->out_fd, iov, (int)nr);
+	return n < 0 ? -errno : n;
+}
+
+ssize_t char_end_write(const struct char_end *e, const void *bytes, size_t len)
+{
+	struct iovec iov = { (void *)bytes, len };
+
+	return char_end_writev(e, &iov, 1);
+}
