@@ -29,7 +29,7 @@ struct guest_mem_ops {
 	/* One more holder, one less. NULL together with ptr. Any thread. */
 	void (*get)(struct guest_mem *mem);
 	void (*put)(struct guest_mem *mem);
-	/* As guest_mem_dirty(). NULL: nobody wants to know. */
+	/* As guest_mem_dirty(). NULL: nobody wants to know, and virtqueues save themselves the calls. */
 	void (*dirty)(struct guest_mem *mem, uint64_t iova, size_t len);
 };
 

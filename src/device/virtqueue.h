@@ -6,9 +6,14 @@
  * taken. The model pops requests, works on them in any order, pushes
  * them back and then tells the driver, once for a batch:
  *
- *	while ((rc = vq_pop(vq, &req)) > 0)
- *		... vq_push(vq, &req, bytes_written);
- *	vq_notify(vq);
+ *	do {
+ *		while ((rc = vq_pop(vq, &req, &bad)) > 0)
+ *			... vq_push(vq, &req, bytes_written);
+ *		vq_notify(vq);
+ *	} while (rc == 0 && vq_want_kicks(vq, true));
+ *
+ * A queue that is never asked for kicks gets none: before a model waits for the kick
+ * descriptor it calls vq_want_kicks(vq, true) and looks once more if that says so.
  *
  * Everything in the ring belongs to the guest, who may change it at any time: each
  * word is read once, checked and used from a local; each walk is bounded by the size of the
@@ -39,42 +44,66 @@ struct vq_setup {
 	uint64_t desc, driver, device; /* IOVAs: descriptor table, available ring, used ring */
 	/*
 	 * Where to go on. split: the next available index. packed: bits 0-14 available offset, 15 its
-	 * wrap counter, 16-30 used offset, 31 its wrap counter (as SET_VRING_BASE).
+	 * wrap counter, 16-30 used offset, 31 its wrap counter (as SET_VRING_BASE). What the driver
+	 * has seen counts for more: a split ring goes on from the used index in its memory, a packed
+	 * one from the used half; and an inflight area that was in use when its process died
+	 * counts for more than either.
 	 */
 	uint32_t base;
-	void *inflight; /* this queue's region of the inflight area, or NULL; borrowed while it runs */
+	/*
+	 * This queue's region of the inflight area, or NULL; borrowed while it runs. 8-byte aligned,
+	 * vhost_user_inflight_region() bytes or more. All zero, or left behind by a queue that was
+	 * stopped: as good as new.
+	 */
+	void *inflight;
 	uint64_t inflight_size;
 };
 
-/* A request: what the driver gives the device to read, then what it may write. */
+/*
+ * A request: what the driver gives the device to read, then what it may write. The caller sets iov,
+ * iova and max_iov before vq_pop(), which fills in the rest. All of it stays as it is until
+ * the request is pushed: a model that wants to shorten its pieces does so on a copy.
+ */
 struct vq_req {
 	struct vq *vq;
-	struct guest_mem *mem; /* what iov points into: held by the request */
-	uint16_t id;	       /* head (split) or buffer id (packed) */
-	uint16_t nr_desc;      /* ring entries it takes (packed) */
-	uint32_t seq;	       /* order in which it was taken */
-	uint16_t nr_out, nr_in; /* iov[0 .. nr_out - 1] readable, the next nr_in writable */
-	uint64_t out_len, in_len; /* bytes in all */
+	struct guest_mem *mem; /* what iov points into: held until the request is pushed */
 	uint16_t max_iov;
-	struct iovec *iov; /* the caller's, max_iov of them, set before vq_pop() */
-	uint64_t *iova;	   /* likewise, or NULL: where each piece lies for the guest */
+	uint16_t nr_out, nr_in; /* iov[0 .. nr_out - 1] readable, the next nr_in writable */
+	uint16_t id;	       /* head (split) or buffer id (packed) */
+	uint64_t out_len, in_len; /* bytes in all */
+	struct iovec *iov; /* the caller's, max_iov of them: no piece is empty */
+	uint64_t *iova; /* the caller's, max_iov of them, too: where each piece lies for the guest */
+
+	/* The queue's own */
+	struct vq_mem *hold;
+	uint32_t seq;	  /* order in which it was taken */
+	uint32_t epoch;	  /* the set-up that it belongs to */
+	uint16_t nr_desc; /* ring entries it takes (packed) */
+	uint16_t entry;	  /* its first one in the inflight area (packed) */
+	bool again;	  /* taken by a process before this one */
 };
 
-/* max_size: of any set-up to come. call: eventfd to notify the driver with, see vq_set_call(). */
+/* max_size: of any set-up to come. Gives *out. 0 or -ENOMEM. */
 int vq_new(struct vq **out, unsigned index, uint16_t max_size);
-/* No request of it may be open. NULL is fine. */
+/* No request of it may be open: not pushed, unpopped or forgotten. NULL is fine. */
 void vq_free(struct vq *vq);
 
 /*
- * The ring lies there now. mem is held until the next vq_setup(), vq_set_mem() or vq_free(). 0, or
- * -EINVAL / -EFAULT with a text: size, alignment, or a part that is not mapped.
+ * The ring lies there now. mem, one with in-place access, is held until the next vq_setup(),
+ * vq_set_mem() or vq_free(). 0; -EINVAL or -EFAULT with a text: size, alignment, or a part that is
+ * not mapped in one piece; -ENOMEM. After a failure the queue is broken.
  * Requests that the inflight area says were taken before are popped first, in their order.
+ * Requests that are still open are the model's to forget: pushing them comes to the same.
  */
 int vq_setup(struct vq *vq, const struct vq_setup *s, struct guest_mem *mem, struct err *err);
 /* Guest memory was mapped anew: the same ring in other memory. 0 or as above, the queue is broken then. */
 int vq_set_mem(struct vq *vq, struct guest_mem *mem, struct err *err);
-/* The base to go on from (GET_VRING_BASE). No request is open. */
-uint32_t vq_base(const struct vq *vq);
+/*
+ * Stop: the base to go on from (GET_VRING_BASE). No request is open. The queue lets go of memory and
+ * inflight area and gives nothing until the next vq_setup(). Requests of a process before this one
+ * that have not been popped yet stay in the inflight area. Never set up: 0.
+ */
+uint32_t vq_stop(struct vq *vq);
 /* The number of requests popped and not pushed yet. */
 unsigned vq_open(const struct vq *vq);
 
@@ -89,15 +118,18 @@ int vq_kick_fd(const struct vq *vq);
  * Take the next request. 1 and req filled; 0: there is none; -EINVAL, with a text in
  * vq_broken(): the ring makes no sense, now or since long. A request whose pieces are more than
  * max_iov, or not in guest memory, is given with nr_out = nr_in = 0 and -E... in *bad: the
- * model answers it as its type says, or pushes it with 0 bytes. bad may be NULL: such a
- * request breaks the queue.
+ * model answers it as its type says, or pushes it with 0 bytes (-E2BIG: too many pieces; -EFAULT).
+ * Otherwise *bad is 0. bad may be NULL: such a request breaks the queue.
  */
 int vq_pop(struct vq *vq, struct vq_req *req, int *bad);
-/* Give it back untaken: the very last one popped, and nothing else was pushed since. */
+/* Give it back untaken: it is the last one popped (then the one before it, and so on). */
 void vq_unpop(struct vq *vq, struct vq_req *req);
-/* Done: `written` bytes of its writable part are valid. Lets go of its memory. */
+/*
+ * Done: the first `written` bytes of its writable part are valid, at most in_len. Lets go of its
+ * memory. The driver sees it after vq_notify(); with IN_ORDER, not before all that were taken earlier.
+ */
 void vq_push(struct vq *vq, struct vq_req *req, uint32_t written);
-/* The port lets the request go without an answer (the queue was set up anew under it). */
+/* Let the request go without an answer: the queue is broken, or was set up anew under it. */
 void vq_forget(struct vq *vq, struct vq_req *req);
 
 /* Make what was pushed visible, and signal the driver if it wants to hear of it. */
@@ -107,11 +139,12 @@ void vq_notify(struct vq *vq);
 bool vq_ready(struct vq *vq);
 /*
  * Ask the driver for kicks, or say that none are needed because the ring is watched. After asking,
- * look once more: true from vq_want_kicks(true) means something came in between.
+ * look once more: true from vq_want_kicks(true) means that a request waits already. From
+ * vq_setup() on kicks are wanted.
  */
 bool vq_want_kicks(struct vq *vq, bool want);
 
-/* NULL, or why the queue gives nothing more. */
+/* NULL, or why the queue gives nothing more. Valid until the next vq_setup(). */
 const char *vq_broken(const struct vq *vq);
 /* The model found that the driver broke its rules on this queue: nothing more comes from it. text: borrowed literal. */
 void vq_break(struct vq *vq, const char *text);
