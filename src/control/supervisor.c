@@ -1,0 +1,194 @@
+/*
+ * supervisor.c - device processes that belong to a machine: started, and started again
+ *
+ * The front-end drives everything: it connects, loses the connection, connects again. Here is only
+ * what a connection means for a process of ours, and when it is enough.
+ *
+ * Owns: arguments and descriptors for the next start, the process while it runs.
+ */
+#include "control/supervisor.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/sock.h"
+#include "base/util.h"
+
+#define PROGRAM "outboard-device"
+
+/* So many deaths within so long are too many. */
+enum { MAX_DEATHS = 5 };
+#define DEATHS_WITHIN_NS (10 * NS_PER_S)
+
+struct supervised {
+	struct vhost_user_source source;
+	struct spawner *spawner;
+	struct spawned process;
+	char *id;
+	char **argv; /* NULL-terminated */
+	int *fds;    /* the first is the connection's place */
+	unsigned nr_fds;
+
+	uint64_t first_ns; /* when the first was started; 0: not yet */
+	uint64_t deaths_ns[MAX_DEATHS + 1]; /* the latest, as a ring */
+	unsigned nr_deaths;
+	struct err given_up;
+};
+
+static bool too_many_deaths(const struct supervised *s)
+{
+	uint64_t oldest;
+
+	if (s->nr_deaths <= MAX_DEATHS)
+		return false;
+	oldest = s->deaths_ns[s->nr_deaths % ARRAY_SIZE(s->deaths_ns)];
+	return clock_now_ns() - oldest < DEATHS_WITHIN_NS;
+}
+
+static void say_how(const struct supervised *s, int status, char *buf, size_t size)
+{
+	if (WIFSIGNALED(status))
+		snprintf(buf, size, "%s: its process was killed by signal %d (%s)", s->id,
+			WTERMSIG(status), strsignal(WTERMSIG(status)));
+	else
+		snprintf(buf, size, "%s: its process ended with status %d", s->id,
+			WEXITSTATUS(status));
+}
+
+static void on_ended(struct spawned *process, uint32_t start, int status)
+{
+	struct supervised *s = container_of(process, struct supervised, process);
+	uint64_t now = clock_now_ns();
+	char how[120];
+
+	say_how(s, status, how, sizeof(how));
+	s->deaths_ns[s->nr_deaths++ % ARRAY_SIZE(s->deaths_ns)] = now;
+	if (start == 1 && WIFEXITED(status) && WEXITSTATUS(status) &&
+		now - s->first_ns < DEATHS_WITHIN_NS)
+		err_set(&s->given_up, -ECANCELED, "%s before it served", how);
+	else if (too_many_deaths(s))
+		err_set(&s->given_up, -ECANCELED,
+			"%s, the %dth time within %d s: it is not started again", how,
+			MAX_DEATHS + 1, (int)(DEATHS_WITHIN_NS / NS_PER_S));
+	else
+		log_warn("%s", how);
+}
+
+static int connect_to_new(struct vhost_user_source *source, struct err *err)
+{
+	struct supervised *s = container_of(source, struct supervised, source);
+	int pair[2], rc;
+
+	if (s->given_up.text[0]) {
+		*err = s->given_up;
+		return -ECANCELED;
+	}
+	rc = sock_pair(pair);
+	if (rc)
+		return err_set(err, rc, "socketpair: %s", strerror(-rc));
+	s->fds[0] = pair[1];
+	rc = spawner_start(s->spawner, &s->process, (const char *const *)s->argv, s->fds, s->nr_fds);
+	close(pair[1]);
+	if (!rc && fcntl(pair[0], F_SETFL, O_NONBLOCK) < 0)
+		rc = -errno;
+	if (rc) {
+		close(pair[0]);
+		return err_set(err, rc, "cannot have its process started: %s", strerror(-rc));
+	}
+	if (!s->first_ns)
+		s->first_ns = clock_now_ns();
+	return pair[0];
+}
+
+static void free_supervised(struct vhost_user_source *source)
+{
+	struct supervised *s = container_of(source, struct supervised, source);
+
+	spawner_stop(s->spawner, &s->process);
+	for (size_t i = 0; s->argv && s->argv[i]; i++)
+		free(s->argv[i]);
+	free(s->argv);
+	for (unsigned i = 1; i < s->nr_fds; i++)
+		fd_close(&s->fds[i]);
+	free(s->fds);
+	free(s->id);
+	free(s);
+}
+
+/* The program's path, the caller's arguments, and where the connection is. */
+static int copy_args(struct supervised *s, const char *const *args, struct err *err)
+{
+	char path[PATH_MAX];
+	size_t nr = 0;
+	int rc = spawner_sibling(PROGRAM, path, sizeof(path));
+
+	if (rc)
+		return err_set(err, rc, "%s: %s", PROGRAM, strerror(-rc));
+	while (args[nr])
+		nr++;
+	s->argv = calloc(nr + 3, sizeof(*s->argv));
+	if (!s->argv)
+		return err_set(err, -ENOMEM, "out of memory");
+	s->argv[0] = strdup(path);
+	for (size_t i = 0; i < nr; i++)
+		s->argv[i + 1] = s->argv[i] ? strdup(args[i]) : NULL;
+	if (!s->argv[nr] || asprintf(&s->argv[nr + 1], "--fd=%d", SPAWN_FIRST_FD) < 0) {
+		s->argv[nr + 1] = NULL;
+		return err_set(err, -ENOMEM, "out of memory");
+	}
+	return 0;
+}
+
+static int copy_fds(struct supervised *s, const int *fds, unsigned nr, struct err *err)
+{
+	if (nr >= SPAWN_MAX_FDS)
+		return err_set(err, -E2BIG, "expected at most %d descriptors, got %u",
+			SPAWN_MAX_FDS - 1, nr);
+	s->fds = calloc(nr + 1, sizeof(*s->fds));
+	if (!s->fds)
+		return err_set(err, -ENOMEM, "out of memory");
+	s->fds[0] = -1;
+	for (s->nr_fds = 1; s->nr_fds <= nr; s->nr_fds++) {
+		s->fds[s->nr_fds] = fcntl(fds[s->nr_fds - 1], F_DUPFD_CLOEXEC, 0);
+		if (s->fds[s->nr_fds] < 0)
+			return err_set(err, -errno, "descriptor %d: %s", fds[s->nr_fds - 1],
+				strerror(errno));
+	}
+	return 0;
+}
+
+int supervised_source_new(struct spawner *spawner, const struct supervised_params *p,
+	struct vhost_user_source **out, struct err *err)
+{
+	struct supervised *s = calloc(1, sizeof(*s));
+	int rc;
+
+	if (!s)
+		return err_set(err, -ENOMEM, "out of memory");
+	s->source.connect = connect_to_new;
+	s->source.free = free_supervised;
+	s->process.ended = on_ended;
+	s->spawner = spawner;
+	s->id = strdup(p->id);
+	rc = s->id ? 0 : err_set(err, -ENOMEM, "out of memory");
+	if (!rc)
+		rc = copy_args(s, p->args, err);
+	if (!rc)
+		rc = copy_fds(s, p->fds, p->nr_fds, err);
+	if (rc) {
+		free_supervised(&s->source);
+		return rc;
+	}
+	*out = &s->source;
+	return 0;
+}
