@@ -2,7 +2,7 @@
  * check.c - what one option cannot see alone
  *
  * Each check has one rule and one text. They run on a configuration from any source
- * (command line now, a REST body later), in an order in which what is derived is
+ * (command line, REST body), in an order in which what is derived is
  * complete before it is used: processors, memory, payload, then devices (check_devices.c).
  */
 #include "control/options.h"
@@ -100,6 +100,16 @@ static int check_payload(const struct payload_config *payload, struct err *err)
 	return 0;
 }
 
+/* Only a body can say the mode and leave out the place. A path beside another mode means nothing. */
+static int check_serial(const struct console_config *serial, struct err *err)
+{
+	if (serial->mode == CONSOLE_FILE && !serial->file)
+		return err_set(err, -EINVAL, "--serial: file: expected a path, got none");
+	if (serial->mode == CONSOLE_SOCKET && !serial->socket)
+		return err_set(err, -EINVAL, "--serial: socket: expected a path, got none");
+	return 0;
+}
+
 int options_check(struct vm_config *config, struct err *err)
 {
 	int rc = check_cpus(&config->cpus, err);
@@ -108,6 +118,8 @@ int options_check(struct vm_config *config, struct err *err)
 		rc = check_memory(&config->memory, err);
 	if (!rc)
 		rc = check_payload(&config->payload, err);
+	if (!rc)
+		rc = check_serial(&config->serial, err);
 	if (!rc)
 		rc = check_devices(config, err);
 	return rc;

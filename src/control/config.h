@@ -22,6 +22,7 @@
 #define CONFIG_MAX_SLOT	    31	 /* slot 0 of each segment is its host bridge */
 #define CONFIG_MAX_HOST_CPU 8191 /* the largest Linux is built for */
 #define CONFIG_SLOT_ANY	    0xff /* pci_device_id: the first free slot */
+#define CONFIG_NO_FD	    UINT32_MAX
 
 /* What FIELD_INT_LIST and FIELD_STRING_LIST make. */
 struct int_list {
@@ -150,6 +151,12 @@ struct user_device_list {
 	size_t nr;
 };
 
+/* Something that is given by its name or as an open descriptor; both unset: not given. */
+struct endpoint_config {
+	char *path;
+	uint32_t fd; /* CONFIG_NO_FD: unset */
+};
+
 enum seccomp_mode { SECCOMP_OFF, SECCOMP_KILL, SECCOMP_LOG, SECCOMP_ERRNO };
 
 struct vm_config {
@@ -162,6 +169,9 @@ struct vm_config {
 	struct user_device_list user_devices;
 	struct generic_vhost_user_list generic_vhost_users;
 	struct fs_list fs;
+	struct endpoint_config api_socket;
+	struct endpoint_config event_monitor;
+	uint32_t no_shutdown; /* not 0: go on when the guest has ended */
 	char *log_file;
 	uint32_t verbosity; /* number of -v: 0 warnings, 1 and information, 2 and debugging */
 	uint32_t seccomp;   /* enum seccomp_mode */

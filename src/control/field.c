@@ -128,6 +128,30 @@ void fields_fini(const struct option_row *option, void *base)
 	}
 }
 
+int fields_append(const struct option_row *option, struct any_list *list, void **item)
+{
+	void *items = reallocarray(list->items, list->nr + 1, option->item_size);
+	int rc;
+
+	if (!items)
+		return -ENOMEM;
+	list->items = items;
+	*item = (char *)items + list->nr * option->item_size;
+	memset(*item, 0, option->item_size);
+	rc = fields_init(option, *item);
+	if (rc)
+		fields_fini(option, *item);
+	else
+		list->nr++;
+	return rc;
+}
+
+void fields_drop_last(const struct option_row *option, struct any_list *list)
+{
+	list->nr--;
+	fields_fini(option, (char *)list->items + list->nr * option->item_size);
+}
+
 bool field_is_set(const struct field_row *f, const void *base)
 {
 	const void *member = (const char *)base + f->offset;
@@ -140,5 +164,7 @@ bool field_is_set(const struct field_row *f, const void *base)
 		return ((const struct int_list *)member)->nr > 0;
 	if (f->type == FIELD_STRING_LIST)
 		return ((const struct string_list *)member)->nr > 0;
-	return true;
+	if (f->type == FIELD_AFFINITY)
+		return ((const struct affinity_list *)member)->nr > 0;
+	return ((const struct cpu_topology *)member)->threads_per_core > 0;
 }

@@ -37,7 +37,18 @@ int fields_init(const struct option_row *option, void *base);
 /* Free each field. */
 void fields_fini(const struct option_row *option, void *base);
 
-/* Whether a field has been given (a string that is there, a number that is not the unset value). */
+/* Every list in struct vm_config has this shape. */
+struct any_list {
+	void *items;
+	size_t nr;
+};
+
+/* One more element, at its defaults, at the end of an OPTION_LIST. Lends *item. 0 or -ENOMEM. */
+int fields_append(const struct option_row *option, struct any_list *list, void **item);
+/* Free the last one. */
+void fields_drop_last(const struct option_row *option, struct any_list *list);
+
+/* Whether a field has been given (a string or list that is there, a number that is not the unset value). */
 bool field_is_set(const struct field_row *field, const void *base);
 
 #endif

@@ -110,7 +110,7 @@ static void print_refused(FILE *out)
 	for_each_option (o) {
 		int n;
 
-		if (o->kind != OPTION_REFUSED || used >= sizeof(text))
+		if (o->kind != OPTION_REFUSED || o->hidden || used >= sizeof(text))
 			continue;
 		n = snprintf(text + used, sizeof(text) - used, "%s--%s", used ? ", " : "", o->name);
 		used += n > 0 ? (size_t)n : 0;

@@ -53,6 +53,7 @@ const struct field_row generic_vhost_user_fields[] = {
 	{ .name = "socket", .json = "socket", .type = FIELD_SOCKET, .arg = "PATH", .required = true,
 	  MEMBER(generic_vhost_user_config, socket), .help = "where the vhost-user back-end listens" },
 	{ .name = "device_type", .json = "device_type", .type = FIELD_STRING, .arg = "TYPE",
+	  .json_number = true,
 	  MEMBER(generic_vhost_user_config, type),
 	  .help = "virtio device type: its number or name (26, fs, block, net, gpio, ...)" },
 	{ .name = "virtio_id", .type = FIELD_STRING, .arg = "TYPE",

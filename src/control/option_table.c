@@ -74,7 +74,7 @@ static const struct field_row cpus_fields[] = {
 	  .arg = "off|vm|vcpu", .fallback = "off", .choices = core_scheduling,
 	  .refused = "processor threads are left to the host's scheduler",
 	  .help = "share cores with nobody else's threads" },
-	{ .name = "features", .type = FIELD_STRING, .arg = "LIST",
+	{ .name = "features", .json = "features", .type = FIELD_STRING, .arg = "LIST",
 	  .refused = "processor features follow the host", .help = "processor features" },
 	{ .name = "profile", .type = FIELD_STRING, .arg = "NAME",
 	  .refused = "processor features follow the host", .help = "processor model" },
@@ -133,7 +133,7 @@ static const struct field_row platform_fields[] = {
 	  .help = "PCI segments of 31 slots each, 1 to 96" },
 	{ .name = "iommu_segments", .json = "iommu_segments", .type = FIELD_INT_LIST, .arg = "LIST",
 	  .refused = "there is no virtual IOMMU", .help = "segments behind a virtual IOMMU" },
-	{ .name = "iommu_address_width", .json = "iommu_address_width", .type = FIELD_UINT,
+	{ .name = "iommu_address_width", .json = "iommu_address_width_bits", .type = FIELD_UINT,
 	  .arg = "N", .fallback = "64", .max = 64, .refused = "there is no virtual IOMMU",
 	  .help = "address bits of the virtual IOMMU" },
 	{ .name = "iommufd", .json = "iommufd", .type = FIELD_TOGGLE, .arg = ON_OFF,
@@ -152,6 +152,20 @@ static const struct field_row platform_fields[] = {
 	  .refused = NO_SMBIOS, .help = "SMBIOS OEM strings" },
 	{ .name = "system_manufacturer", .json = "system_manufacturer", .type = FIELD_STRING,
 	  .arg = "TEXT", .refused = NO_SMBIOS, .help = "SMBIOS manufacturer" },
+	{ .name = "system_serial_number", .json = "system_serial_number", .type = FIELD_STRING,
+	  .arg = "TEXT", .refused = NO_SMBIOS, .help = "SMBIOS serial number" },
+	{ .name = "system_uuid", .json = "system_uuid", .type = FIELD_STRING, .arg = "UUID",
+	  .refused = NO_SMBIOS, .help = "SMBIOS system UUID" },
+	{ .name = "system_product_name", .json = "system_product_name", .type = FIELD_STRING,
+	  .arg = "TEXT", .refused = NO_SMBIOS, .help = "SMBIOS product name" },
+	{ .name = "system_version", .json = "system_version", .type = FIELD_STRING,
+	  .arg = "TEXT", .refused = NO_SMBIOS, .help = "SMBIOS version" },
+	{ .name = "system_family", .json = "system_family", .type = FIELD_STRING,
+	  .arg = "TEXT", .refused = NO_SMBIOS, .help = "SMBIOS family" },
+	{ .name = "system_sku_number", .json = "system_sku_number", .type = FIELD_STRING,
+	  .arg = "TEXT", .refused = NO_SMBIOS, .help = "SMBIOS SKU number" },
+	{ .name = "chassis_asset_tag", .json = "chassis_asset_tag", .type = FIELD_STRING,
+	  .arg = "TEXT", .refused = NO_SMBIOS, .help = "SMBIOS asset tag" },
 	{ .name = "tdx", .json = "tdx", .type = FIELD_TOGGLE, .arg = ON_OFF, .fallback = "off",
 	  .refused = "confidential guests cannot share memory with devices", .help = "Intel TDX" },
 	{ .name = "sev_snp", .json = "sev_snp", .type = FIELD_TOGGLE, .arg = ON_OFF,
@@ -206,6 +220,22 @@ static const struct field_row console_fields[] = {
 	{ 0 },
 };
 
+static const struct field_row api_socket_fields[] = {
+	{ .name = "path", .type = FIELD_SOCKET, .arg = "PATH", MEMBER(endpoint_config, path),
+	  .help = "listen at a UNIX socket" },
+	{ .name = "fd", .type = FIELD_UINT, .arg = "N", .unset = CONFIG_NO_FD, .max = INT32_MAX,
+	  MEMBER(endpoint_config, fd), .help = "an inherited socket that listens already" },
+	{ 0 },
+};
+
+static const struct field_row event_monitor_fields[] = {
+	{ .name = "path", .type = FIELD_PATH, .arg = "PATH", MEMBER(endpoint_config, path),
+	  .help = "a FIFO, a file or a terminal" },
+	{ .name = "fd", .type = FIELD_UINT, .arg = "N", .unset = CONFIG_NO_FD, .max = INT32_MAX,
+	  MEMBER(endpoint_config, fd), .help = "an inherited descriptor" },
+	{ 0 },
+};
+
 static const struct field_row log_file_fields[] = {
 	{ .name = "log-file", .type = FIELD_PATH, MEMBER(vm_config, log_file) },
 	{ 0 },
@@ -225,8 +255,53 @@ static const struct field_row seccomp_fields[] = {
 	{ 0 },
 };
 
+/*
+ * Fields of what is refused as a whole: clients send these with their defaults, which asks for nothing (or, like
+ * a random number device, for something that a guest can do without).
+ */
+#define NOT_HERE "not in this version"
+
+static const struct field_row rng_fields[] = {
+	{ .name = "src", .json = "src", .type = FIELD_PATH, .arg = "PATH",
+	  .fallback = "/dev/urandom", .refused = NOT_HERE, .help = "where it reads" },
+	{ .name = "iommu", .json = "iommu", .type = FIELD_TOGGLE, .arg = ON_OFF, .fallback = "off",
+	  .refused = NOT_HERE, .help = "behind the virtual IOMMU" },
+	{ 0 },
+};
+
+static const struct field_row balloon_fields[] = {
+	{ .name = "size", .json = "size", .type = FIELD_SIZE, .arg = "SIZE", .fallback = "0",
+	  .max = UINT64_MAX, .refused = NOT_HERE, .help = "memory taken from the guest" },
+	{ .name = "deflate_on_oom", .json = "deflate_on_oom", .type = FIELD_TOGGLE, .arg = ON_OFF,
+	  .fallback = "off", .refused = NOT_HERE, .help = "give it back when the guest lacks it" },
+	{ .name = "free_page_reporting", .json = "free_page_reporting", .type = FIELD_TOGGLE,
+	  .arg = ON_OFF, .fallback = "off", .refused = NOT_HERE, .help = "hear of free pages" },
+	{ 0 },
+};
+
+static const struct choice debug_console_modes[] = {
+	{ "off", "Off", 0 },
+	{ "tty", "Tty", 1 },
+	{ "pty", "Pty", 2 },
+	{ "file", "File", 3 },
+	{ 0 },
+};
+
+static const struct field_row debug_console_fields[] = {
+	{ .name = "mode", .json = "mode", .type = FIELD_CHOICE, .arg = "MODE", .fallback = "off",
+	  .choices = debug_console_modes, .refused = NOT_HERE, .help = "where its output goes" },
+	{ .name = "file", .json = "file", .type = FIELD_PATH, .arg = "PATH", .refused = NOT_HERE,
+	  .help = "output to a file" },
+	{ .name = "iobase", .json = "iobase", .type = FIELD_UINT, .arg = "PORT",
+	  .fallback = "0xe9", .max = UINT16_MAX, .refused = NOT_HERE, .help = "its port" },
+	{ 0 },
+};
+
 #define REFUSED(option_name, instead)                                                              \
 	{ .name = option_name, .kind = OPTION_REFUSED, .refused = instead }
+/* The same with its place in a body. */
+#define REFUSED_KEY(option_name, key, instead, ...)                                                \
+	{ .name = option_name, .kind = OPTION_REFUSED, .json = key, .refused = instead, __VA_ARGS__ }
 
 const struct option_row option_table[] = {
 	{ .name = "kernel", .kind = OPTION_VALUE, .group = GROUP_PAYLOAD, .json = "payload",
@@ -277,6 +352,17 @@ const struct option_row option_table[] = {
 	  .arg = "tag=NAME,socket=PATH[,FIELD=VALUE]... [...]",
 	  .help = "Shared directories, each served by a virtiofsd." },
 
+	{ .name = "api-socket", .kind = OPTION_FIELDS, .group = GROUP_CONTROL,
+	  .fields = api_socket_fields, .bare = "path", IN_CONFIG(api_socket),
+	  .arg = "[path=]PATH|fd=N",
+	  .help = "Take commands over HTTP, as outboard-remote sends them. Without anything to boot on "
+		  "the command line, wait for vm.create." },
+	{ .name = "event-monitor", .kind = OPTION_FIELDS, .group = GROUP_CONTROL,
+	  .fields = event_monitor_fields, IN_CONFIG(event_monitor), .arg = "path=PATH|fd=N",
+	  .help = "Write what happens to the machine, as JSON objects." },
+	{ .name = "no-shutdown", .kind = OPTION_COUNT, .group = GROUP_CONTROL,
+	  IN_CONFIG(no_shutdown), .help = "Go on when the guest has shut down; with --api-socket." },
+
 	{ .name = "log-file", .kind = OPTION_VALUE, .group = GROUP_PROGRAM,
 	  .fields = log_file_fields,
 	  .arg = "PATH", .help = "Append messages to a file instead of standard error." },
@@ -292,39 +378,37 @@ const struct option_row option_table[] = {
 	{ .name = "print-completion", .kind = OPTION_SCRIPT, .group = GROUP_PROGRAM, .hidden = true,
 	  .arg = "bash|zsh", .help = "Print the completion script for a shell." },
 
-	REFUSED("api-socket", NULL),
-	REFUSED("balloon", NULL),
+	REFUSED_KEY("balloon", "balloon", NULL, .fields = balloon_fields),
 	REFUSED("dbus-object-path", NULL),
 	REFUSED("dbus-service-name", NULL),
 	REFUSED("dbus-system-bus", NULL),
-	REFUSED("debug-console", "use --serial"),
-	REFUSED("device", NULL),
-	REFUSED("disk", "a disk can be attached with --user-device and a vfio-user server"),
-	REFUSED("event-monitor", NULL),
+	REFUSED_KEY("debug-console", "debug_console", "use --serial", .fields = debug_console_fields),
+	REFUSED_KEY("device", "devices", NULL),
+	REFUSED_KEY("disk", "disks", "a disk can be attached with --user-device and a vfio-user server"),
 	REFUSED("fw-cfg-config", NULL),
 	REFUSED("gdb", NULL),
-	REFUSED("host-data", NULL),
-	REFUSED("igvm", NULL),
-	REFUSED("ivshmem", NULL),
-	REFUSED("landlock", NULL),
-	REFUSED("landlock-rules", NULL),
+	REFUSED_KEY("host-data", "payload.host_data", NULL),
+	REFUSED_KEY("igvm", "payload.igvm", NULL),
+	REFUSED_KEY("iommu", "iommu", NULL, .hidden = true), /* a key only */
+	REFUSED_KEY("ivshmem", "ivshmem", NULL),
+	REFUSED_KEY("landlock", "landlock_enable", NULL),
+	REFUSED_KEY("landlock-rules", "landlock_rules", NULL),
 	REFUSED("log-format", NULL),
-	REFUSED("memory-zone", "use --memory"),
-	REFUSED("net", NULL),
-	REFUSED("no-shutdown", NULL),
-	REFUSED("numa", NULL),
-	REFUSED("pci-segment", "use --platform num_pci_segments="),
-	REFUSED("pmem", NULL),
+	REFUSED_KEY("memory-zone", "memory.zones", "use --memory"),
+	REFUSED_KEY("net", "net", NULL),
+	REFUSED_KEY("numa", "numa", NULL),
+	REFUSED_KEY("pci-segment", "pci_segments", "use --platform num_pci_segments="),
+	REFUSED_KEY("pmem", "pmem", NULL),
 	REFUSED("pvmemcontrol", NULL),
-	REFUSED("pvpanic", NULL),
-	REFUSED("rate-limit-group", NULL),
+	REFUSED_KEY("pvpanic", "pvpanic", NULL),
+	REFUSED_KEY("rate-limit-group", "rate_limit_groups", NULL),
 	REFUSED("restore", NULL),
-	REFUSED("rng", NULL),
-	REFUSED("rtc", NULL),
-	REFUSED("tpm", NULL),
-	REFUSED("vdpa", NULL),
-	REFUSED("vsock", NULL),
-	REFUSED("watchdog", NULL),
+	REFUSED_KEY("rng", "rng", NULL, .fields = rng_fields),
+	REFUSED_KEY("rtc", "rtc", NULL),
+	REFUSED_KEY("tpm", "tpm", NULL),
+	REFUSED_KEY("vdpa", "vdpa", NULL),
+	REFUSED_KEY("vsock", "vsock", NULL),
+	REFUSED_KEY("watchdog", "watchdog", NULL),
 	{ 0 },
 };
 
@@ -333,6 +417,7 @@ const char *const option_group_titles[NR_GROUPS] = {
 	[GROUP_MACHINE] = "The machine",
 	[GROUP_PORTS] = "Serial port and console",
 	[GROUP_DEVICES] = "Devices outside the machine",
+	[GROUP_CONTROL] = "Control from outside",
 	[GROUP_PROGRAM] = "The program",
 };
 

@@ -54,6 +54,7 @@ struct field_row {
 	const struct choice *choices;
 	size_t offset, size; /* the member in the option's struct */
 	bool required;
+	bool json_number; /* FIELD_STRING: a number is a number in JSON */
 	bool word_only; /* a FIELD_CHOICE given as a bare word (tty), never as name=value */
 	/* This field also sets the FIELD_CHOICE `implies` to `implied` (file=PATH is mode File). */
 	const char *implies;
@@ -71,7 +72,7 @@ enum option_kind {
 	OPTION_HELP,	/* print and leave */
 	OPTION_VERSION, /* print and leave */
 	OPTION_SCRIPT,	/* print the completion script for the shell in the argument and leave */
-	OPTION_REFUSED, /* known elsewhere, not in this version */
+	OPTION_REFUSED, /* known elsewhere, not in this version; its fields, if any, are refused ones */
 };
 
 enum option_group {
@@ -79,6 +80,7 @@ enum option_group {
 	GROUP_MACHINE,
 	GROUP_PORTS,
 	GROUP_DEVICES,
+	GROUP_CONTROL,
 	GROUP_PROGRAM,
 	NR_GROUPS
 };

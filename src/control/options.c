@@ -21,13 +21,8 @@
 #include "base/util.h"
 #include "control/field.h"
 #include "control/grammar.h"
+#include "control/hint.h"
 #include "control/option_table.h"
-
-/* Every list in struct vm_config has this shape. */
-struct any_list {
-	void *items;
-	size_t nr;
-};
 
 struct walk {
 	char **argv; /* NULL-terminated rest */
@@ -70,58 +65,13 @@ void config_fini(struct vm_config *config)
 	memset(config, 0, sizeof(*config));
 }
 
-#define HINT_MAX 32 /* the longest name that hints are made for */
-
-/*
- * How many edits turn a into b, where an edit adds, drops or replaces a character or swaps two
- * neighbours. Rows are the usual ones of dynamic programming; two back is kept for the swaps.
- */
-static size_t edits(const char *a, const char *b)
-{
-	size_t la = strlen(a), lb = strlen(b), rows[3][HINT_MAX + 1];
-
-	if (la > HINT_MAX || lb > HINT_MAX)
-		return SIZE_MAX;
-	for (size_t j = 0; j <= lb; j++)
-		rows[0][j] = j;
-	for (size_t i = 1; i <= la; i++) {
-		size_t *row = rows[i % 3], *last = rows[(i + 2) % 3], *older = rows[(i + 1) % 3];
-
-		row[0] = i;
-		for (size_t j = 1; j <= lb; j++) {
-			row[j] = MIN(last[j], row[j - 1]) + 1;
-			row[j] = MIN(row[j], last[j - 1] + (a[i - 1] != b[j - 1]));
-			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
-				row[j] = MIN(row[j], older[j - 2] + 1);
-		}
-	}
-	return rows[la % 3][lb];
-}
-
-struct nearest {
-	const char *name;
-	size_t distance;
-};
-
-/* Keep the candidate that is nearest to what was typed, if it is near enough to be meant. */
-static void nearest_offer(struct nearest *best, const char *typed, const char *candidate)
-{
-	size_t len = strlen(typed), distance = edits(typed, candidate);
-
-	if (len > 2 && !strncmp(typed, candidate, len))
-		distance = 1; /* cut short */
-	if (distance > len / 3 || distance >= best->distance)
-		return;
-	*best = (struct nearest){ candidate, distance };
-}
-
 static int unknown_option(const char *typed, struct err *err)
 {
-	struct nearest best = { NULL, SIZE_MAX };
+	struct hint best = HINT_NONE;
 
 	for_each_option (o)
 		if (!o->hidden)
-			nearest_offer(&best, typed, o->name);
+			hint_offer(&best, typed, o->name);
 	if (best.name)
 		return err_set(err, -EINVAL, "--%s: unknown option; did you mean --%s?",
 			grammar_show(typed).text, best.name);
@@ -131,7 +81,7 @@ static int unknown_option(const char *typed, struct err *err)
 
 static int unknown_field(const struct option_row *o, const char *typed, struct err *err)
 {
-	struct nearest best = { NULL, SIZE_MAX };
+	struct hint best = HINT_NONE;
 	char names[200] = "";
 	size_t used = 0;
 
@@ -140,7 +90,7 @@ static int unknown_field(const struct option_row *o, const char *typed, struct e
 
 		if (f->word_only)
 			continue;
-		nearest_offer(&best, typed, f->name);
+		hint_offer(&best, typed, f->name);
 		if (f->refused || used >= sizeof(names))
 			continue;
 		n = snprintf(names + used, sizeof(names) - used, "%s%s", used ? ", " : "", f->name);
@@ -205,24 +155,14 @@ static int apply_string(const struct option_row *o, const char *text, void *base
 static int apply_list_element(
 	const struct option_row *o, const char *text, struct any_list *list, struct err *err)
 {
-	void *items = reallocarray(list->items, list->nr + 1, o->item_size);
 	void *item;
-	int rc;
+	int rc = fields_append(o, list, &item);
 
-	if (!items)
-		return err_set(err, -ENOMEM, "out of memory");
-	list->items = items;
-	item = (char *)items + list->nr * o->item_size;
-	memset(item, 0, o->item_size);
-	rc = fields_init(o, item);
 	if (rc)
-		err_set(err, rc, "out of memory");
-	else
-		rc = apply_string(o, text, item, err);
+		return err_set(err, rc, "out of memory");
+	rc = apply_string(o, text, item, err);
 	if (rc)
-		fields_fini(o, item);
-	else
-		list->nr++;
+		fields_drop_last(o, list);
 	return rc;
 }
 
@@ -382,6 +322,38 @@ static int walk_all(struct walk *w)
 	return rc;
 }
 
+static bool has_endpoint(const struct endpoint_config *e)
+{
+	return e->path || e->fd != CONFIG_NO_FD;
+}
+
+/* What concerns the program, not the machine: a REST body cannot say it. */
+static int check_program(const struct vm_config *config, struct err *err)
+{
+	const struct endpoint_config *api = &config->api_socket, *events = &config->event_monitor;
+
+	if (has_endpoint(api))
+		return err_set(err, -EOPNOTSUPP, "--api-socket is not available in this version");
+	if (api->path && api->fd != CONFIG_NO_FD)
+		return err_set(err, -EINVAL, "--api-socket: expected only one of path and fd");
+	if (events->path && events->fd != CONFIG_NO_FD)
+		return err_set(err, -EINVAL, "--event-monitor: expected only one of path and fd");
+	if (config->no_shutdown && !has_endpoint(api))
+		return err_set(err, -EINVAL,
+			"--no-shutdown: expected --api-socket beside it, or nobody could end outboard");
+	return 0;
+}
+
+/* Something was said about a machine, so there is to be one. */
+static bool wants_machine(const struct walk *w)
+{
+	for_each_option (o)
+		if (w->given[o - option_table] && o->group != GROUP_CONTROL &&
+			o->group != GROUP_PROGRAM)
+			return true;
+	return false;
+}
+
 int options_parse(int argc, char **argv, struct vm_config *config, struct err *err)
 {
 	struct walk w = { .argv = argv + (argc > 0), .config = config, .err = err };
@@ -394,6 +366,10 @@ int options_parse(int argc, char **argv, struct vm_config *config, struct err *e
 	if (!w.given)
 		return err_set(err, -ENOMEM, "out of memory");
 	rc = walk_all(&w);
+	if (!rc)
+		rc = check_program(config, err);
+	if (!rc && (wants_machine(&w) || !has_endpoint(&config->api_socket)))
+		rc = options_check(config, err);
 	free(w.given);
-	return rc ? rc : options_check(config, err);
+	return rc;
 }
