@@ -1,54 +1,26 @@
 /*
  * dma.c - the table of guest memory and the files behind it
  *
- * Owns:    the mappings of the files. Descriptors are closed as soon as they are mapped.
- * Trusts:  nothing about a descriptor: its kind, size, seals and access mode are looked at, without
- *          asking a file system that may not answer.
+ * Owns:    the files' mappings (mem_file.h). Descriptors are closed as soon as they are mapped.
  */
 #include "serve/dma.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/fd.h"
-#include "base/sigbus.h"
 #include "base/util.h"
+#include "serve/mem_file.h"
 
 #define MAX_FILES 4096u
-
-struct file_id {
-	uint32_t dev_major, dev_minor;
-	uint64_t ino;
-	bool writable;
-};
-
-struct dma_file {
-	struct file_id id;
-	uint64_t size; /* bytes mapped: the file's size when it came */
-	uint8_t *hva;
-	size_t mapped; /* size in whole pages */
-	uint32_t refs;
-	struct sigbus_area guard;
-	struct dma_file *next;
-};
 
 struct dma_region {
 	uint64_t iova, size, offset;
 	uint32_t flags;
-	struct dma_file *file; /* NULL: reached by message */
+	struct mem_file *file; /* NULL: reached by message */
 };
-
-static bool same_id(const struct file_id *a, const struct file_id *b)
-{
-	return a->dev_major == b->dev_major && a->dev_minor == b->dev_minor && a->ino == b->ino &&
-	       a->writable == b->writable;
-}
 
 /* The index of the first region that ends after iova; nr when there is none. */
 static uint32_t first_after(const struct dma *d, uint64_t iova)
@@ -70,106 +42,51 @@ static uint32_t first_after(const struct dma *d, uint64_t iova)
 
 /* Files */
 
-/*
- * Is this descriptor memory, and which? F_GET_SEALS answers for memfd, shared memory and
- * hugetlbfs only. Another regular file must lie on a block device; statx gives what
- * the kernel has cached of it and asks nobody.
- */
-static int identify(int fd, struct file_id *id, uint64_t *size, struct err *err)
+static struct mem_file *find_file(const struct dma *d, const struct mem_file_id *id, uint64_t end)
 {
-	int seals = fcntl(fd, F_GET_SEALS), mode = fcntl(fd, F_GETFL);
-	struct statx st;
-
-	if (mode < 0 || mode & O_PATH)
-		return err_set(err, -EINVAL, "the descriptor is not open for reading");
-	if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_BASIC_STATS, &st) < 0)
-		return err_set(err, -errno, "statx: %s", strerror(errno));
-	if (!S_ISREG(st.stx_mode))
-		return err_set(err, -EINVAL, "the descriptor is no memory and no regular file");
-	if (seals < 0 && !st.stx_dev_major)
-		return err_set(err, -EINVAL, "the file is neither memory nor on a block device");
-	if ((mode & O_ACCMODE) == O_WRONLY)
-		return err_set(err, -EINVAL, "the descriptor is not open for reading");
-	*id = (struct file_id){
-		.dev_major = st.stx_dev_major,
-		.dev_minor = st.stx_dev_minor,
-		.ino = st.stx_ino,
-		.writable = (mode & O_ACCMODE) == O_RDWR &&
-			    (seals < 0 || !(seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))),
-	};
-	*size = st.stx_size;
-	return 0;
-}
-
-static struct dma_file *find_file(const struct dma *d, const struct file_id *id, uint64_t end)
-{
-	for (struct dma_file *f = d->files; f; f = f->next)
-		if (f->size >= end && same_id(&f->id, id))
+	for (struct mem_file *f = d->files; f; f = f->next)
+		if (f->size >= end && mem_file_same(&f->id, id))
 			return f;
 	return NULL;
 }
 
-static int new_file(struct dma *d, int fd, const struct file_id *id, uint64_t size,
-	struct dma_file **out, struct err *err)
+static int new_file(struct dma *d, int fd, const struct mem_file_id *id, uint64_t size,
+	struct mem_file **out, struct err *err)
 {
-	int prot = PROT_READ | (id->writable ? PROT_WRITE : 0), rc;
-	struct dma_file *f;
+	int rc;
 
 	if (d->nr_files == MAX_FILES)
 		return err_set(err, -ENOSPC, "already %u different files are mapped", MAX_FILES);
-	f = calloc(1, sizeof(*f));
-	if (!f)
-		return err_set(err, -ENOMEM, "out of memory");
-	f->id = *id;
-	f->size = size;
-	f->mapped = align_up(size, PAGE_SIZE_4K);
-	f->hva = mmap(NULL, f->mapped, prot, MAP_SHARED | MAP_NORESERVE, fd, 0);
-	if (f->hva == MAP_FAILED) {
-		rc = err_set(err, -errno, "mmap of the file's %" PRIu64 " bytes: %s", size,
-			strerror(errno));
-		goto free_file;
-	}
-	/* A core dump is for our own bugs, and guest memory is not ours to spill. */
-	madvise(f->hva, f->mapped, MADV_DONTDUMP);
-	rc = sigbus_guard(&f->guard, f->hva, f->mapped, d->fault_fd);
-	if (rc) {
-		err_set(err, rc, "SIGBUS handler: %s", strerror(-rc));
-		goto unmap;
-	}
-	f->next = d->files;
-	d->files = f;
+	rc = mem_file_new(out, fd, id, size, d->fault_fd, err);
+	if (rc)
+		return rc;
+	(*out)->next = d->files;
+	d->files = *out;
 	d->nr_files++;
-	*out = f;
 	return 0;
-unmap:
-	munmap(f->hva, f->mapped);
-free_file:
-	free(f);
-	return rc;
 }
 
-static void put_file(struct dma *d, struct dma_file *f)
+/* All references are the table's own. */
+static void put_file(struct dma *d, struct mem_file *f)
 {
-	struct dma_file **at = &d->files;
+	struct mem_file **at = &d->files;
 
-	if (!f || --f->refs)
-		return;
-	while (*at != f)
-		at = &(*at)->next;
-	*at = f->next;
-	d->nr_files--;
-	sigbus_unguard(&f->guard);
-	munmap(f->hva, f->mapped);
-	free(f);
+	if (f && atomic_load(&f->refs) == 1) {
+		while (*at != f)
+			at = &(*at)->next;
+		*at = f->next;
+		d->nr_files--;
+	}
+	mem_file_put(f);
 }
 
 /* The file behind a mapping of [offset, offset + size) of fd, with one more reference. */
 static int get_file(struct dma *d, int fd, uint32_t flags, uint64_t offset, uint64_t size,
-	struct dma_file **out, struct err *err)
+	struct mem_file **out, struct err *err)
 {
-	struct file_id id;
+	struct mem_file_id id;
 	uint64_t file_size;
-	int rc = identify(fd, &id, &file_size, err);
+	int rc = mem_file_identify(fd, &id, &file_size, err);
 
 	if (rc)
 		return rc;
@@ -182,10 +99,9 @@ static int get_file(struct dma *d, int fd, uint32_t flags, uint64_t offset, uint
 		return err_set(err, -EACCES, "writable memory asked for, the file is read-only");
 	*out = find_file(d, &id, offset + size);
 	if (!*out)
-		rc = new_file(d, fd, &id, file_size, out, err);
-	if (!rc)
-		(*out)->refs++;
-	return rc;
+		return new_file(d, fd, &id, file_size, out, err);
+	mem_file_get(*out);
+	return 0;
 }
 
 /* The table */
@@ -220,13 +136,14 @@ static int check_range(
 /* A client that is not sure repeats itself; that is no overlap. */
 static bool is_repeat(const struct dma_region *r, const struct dma_region *want, int fd)
 {
-	struct file_id id;
+	struct mem_file_id id;
 	uint64_t size;
 
 	if (r->iova != want->iova || r->size != want->size || r->offset != want->offset ||
 		r->flags != want->flags || !r->file != (fd < 0))
 		return false;
-	return fd < 0 || (!identify(fd, &id, &size, NULL) && same_id(&id, &r->file->id));
+	return fd < 0 ||
+	       (!mem_file_identify(fd, &id, &size, NULL) && mem_file_same(&id, &r->file->id));
 }
 
 int dma_map(struct dma *d, uint64_t iova, uint64_t size, uint32_t flags, uint64_t offset, int fd_in,

@@ -5,14 +5,10 @@
  * or to nothing but the client itself, who is then asked by message. Each access
  * translates its address anew, so a mapping may go at any time between two accesses.
  *
- * A file is mapped once, whole, and shared by all mappings into it: a client that moves
- * thousands of small pieces of its RAM about costs a table entry each, no system
- * calls, and no descriptor stays open. The file may be truncated by its owner: that
- * access fails with -EIO and dma_fault_fd() becomes readable (see base/sigbus.h).
- *
- * What a client may pass: memory (memfd, shared memory, hugetlbfs) or a regular file on a
- * block device. Anything else is refused, files of FUSE and of the network too: an access to
- * such a mapping would wait for as long as its owner likes.
+ * A file is mapped once, whole, and shared by all mappings into it (mem_file.h, which says what a
+ * client may pass): one that moves thousands of small pieces of its RAM about costs a table entry
+ * each. When its owner truncates the file, accesses fail with -EIO and dma_fault_fd() becomes
+ * readable.
  *
  * Threads: changes on the loop thread; accesses by guest_mem on any, but for
  * memory that is reached by message: loop thread.
@@ -34,7 +30,7 @@
 /* Read or write memory that has no descriptor by asking its owner. 0 or -errno. */
 typedef int (*dma_ask_fn)(void *arg, bool write, uint64_t iova, void *buf, size_t len);
 
-struct dma_file;
+struct mem_file;
 struct dma_region;
 
 struct dma {
@@ -42,7 +38,7 @@ struct dma {
 	pthread_rwlock_t lock;	    /* readers: accesses; writer: a change of the table */
 	struct dma_region *regions; /* sorted by iova, no overlap */
 	uint32_t nr, room, max;
-	struct dma_file *files;
+	struct mem_file *files;
 	uint32_t nr_files;
 	int fault_fd;
 	dma_ask_fn ask;

@@ -1,15 +1,13 @@
 #include "serve/vu_irq.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/fd.h"
 #include "base/kick.h"
 #include "base/util.h"
+#include "serve/fd_kind.h"
 
 #define DATA_TYPES                                                                                 \
 	(VFIO_USER_IRQ_SET_DATA_NONE | VFIO_USER_IRQ_SET_DATA_BOOL | VFIO_USER_IRQ_SET_DATA_EVENTFD)
@@ -120,18 +118,6 @@ static int watch_start(struct vu_irq_watch *w, int *fd, loop_fd_fn fn, struct er
 
 /* Setting */
 
-/* Only an eventfd will do: a write to a file or pipe of the client's could wait for ever. */
-static bool is_eventfd(const struct vu_irqs *q, int fd)
-{
-	char name[16], target[32];
-	ssize_t n;
-
-	snprintf(name, sizeof(name), "%d", fd);
-	n = readlinkat(q->self_fds, name, target, sizeof(target));
-	return n == (ssize_t)strlen("anon_inode:[eventfd]") &&
-	       !memcmp(target, "anon_inode:[eventfd]", (size_t)n);
-}
-
 static int check(const struct vu_irqs *q, const struct vfio_user_irq_set *set, size_t len,
 	const int *fds, int nr_fds, struct err *err)
 {
@@ -161,7 +147,7 @@ static int check(const struct vu_irqs *q, const struct vfio_user_irq_set *set, s
 		set->index != PCI_IRQ_INTX)
 		return err_set(err, -EINVAL, "%s is masked by message only", type_name(set->index));
 	for (int i = 0; i < nr_fds; i++)
-		if (!is_eventfd(q, fds[i]))
+		if (!fd_is_eventfd(q->self_fds, fds[i]))
 			return err_set(
 				err, -EINVAL, "descriptor %d of %d is not an eventfd", i, nr_fds);
 	return 0;
@@ -279,9 +265,9 @@ int vu_irqs_init(struct vu_irqs *q, struct loop *loop, struct pci_model *model,
 		.mask = { .irqs = q, .fd = -1 },
 	};
 	pthread_mutex_init(&q->lock, NULL);
-	q->self_fds = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	q->self_fds = fd_kind_open();
 	if (q->self_fds < 0)
-		return err_set(err, -errno, "/proc/self/fd: %s", strerror(errno));
+		return err_set(err, q->self_fds, "/proc/self/fd: %s", strerror(-q->self_fds));
 	for (int type = 0; type < PCI_IRQ_TYPES; type++) {
 		/* Error and request are the port's to offer; every device has one of each. */
 		uint32_t count = type < PCI_IRQ_ERR ? model->irq_count[type] : 1;

@@ -44,7 +44,7 @@ struct vu_irqs {
 	struct vu_irq_watch unmask, mask;
 	struct loop *loop;
 	struct pci_model *model;
-	int self_fds; /* /proc/self/fd: tells what kind of file a descriptor is */
+	int self_fds; /* fd_kind_open()'s */
 	void (*foul)(void *arg);
 	void *foul_arg;
 };
