@@ -129,6 +129,7 @@ take_lock()
 kernel_dir() { printf '%s/kernel-%s' "$cache" "$(sha256sum <"$lab_dir/kernel.config" | cut -c1-12)"; }
 qemu_dir() { printf '%s/qemu' "$cache"; }
 stock_dir() { printf '%s/stock' "$cache"; }
+peers_dir() { printf '%s/peers' "$cache"; }
 busybox_dir() { printf '%s/busybox' "$cache"; }
 
 lab_qemu() { printf '%s/bin/qemu-system-x86_64' "$(qemu_dir)"; }
