@@ -59,6 +59,7 @@ struct vhost_user_params {
 	/* The device configuration for a back-end without CONFIG; NULL: reads give all-ones. Borrowed. */
 	const uint8_t *config;
 	uint32_t config_size;
+	bool config_is_ours; /* use it though the back-end has one: CONFIG is not negotiated */
 	uint64_t features_off; /* bits that are not offered to the driver though the back-end has them */
 	struct loop *loop;
 	struct memory *memory;

@@ -7,7 +7,7 @@
  *
  * Owns: the devices. Trusts: nothing; a device that cannot be attached ends the whole with its text.
  */
-#include "control/vm_devices.h"
+#include "control/vm_devices_priv.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -16,27 +16,11 @@
 #include "attach/user_device.h"
 #include "base/util.h"
 
-struct held {
-	struct device *dev;
-	bool named_slot; /* the user said which */
-};
-
-struct vm_devices {
-	struct machine *m;
-	vm_devices_done_fn done;
-	void *arg;
-	struct held *held;
-	size_t nr;
-	size_t nr_pending; /* of which the attach goes on */
-	struct loop_work none_work;
-};
-
 /* --- what the routes use --- */
 
 static void finish(struct vm_devices *d);
 
-/* The device_attached_fn of every route; arg is the struct vm_devices. */
-static void vm_device_attached(void *arg, struct device *dev, int rc, const struct err *err)
+void vm_device_attached(void *arg, struct device *dev, int rc, const struct err *err)
 {
 	struct vm_devices *d = arg;
 
@@ -47,9 +31,10 @@ static void vm_device_attached(void *arg, struct device *dev, int rc, const stru
 		finish(d);
 }
 
-/* Takes dev, whose attach was begun; also on failure. 0 or -ENOMEM with a text. */
-static int add_device(struct vm_devices *d, struct device *dev, bool named_slot, struct err *err)
+int vm_devices_add(struct vm_devices *d, struct device *dev, const struct device_config *at,
+	struct err *err)
 {
+	bool named_slot = at->pci_device_id != CONFIG_SLOT_ANY;
 	struct held *held = reallocarray(d->held, d->nr + 1, sizeof(*held));
 
 	if (!held) {
@@ -62,12 +47,12 @@ static int add_device(struct vm_devices *d, struct device *dev, bool named_slot,
 	return 0;
 }
 
-/* --- routes --- */
-
-static int slot_of(uint8_t pci_device_id)
+int vm_device_slot(const struct device_config *at)
 {
-	return pci_device_id == CONFIG_SLOT_ANY ? PCI_SLOT_ANY : pci_device_id;
+	return at->pci_device_id == CONFIG_SLOT_ANY ? PCI_SLOT_ANY : at->pci_device_id;
 }
+
+/* --- routes --- */
 
 static int begin_user_devices(struct vm_devices *d, const struct vm_config *c, struct err *err)
 {
@@ -80,7 +65,7 @@ static int begin_user_devices(struct vm_devices *d, const struct vm_config *c, s
 			.id = u->at.id,
 			.socket = u->socket,
 			.segment = u->at.pci_segment,
-			.slot = slot_of(u->at.pci_device_id),
+			.slot = vm_device_slot(&u->at),
 			.attached = vm_device_attached,
 			.arg = d,
 		};
@@ -88,7 +73,7 @@ static int begin_user_devices(struct vm_devices *d, const struct vm_config *c, s
 
 		rc = user_device_attach(d->m, &p, &dev, err);
 		if (!rc)
-			rc = add_device(d, dev, p.slot != PCI_SLOT_ANY, err);
+			rc = vm_devices_add(d, dev, &u->at, err);
 	}
 	return rc;
 }

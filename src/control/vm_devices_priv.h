@@ -1,0 +1,41 @@
+/*
+ * vm_devices_priv.h - what the routes of vm_devices share
+ *
+ * For vm_devices.c and the files that begin devices of one family.
+ */
+#ifndef CONTROL_VM_DEVICES_PRIV_H
+#define CONTROL_VM_DEVICES_PRIV_H
+
+#include "control/vm_devices.h"
+
+struct held {
+	struct device *dev;
+	bool named_slot; /* the user said which */
+};
+
+struct vm_devices {
+	struct machine *m;
+	vm_devices_done_fn done;
+	void *arg;
+	struct held *held;
+	size_t nr;
+	size_t nr_pending; /* of which the attach goes on */
+	struct loop_work none_work;
+};
+
+/* The device_attached_fn of every route; arg is the struct vm_devices. */
+void vm_device_attached(void *arg, struct device *dev, int rc, const struct err *err);
+
+/* Takes dev, whose attach was begun; also on failure. 0 or -ENOMEM with a text. */
+int vm_devices_add(struct vm_devices *d, struct device *dev, const struct device_config *at,
+	struct err *err);
+
+/* As a route's parameters want it: 1 to 31, or PCI_SLOT_ANY. */
+int vm_device_slot(const struct device_config *at);
+
+/* vm_vhost_user.c: begin every device of one option. 0 or -errno with a text. */
+int vm_begin_generic_vhost_users(
+	struct vm_devices *d, const struct vm_config *c, struct err *err);
+int vm_begin_fs(struct vm_devices *d, const struct vm_config *c, struct err *err);
+
+#endif
