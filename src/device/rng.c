@@ -171,7 +171,8 @@ static bool serve(struct loop_queue *q)
 
 	for (unsigned i = 0; more && i < TURN_REQUESTS && bytes < TURN_BYTES; i++) {
 		struct iovec iov[MAX_PIECES];
-		struct vq_req req = { .iov = iov, .max_iov = MAX_PIECES };
+		uint64_t iova[MAX_PIECES];
+		struct vq_req req = { .iov = iov, .iova = iova, .max_iov = MAX_PIECES };
 		int bad = 0;
 
 		more = loop_queue_pop(q, &req, &bad) > 0;
