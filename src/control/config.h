@@ -35,6 +35,13 @@ struct string_list {
 	size_t nr;
 };
 
+/* First in every device's struct: what it is called and where it goes. */
+struct device_config {
+	char *id; /* unique among all devices; never NULL after options_check() */
+	uint16_t pci_segment;
+	uint8_t pci_device_id; /* slot 1 to 31 or CONFIG_SLOT_ANY */
+};
+
 /* All 0: the guest sees one package with max cores. */
 struct cpu_topology {
 	uint16_t threads_per_core;
@@ -94,15 +101,15 @@ struct console_config {
 	char *socket;
 };
 
-struct platform_config {
-	uint16_t num_pci_segments; /* 1 to CONFIG_MAX_SEGMENTS */
+struct virtio_console_config {
+	struct device_config at;
+	uint32_t mode; /* enum console_mode */
+	char *file;
+	char *socket;
 };
 
-/* First in every device's struct: what it is called and where it goes. */
-struct device_config {
-	char *id; /* unique among all devices; never NULL after options_check() */
-	uint16_t pci_segment;
-	uint8_t pci_device_id; /* slot 1 to 31 or CONFIG_SLOT_ANY */
+struct platform_config {
+	uint16_t num_pci_segments; /* 1 to CONFIG_MAX_SEGMENTS */
 };
 
 struct user_device_config {
@@ -144,6 +151,63 @@ struct fs_config {
 struct fs_list {
 	struct fs_config *items;
 	size_t nr;
+};
+
+/* Token buckets; all 0: no limit. */
+struct rate_config {
+	uint64_t bw_size, bw_one_time_burst; /* bytes */
+	uint64_t bw_refill_time;	     /* milliseconds */
+	uint64_t ops_size, ops_one_time_burst;
+	uint64_t ops_refill_time;
+};
+
+struct disk_config {
+	struct device_config at;
+	char *path; /* exactly one of path and, with vhost_user, socket */
+	bool readonly;
+	bool direct;
+	uint16_t num_queues;
+	uint16_t queue_size;
+	char *serial;
+	bool vhost_user;
+	char *socket;
+	struct rate_config rate;
+	struct backend_config backend; /* with vhost_user */
+};
+
+struct disk_list {
+	struct disk_config *items;
+	size_t nr;
+};
+
+enum vhost_mode { VHOST_MODE_CLIENT, VHOST_MODE_SERVER };
+
+struct net_config {
+	struct device_config at;
+	char *tap; /* at most one of tap, fds and, with vhost_user, socket; none: a new tap */
+	struct int_list fds;
+	char *ip; /* of the host's end */
+	char *mask;
+	char *mac; /* of the guest's end; NULL: a random one */
+	char *host_mac;
+	uint16_t mtu; /* 0: the tap's */
+	uint16_t num_queues; /* receive and transmit queues together */
+	uint16_t queue_size;
+	bool offload_tso, offload_ufo, offload_csum;
+	bool vhost_user;
+	char *socket;
+	uint32_t vhost_mode; /* enum vhost_mode */
+	struct backend_config backend; /* with vhost_user */
+};
+
+struct net_list {
+	struct net_config *items;
+	size_t nr;
+};
+
+struct rng_config {
+	struct device_config at;
+	char *src; /* NULL: no such device */
 };
 
 struct user_device_list {
