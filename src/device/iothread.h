@@ -100,12 +100,16 @@ struct iothread_watch {
 	void (*ready)(struct iothread_watch *w, uint32_t events); /* EPOLLERR, EPOLLHUP may be among them */
 	void (*gone)(struct iothread_watch *w);
 	struct iothread *t; /* non-NULL while watched */
+	struct iothread_watch *next;
 	int fd;
 	uint32_t events;
 	unsigned state; /* the thread's */
 };
 
-/* Borrows fd until gone. 0 or -errno. */
+/* At one time, for one thread. */
+#define IOTHREAD_MAX_WATCHES 64
+
+/* Borrows fd until gone. 0, -ENOSPC, or -errno of who refuses to watch such a descriptor. */
 int iothread_watch(struct iothread *t, struct iothread_watch *w, int fd, uint32_t events,
 	void (*ready)(struct iothread_watch *w, uint32_t events));
 /*

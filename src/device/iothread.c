@@ -1,0 +1,504 @@
+/*
+ * iothread.c - the loop of a thread that serves queues: calls, pollers, timers, when to sleep
+ *
+ * A round takes completions, then calls and timers, then the pollers. Rounds follow each other for as long
+ * as one of these had something to do. Then the thread goes on looking for a while, because what is
+ * awaited often comes within microseconds and a sleep with its wake-up costs more than that. How long
+ * is learnt: if it slept although the work came within the longest time allowed, it looks
+ * twice as long the next time; if the work came later, half as long. With a single CPU nothing can
+ * come while it looks, so it never does.
+ *
+ * Before it sleeps, each poller asks its driver for kicks and looks once more: what came before the driver
+ * saw the question is found by the look, what comes after it brings a kick.
+ *
+ * A round with operations to pass on is one system call (the engine's reap), and so is a sleep.
+ *
+ * Threads: the lock guards calls and the pause; the rest belongs to the thread once it is started.
+ */
+#include "device/iothread_priv.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/util.h"
+
+/* The first step of looking longer, and below half of it there is none. */
+#define SPIN_STEP_NS (4 * NS_PER_US)
+
+/* Enough for kernel-facing code without recursion; the default of 8 MiB counts against limits. */
+#define STACK_SIZE (256 * KIB)
+
+struct iothread_call_req {
+	void (*fn)(void *arg);
+	void *arg;
+	bool ran;
+	struct iothread_call_req *next;
+};
+
+static const struct sandbox_call thread_calls[] = {
+	{ SYS_clone3, "an I/O thread starts" },
+	{ SYS_clone, "likewise, where clone3 is not known" },
+	{ SYS_set_robust_list, "likewise" },
+	{ SYS_rseq, "likewise" },
+	{ SYS_prctl, "it names itself" },
+	{ SYS_io_uring_enter, "its ring, whose restrictions name what can be done with it" },
+	{ SYS_io_uring_register, "it enables the ring" },
+	{ SYS_preadv2, "reads without io_uring" },
+	{ SYS_pwritev2, "likewise, writes" },
+	{ SYS_fdatasync, "likewise, flushes" },
+	{ SYS_fallocate, "likewise, discards" },
+};
+
+const struct sandbox_call *iothread_calls(size_t *nr)
+{
+	*nr = ARRAY_SIZE(thread_calls);
+	return thread_calls;
+}
+
+/* Calls from outside */
+
+static void stand_still(struct iothread *t)
+{
+	t->standing = true;
+	pthread_cond_broadcast(&t->changed);
+	while (t->pause_wanted)
+		pthread_cond_wait(&t->changed, &t->lock);
+	t->standing = false;
+	pthread_cond_broadcast(&t->changed);
+}
+
+static bool run_calls(struct iothread *t)
+{
+	struct iothread_call_req *call;
+
+	if (!atomic_load_explicit(&t->called, memory_order_acquire))
+		return false;
+	pthread_mutex_lock(&t->lock);
+	atomic_store_explicit(&t->called, false, memory_order_relaxed);
+	while ((call = t->calls)) {
+		t->calls = call->next;
+		if (!t->calls)
+			t->calls_end = &t->calls;
+		pthread_mutex_unlock(&t->lock);
+		call->fn(call->arg);
+		pthread_mutex_lock(&t->lock);
+		call->ran = true;
+		pthread_cond_broadcast(&t->changed);
+	}
+	if (t->pause_wanted)
+		stand_still(t);
+	pthread_mutex_unlock(&t->lock);
+	return true;
+}
+
+/* The caller holds the lock. */
+static void wake(struct iothread *t)
+{
+	atomic_store_explicit(&t->called, true, memory_order_release);
+	fd_signal(t->wake_fd);
+}
+
+void iothread_call(struct iothread *t, void (*fn)(void *arg), void *arg)
+{
+	struct iothread_call_req call = { .fn = fn, .arg = arg };
+
+	assert(t->started && !pthread_equal(pthread_self(), t->thread));
+	pthread_mutex_lock(&t->lock);
+	*t->calls_end = &call;
+	t->calls_end = &call.next;
+	wake(t);
+	while (!call.ran)
+		pthread_cond_wait(&t->changed, &t->lock);
+	pthread_mutex_unlock(&t->lock);
+}
+
+void iothread_pause(struct iothread *t)
+{
+	if (!t->started)
+		return;
+	pthread_mutex_lock(&t->lock);
+	assert(!t->pause_wanted);
+	t->pause_wanted = true;
+	wake(t);
+	while (!t->standing)
+		pthread_cond_wait(&t->changed, &t->lock);
+	pthread_mutex_unlock(&t->lock);
+}
+
+void iothread_resume(struct iothread *t)
+{
+	if (!t->started)
+		return;
+	pthread_mutex_lock(&t->lock);
+	t->pause_wanted = false;
+	pthread_cond_broadcast(&t->changed);
+	while (t->standing)
+		pthread_cond_wait(&t->changed, &t->lock);
+	pthread_mutex_unlock(&t->lock);
+}
+
+/* Operations */
+
+static void submit(struct iothread *t, struct iothread_op *op, enum iothread_kind kind, int fd)
+{
+	op->t = t;
+	op->kind = kind;
+	op->fd = fd;
+	t->engine->submit(t, op);
+}
+
+void iothread_readv(struct iothread *t, struct iothread_op *op, int fd, const struct iovec *iov,
+	unsigned nr_iov, uint64_t off)
+{
+	op->iov = iov;
+	op->nr_iov = nr_iov;
+	op->off = off;
+	op->flags = 0;
+	submit(t, op, IOTHREAD_READ, fd);
+}
+
+void iothread_writev(struct iothread *t, struct iothread_op *op, int fd, const struct iovec *iov,
+	unsigned nr_iov, uint64_t off, bool dsync)
+{
+	op->iov = iov;
+	op->nr_iov = nr_iov;
+	op->off = off;
+	op->flags = dsync ? RWF_DSYNC : 0;
+	submit(t, op, IOTHREAD_WRITE, fd);
+}
+
+void iothread_fdatasync(struct iothread *t, struct iothread_op *op, int fd)
+{
+	submit(t, op, IOTHREAD_FDATASYNC, fd);
+}
+
+void iothread_fallocate(struct iothread *t, struct iothread_op *op, int fd, int mode, uint64_t off,
+	uint64_t len)
+{
+	op->flags = mode;
+	op->off = off;
+	op->len = len;
+	submit(t, op, IOTHREAD_FALLOCATE, fd);
+}
+
+/* Watches */
+
+int iothread_watch(struct iothread *t, struct iothread_watch *w, int fd, uint32_t events,
+	void (*ready)(struct iothread_watch *w, uint32_t events))
+{
+	int rc;
+
+	assert(!w->t);
+	if (t->nr_watches == IOTHREAD_MAX_WATCHES)
+		return -ENOSPC;
+	w->fd = fd;
+	w->events = events;
+	w->ready = ready;
+	rc = t->engine->watch(t, w);
+	if (rc)
+		return rc;
+	w->t = t;
+	w->next = t->watches;
+	t->watches = w;
+	t->nr_watches++;
+	return 0;
+}
+
+void iothread_unwatch(struct iothread_watch *w, void (*gone)(struct iothread_watch *w))
+{
+	w->gone = gone;
+	w->t->engine->unwatch(w->t, w);
+}
+
+void iothread_watch_gone(struct iothread *t, struct iothread_watch *w)
+{
+	struct iothread_watch **at = &t->watches;
+
+	while (*at != w)
+		at = &(*at)->next;
+	*at = w->next;
+	t->nr_watches--;
+	w->t = NULL;
+	w->state = WATCH_NONE;
+	if (w->gone)
+		w->gone(w);
+}
+
+/* Pollers and timers */
+
+void iothread_poller_add(struct iothread *t, struct iothread_poller *p)
+{
+	p->next = t->pollers;
+	t->pollers = p;
+}
+
+void iothread_poller_del(struct iothread *t, struct iothread_poller *p)
+{
+	struct iothread_poller **at = &t->pollers;
+
+	while (*at && *at != p)
+		at = &(*at)->next;
+	if (*at)
+		*at = p->next;
+}
+
+void iothread_timer_set(struct iothread *t, struct iothread_timer *timer, uint64_t at_ns)
+{
+	struct iothread_timer **at = &t->timers;
+
+	iothread_timer_del(timer);
+	while (*at && (*at)->at_ns <= at_ns)
+		at = &(*at)->next;
+	timer->at_ns = at_ns;
+	timer->next = *at;
+	timer->t = t;
+	*at = timer;
+}
+
+void iothread_timer_del(struct iothread_timer *timer)
+{
+	struct iothread_timer **at;
+
+	if (!timer->t)
+		return;
+	at = &timer->t->timers;
+	while (*at != timer)
+		at = &(*at)->next;
+	*at = timer->next;
+	timer->t = NULL;
+}
+
+/* Only those that are due at the start: one that sets itself anew does not hold up the rest. */
+static bool run_timers(struct iothread *t)
+{
+	uint64_t now;
+	bool any = false;
+
+	if (!t->timers)
+		return false;
+	now = clock_now_ns();
+	while (t->timers && t->timers->at_ns <= now) {
+		struct iothread_timer *timer = t->timers;
+
+		iothread_timer_del(timer);
+		timer->fn(timer);
+		any = true;
+	}
+	return any;
+}
+
+/* The loop */
+
+static bool run_pollers(struct iothread *t)
+{
+	bool any = false;
+
+	for (struct iothread_poller *p = t->pollers; p; p = p->next)
+		any |= p->poll(p);
+	return any;
+}
+
+/* True while it pays to look for work rather than to sleep. */
+static bool go_on_looking(struct iothread *t)
+{
+	uint64_t now;
+
+	if (!t->spin_max_ns)
+		return false;
+	now = clock_now_ns();
+	if (!t->idle_since_ns)
+		t->idle_since_ns = now;
+	if (now - t->idle_since_ns >= t->spin_ns)
+		return false;
+	__builtin_ia32_pause();
+	return true;
+}
+
+/* Work has come after a sleep: would a longer look have found it? */
+static void learn(struct iothread *t)
+{
+	uint64_t gap;
+
+	if (!t->spin_max_ns)
+		return;
+	gap = clock_now_ns() - t->idle_since_ns;
+	if (gap > t->spin_max_ns)
+		t->spin_ns = t->spin_ns > SPIN_STEP_NS ? t->spin_ns / 2 : 0;
+	else
+		t->spin_ns = MIN(MAX(t->spin_ns * 2, SPIN_STEP_NS), t->spin_max_ns);
+}
+
+static bool tell_pollers(struct iothread *t, bool asleep)
+{
+	bool any = false;
+
+	for (struct iothread_poller *p = t->pollers; p; p = p->next)
+		if (p->sleep)
+			any |= p->sleep(p, asleep);
+	return asleep && any;
+}
+
+static void fall_asleep(struct iothread *t)
+{
+	uint64_t now, timeout = IOTHREAD_FOREVER;
+
+	if (!tell_pollers(t, true)) {
+		if (t->timers) {
+			now = clock_now_ns();
+			timeout = t->timers->at_ns > now ? t->timers->at_ns - now : 0;
+		}
+		t->engine->wait(t, timeout);
+		learn(t);
+	}
+	tell_pollers(t, false);
+	t->idle_since_ns = 0;
+}
+
+static void serve(struct iothread *t)
+{
+	while (!t->ending) {
+		bool any = t->engine->reap(t);
+
+		any |= run_calls(t);
+		any |= run_timers(t);
+		any |= run_pollers(t);
+		if (any)
+			t->idle_since_ns = 0;
+		else if (!go_on_looking(t))
+			fall_asleep(t);
+	}
+}
+
+static void on_wake(struct iothread_watch *w, uint32_t events)
+{
+	/* run_calls() sees to it */
+}
+
+static void *thread_main(void *arg)
+{
+	struct iothread *t = arg;
+	int rc;
+
+	prctl(PR_SET_NAME, t->name);
+	rc = t->engine->begin(t);
+	if (!rc)
+		rc = iothread_watch(t, &t->wake, t->wake_fd, EPOLLIN, on_wake);
+	pthread_mutex_lock(&t->lock);
+	t->begun = rc;
+	pthread_cond_broadcast(&t->changed);
+	pthread_mutex_unlock(&t->lock);
+	if (rc)
+		return NULL;
+	serve(t);
+	iothread_unwatch(&t->wake, NULL);
+	while (t->wake.t) {
+		t->engine->wait(t, IOTHREAD_FOREVER);
+		t->engine->reap(t);
+	}
+	return NULL;
+}
+
+/* Life */
+
+int iothread_new(struct iothread **out, const struct iothread_config *config, struct err *err)
+{
+	struct iothread *t = calloc(1, sizeof(*t));
+	cpu_set_t cpus;
+	int rc;
+
+	if (!t)
+		return err_set(err, -ENOMEM, "%s: out of memory", config->name);
+	snprintf(t->name, sizeof(t->name), "%.15s", config->name);
+	t->depth = config->depth;
+	t->calls_end = &t->calls;
+	pthread_mutex_init(&t->lock, NULL);
+	pthread_cond_init(&t->changed, NULL);
+	if (sched_getaffinity(0, sizeof(cpus), &cpus) || CPU_COUNT(&cpus) > 1)
+		t->spin_max_ns = config->poll_us * NS_PER_US;
+	t->helpers.done_fd = t->helpers.epoll_fd = -1;
+	t->wake_fd = fd_eventfd();
+	t->engine = &iothread_uring;
+	if (config->no_uring || iothread_uring.init(t, NULL)) {
+		t->engine = &iothread_pool;
+		rc = iothread_pool.init(t, err);
+	} else {
+		rc = 0;
+	}
+	if (!rc && t->wake_fd < 0)
+		rc = err_set(err, t->wake_fd, "eventfd: %s", strerror(-t->wake_fd));
+	if (rc)
+		iothread_free(t);
+	else
+		*out = t;
+	return rc ? err_prefix(err, rc, "%s", config->name) : 0;
+}
+
+static int create_thread(struct iothread *t)
+{
+	pthread_attr_t attr;
+	int rc;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK_SIZE);
+	/* The signals of the loop are blocked already; those of kicks and of lost memory must not be. */
+	rc = pthread_create(&t->thread, &attr, thread_main, t);
+	pthread_attr_destroy(&attr);
+	return -rc;
+}
+
+int iothread_start(struct iothread *t)
+{
+	int rc;
+
+	if (t->started)
+		return 0;
+	t->begun = 1;
+	rc = create_thread(t);
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&t->lock);
+	while (t->begun == 1)
+		pthread_cond_wait(&t->changed, &t->lock);
+	rc = t->begun;
+	pthread_mutex_unlock(&t->lock);
+	if (rc)
+		pthread_join(t->thread, NULL);
+	t->started = !rc;
+	return rc;
+}
+
+bool iothread_has_uring(const struct iothread *t)
+{
+	return t->engine == &iothread_uring;
+}
+
+static void end(void *arg)
+{
+	struct iothread *t = arg;
+
+	assert(!t->pollers && !t->timers && t->watches == &t->wake && !t->wake.next);
+	t->ending = true;
+}
+
+void iothread_free(struct iothread *t)
+{
+	if (!t)
+		return;
+	if (t->started) {
+		iothread_call(t, end, t);
+		pthread_join(t->thread, NULL);
+	}
+	t->engine->fini(t);
+	fd_close(&t->wake_fd);
+	pthread_cond_destroy(&t->changed);
+	pthread_mutex_destroy(&t->lock);
+	free(t);
+}
