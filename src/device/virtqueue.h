@@ -104,6 +104,11 @@ int vq_set_mem(struct vq *vq, struct guest_mem *mem, struct err *err);
  * that have not been popped yet stay in the inflight area. Never set up: 0.
  */
 uint32_t vq_stop(struct vq *vq);
+/*
+ * Nothing was ever taken from this ring: its driver has just set it up. After a restart or a reconnect
+ * it says false, but for a split ring whose index has come round to 0.
+ */
+bool vq_is_new(const struct vq *vq);
 /* The number of requests popped and not pushed yet. */
 unsigned vq_open(const struct vq *vq);
 

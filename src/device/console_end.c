@@ -1,0 +1,545 @@
+/*
+ * console_end.c - the host end of a console port: watched, with flow control
+ *
+ * A descriptor is watched for what is wanted of it and, when nothing is, not at all, because a
+ * hang-up would be reported again and again. Only a client is then watched for its hang-up, as
+ * an edge. A plain file as input cannot be watched: it is read whenever input is wanted.
+ *
+ * A terminal on standard input tells of its size by SIGWINCH. A pseudo-terminal tells nobody, so it
+ * is asked whenever somebody types.
+ *
+ * Owns:    the end (base/char_end.h), the ring of what nobody took.
+ * Trusts:  no client: it may stall, come in numbers, or leave in the middle of anything.
+ */
+#include "device/console_end.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/char_end.h"
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/util.h"
+
+#define RING_SIZE	(64 * 1024)
+#define DRAIN_NS	NS_PER_S
+#define DRAIN_PTY_NS	(100 * NS_PER_MS) /* a pty may have no reader at all */
+#define ACCEPT_RETRY_NS NS_PER_S
+
+struct console_end {
+	struct loop *loop;
+	const char *name;
+	enum console_end_kind kind;
+	struct char_end end;
+	struct console_end_user user;
+	struct log_limit limit;
+
+	struct loop_source in_src, out_src; /* in_src serves both where both are one descriptor */
+	struct loop_work unpolled;	    /* input from a file */
+	bool reading;			    /* the end of input has not come */
+	bool in_polled;
+	bool want_in, want_out;
+
+	struct loop_source listen_src;
+	struct loop_timer accept_timer;
+
+	struct loop_source size_src;
+	int size_fd; /* SIGWINCH */
+	uint16_t cols, rows;
+
+	uint8_t *ring; /* NULL until it is needed */
+	size_t ring_head, ring_count;
+	bool told_dropped;
+};
+
+static void ready(struct console_end *e, uint32_t events);
+static void flush_ring(struct console_end *e);
+static void client_arrives(struct loop_source *src, uint32_t events);
+
+bool console_end_connected(const struct console_end *e)
+{
+	return e->kind != CONSOLE_SOCKET || e->end.out_fd >= 0;
+}
+
+/* Watching */
+
+static void in_ready(struct loop_source *src, uint32_t events)
+{
+	ready(container_of(src, struct console_end, in_src), events);
+}
+
+static void out_ready(struct loop_source *src, uint32_t events)
+{
+	struct console_end *e = container_of(src, struct console_end, out_src);
+
+	ready(e, (events & EPOLLIN) ? EPOLLOUT : events | EPOLLOUT);
+}
+
+static void read_unpolled(struct loop_work *work)
+{
+	struct console_end *e = container_of(work, struct console_end, unpolled);
+
+	if (e->want_in && e->reading)
+		e->user.readable(e->user.arg);
+}
+
+/* False: epoll cannot watch this one. */
+static bool set_events(
+	struct console_end *e, struct loop_source *src, int fd, uint32_t events, loop_fd_fn fn)
+{
+	if (!events || fd < 0)
+		loop_del(src);
+	else if (!src->loop)
+		return loop_add(e->loop, src, fd, events, fn) == 0;
+	else if (src->events != events)
+		loop_mod(src, events);
+	return true;
+}
+
+static void watch_client(struct console_end *e)
+{
+	uint32_t events = (e->want_in && e->reading ? EPOLLIN : 0) | (e->want_out ? EPOLLOUT : 0);
+
+	if (!events)
+		events = e->kind != CONSOLE_SOCKET ? 0
+			 : e->reading		   ? EPOLLRDHUP | EPOLLET
+						   : (uint32_t)EPOLLET; /* of a hang-up */
+	set_events(e, &e->in_src, e->end.in_fd, events, in_ready);
+}
+
+static void watch_two(struct console_end *e)
+{
+	bool want = e->want_in && e->reading;
+
+	if (e->in_polled)
+		e->in_polled =
+			set_events(e, &e->in_src, e->end.in_fd, want ? EPOLLIN : 0, in_ready);
+	if (want && !e->in_polled)
+		loop_post(e->loop, &e->unpolled, read_unpolled);
+	/* Nobody tells of what cannot be watched: the next output tries again. */
+	if (!set_events(e, &e->out_src, e->end.out_fd, e->want_out ? EPOLLOUT : 0, out_ready))
+		e->want_out = false;
+}
+
+static void watch(struct console_end *e)
+{
+	if (e->end.in_fd >= 0 && e->end.in_fd == e->end.out_fd)
+		watch_client(e);
+	else
+		watch_two(e);
+}
+
+static void hang_up(struct console_end *e)
+{
+	loop_del(&e->in_src);
+	char_end_hang_up(&e->end);
+	e->reading = e->want_out = false;
+	if (e->user.connected) /* not at the end of it all */
+		e->user.connected(e->user.arg, false);
+}
+
+/* Nothing but the end is left to be read. */
+static bool at_end(const struct console_end *e)
+{
+	char byte;
+
+	return !e->reading || recv(e->end.in_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+}
+
+static void client_leaves(struct console_end *e, uint32_t events)
+{
+	if (events & (EPOLLHUP | EPOLLERR)) {
+		hang_up(e);
+	} else {
+		/* It may still want to read. */
+		e->reading = false;
+		watch(e);
+	}
+}
+
+static void check_size(struct console_end *e)
+{
+	uint16_t cols = e->cols, rows = e->rows;
+
+	console_end_size(e, &cols, &rows);
+	if (cols == e->cols && rows == e->rows)
+		return;
+	e->cols = cols;
+	e->rows = rows;
+	e->user.resized(e->user.arg);
+}
+
+static void ready(struct console_end *e, uint32_t events)
+{
+	if (e->want_out && events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) {
+		e->want_out = false;
+		flush_ring(e);
+		if (!e->want_out)
+			e->user.writable(e->user.arg);
+		watch(e);
+	}
+	if (e->kind == CONSOLE_PTY || e->kind == CONSOLE_FDS)
+		check_size(e);
+	if (e->want_in && e->reading && events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+		e->user.readable(e->user.arg);
+	if (e->kind == CONSOLE_SOCKET && e->end.in_fd >= 0 &&
+		events & (EPOLLHUP | EPOLLERR | EPOLLRDHUP) && at_end(e))
+		client_leaves(e, events);
+}
+
+/* Input */
+
+void console_end_want_input(struct console_end *e, bool want)
+{
+	if (e->want_in == want)
+		return;
+	e->want_in = want;
+	watch(e);
+}
+
+static bool may_read(const struct console_end *e)
+{
+	struct pollfd pfd = { .fd = e->end.in_fd, .events = POLLIN };
+
+	/* Standard input may be a blocking one that others share. */
+	return e->kind != CONSOLE_TTY || !e->in_polled || poll(&pfd, 1, 0) == 1;
+}
+
+ssize_t console_end_readv(struct console_end *e, const struct iovec *iov, unsigned nr)
+{
+	ssize_t n;
+
+	if (!e->reading || !may_read(e))
+		return 0;
+	do
+		n = readv(e->end.in_fd, iov, (int)nr);
+	while (n < 0 && errno == EINTR);
+	if (n < 0 && (errno == EAGAIN || errno == EFAULT))
+		return errno == EAGAIN ? 0 : -EFAULT;
+	if (n <= 0) {
+		e->reading = false;
+		watch(e);
+		return 0;
+	}
+	if (!e->in_polled && e->want_in)
+		loop_post(e->loop, &e->unpolled, read_unpolled);
+	return n;
+}
+
+/* Output */
+
+static ssize_t output_lost(struct console_end *e, int rc, size_t len)
+{
+	if (e->kind == CONSOLE_SOCKET) {
+		hang_up(e);
+		return -ENOTCONN;
+	}
+	log_limited(&e->limit, LOG_WARN, "%s: output to %s is lost: %s", e->name,
+		e->end.path ? e->end.path : "its end", strerror(-rc));
+	/* A full disk may become free again; an end that is gone takes nothing more. */
+	if (rc != -ENOSPC && rc != -EDQUOT && rc != -EFBIG)
+		e->end.out = CHAR_OUT_NONE;
+	return (ssize_t)len;
+}
+
+static size_t total(const struct iovec *iov, unsigned nr)
+{
+	size_t len = 0;
+
+	for (unsigned i = 0; i < nr; i++)
+		len += iov[i].iov_len;
+	return len;
+}
+
+ssize_t console_end_writev(struct console_end *e, const struct iovec *iov, unsigned nr)
+{
+	size_t len = total(iov, nr);
+	ssize_t n;
+
+	if (!console_end_connected(e))
+		return -ENOTCONN;
+	if (e->end.out == CHAR_OUT_NONE || !len)
+		return (ssize_t)len;
+	do
+		n = char_end_writev(&e->end, iov, nr);
+	while (n == -EINTR);
+	if (n == -EFAULT)
+		return (ssize_t)len; /* memory that is gone: there is nothing to write */
+	if (n == -EAGAIN || n == 0) {
+		e->want_out = true;
+		watch(e);
+		return -EAGAIN;
+	}
+	return n > 0 ? n : output_lost(e, (int)n, len);
+}
+
+static void ring_add(struct console_end *e, const uint8_t *bytes, size_t len)
+{
+	size_t at, piece;
+
+	if (len > RING_SIZE) {
+		bytes += len - RING_SIZE;
+		len = RING_SIZE;
+	}
+	if (e->ring_count + len > RING_SIZE) {
+		size_t excess = e->ring_count + len - RING_SIZE;
+
+		e->ring_head = (e->ring_head + excess) % RING_SIZE;
+		e->ring_count -= excess;
+		if (!e->told_dropped)
+			log_info(
+				"%s: nobody takes the console's output; only the last %u bytes are kept",
+				e->name, RING_SIZE);
+		e->told_dropped = true;
+	}
+	at = (e->ring_head + e->ring_count) % RING_SIZE;
+	piece = MIN(len, RING_SIZE - at);
+	memcpy(e->ring + at, bytes, piece);
+	memcpy(e->ring, bytes + piece, len - piece);
+	e->ring_count += len;
+}
+
+static void flush_ring(struct console_end *e)
+{
+	while (e->ring_count) {
+		size_t piece = MIN(e->ring_count, RING_SIZE - e->ring_head);
+		struct iovec iov = { e->ring + e->ring_head, piece };
+		ssize_t n = console_end_writev(e, &iov, 1);
+
+		if (n < 0)
+			return;
+		e->ring_head = (e->ring_head + (size_t)n) % RING_SIZE;
+		e->ring_count -= (size_t)n;
+	}
+	e->ring_head = 0; /* stay in the first pages */
+	e->told_dropped = false;
+}
+
+void console_end_put(struct console_end *e, const struct iovec *iov, unsigned nr)
+{
+	ssize_t n = e->ring_count ? -EAGAIN : console_end_writev(e, iov, nr);
+	size_t skip = n > 0 ? (size_t)n : 0;
+
+	if (skip == total(iov, nr))
+		return;
+	if (!e->ring)
+		e->ring = malloc(RING_SIZE);
+	for (unsigned i = 0; e->ring && i < nr; i++) {
+		size_t done = MIN(skip, iov[i].iov_len);
+
+		ring_add(e, (const uint8_t *)iov[i].iov_base + done, iov[i].iov_len - done);
+		skip -= done;
+	}
+	if (e->ring && !e->want_out)
+		flush_ring(e);
+}
+
+/* The end of a pty's master takes away what its reader has not read: wait for that too. */
+static void await_pty_reader(const struct console_end *e, uint64_t deadline)
+{
+	int unread;
+
+	while (ioctl(e->end.pty_slave, FIONREAD, &unread) == 0 && unread &&
+		clock_ms_until(deadline))
+		poll(NULL, 0, 1);
+}
+
+static void drain(struct console_end *e)
+{
+	uint64_t deadline = clock_now_ns() + (e->kind == CONSOLE_PTY ? DRAIN_PTY_NS : DRAIN_NS);
+
+	flush_ring(e);
+	while (e->ring_count && e->end.out_fd >= 0) {
+		struct pollfd pfd = { .fd = e->end.out_fd, .events = POLLOUT };
+		int ms = clock_ms_until(deadline);
+
+		if (!ms || (poll(&pfd, 1, ms) < 0 && errno != EINTR))
+			break;
+		flush_ring(e);
+	}
+	if (e->kind == CONSOLE_PTY && e->end.pty_slave >= 0)
+		await_pty_reader(e, deadline);
+}
+
+/* Clients */
+
+static bool client_alive(const struct console_end *e)
+{
+	struct pollfd pfd = { .fd = e->end.in_fd };
+
+	return e->end.in_fd >= 0 && poll(&pfd, 1, 0) == 0;
+}
+
+static void listen_again(struct loop_timer *timer)
+{
+	struct console_end *e = container_of(timer, struct console_end, accept_timer);
+
+	if (loop_add(e->loop, &e->listen_src, e->end.listen_fd, EPOLLIN, client_arrives))
+		loop_timer_set(e->loop, timer, clock_now_ns() + ACCEPT_RETRY_NS, listen_again);
+}
+
+static void accept_failed(struct console_end *e, int error)
+{
+	if (error != EMFILE && error != ENFILE && error != ENOMEM && error != ENOBUFS)
+		return;
+	log_limited(&e->limit, LOG_WARN, "%s: %s: cannot accept a client: %s", e->name, e->end.path,
+		strerror(error));
+	loop_del(&e->listen_src);
+	loop_timer_set(e->loop, &e->accept_timer, clock_now_ns() + ACCEPT_RETRY_NS, listen_again);
+}
+
+static void client_arrives(struct loop_source *src, uint32_t events)
+{
+	struct console_end *e = container_of(src, struct console_end, listen_src);
+	FD_AUTO fd = accept4(e->end.listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+	if (fd < 0) {
+		accept_failed(e, errno);
+		return;
+	}
+	if (client_alive(e)) {
+		log_limited(
+			&e->limit, LOG_INFO, "%s: %s: has a client already", e->name, e->end.path);
+		return;
+	}
+	if (e->end.in_fd >= 0)
+		hang_up(e);
+	char_end_client(&e->end, fd_take(&fd));
+	e->reading = true;
+	watch(e);
+	flush_ring(e);
+	e->user.connected(e->user.arg, true);
+}
+
+/* Size */
+
+static void size_changes(struct loop_source *src, uint32_t events)
+{
+	struct console_end *e = container_of(src, struct console_end, size_src);
+	struct signalfd_siginfo info;
+
+	while (read(e->size_fd, &info, sizeof(info)) == sizeof(info))
+		;
+	check_size(e);
+}
+
+static int watch_size(struct console_end *e)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGWINCH);
+	if (pthread_sigmask(SIG_BLOCK, &set, NULL))
+		return -EINVAL;
+	e->size_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (e->size_fd < 0)
+		return -errno;
+	return loop_add(e->loop, &e->size_src, e->size_fd, EPOLLIN, size_changes);
+}
+
+void console_end_size(const struct console_end *e, uint16_t *cols, uint16_t *rows)
+{
+	struct winsize size;
+	int fd = e->kind == CONSOLE_TTY ? e->end.out_fd : e->end.in_fd;
+
+	if (e->kind == CONSOLE_NULL || e->kind == CONSOLE_FILE || e->kind == CONSOLE_SOCKET)
+		return;
+	if (fd < 0 || ioctl(fd, TIOCGWINSZ, &size) || !size.ws_col || !size.ws_row)
+		return;
+	*cols = size.ws_col;
+	*rows = size.ws_row;
+}
+
+const char *console_end_pty_path(const struct console_end *e)
+{
+	return e->kind == CONSOLE_PTY ? e->end.path : NULL;
+}
+
+/* Life */
+
+static int open_end(struct console_end *e, const struct console_end_config *config, struct err *err)
+{
+	switch (config->kind) {
+	case CONSOLE_TTY:
+		return char_end_tty(&e->end, err);
+	case CONSOLE_PTY:
+		return char_end_pty(&e->end, err);
+	case CONSOLE_FILE:
+		return char_end_file(&e->end, config->path, O_APPEND, err);
+	case CONSOLE_SOCKET:
+		return char_end_listen(&e->end, config->path, err);
+	case CONSOLE_FDS:
+		return char_end_fds(&e->end, config->in_fd, config->out_fd, err);
+	default:
+		return 0;
+	}
+}
+
+static int start_watching(struct console_end *e)
+{
+	e->reading = e->in_polled = e->end.in_fd >= 0;
+	if (e->kind == CONSOLE_SOCKET) {
+		e->in_polled = true;
+		return loop_add(e->loop, &e->listen_src, e->end.listen_fd, EPOLLIN, client_arrives);
+	}
+	if (e->kind == CONSOLE_TTY && isatty(STDIN_FILENO))
+		return watch_size(e);
+	return 0;
+}
+
+int console_end_new(struct console_end **out, struct loop *loop, const char *name,
+	const struct console_end_config *config, const struct console_end_user *user,
+	struct err *err)
+{
+	struct console_end *e = calloc(1, sizeof(*e));
+	int rc;
+
+	if (!e)
+		return err_set(err, -ENOMEM, "out of memory");
+	e->loop = loop;
+	e->name = name;
+	e->kind = config->kind;
+	e->user = *user;
+	e->size_fd = -1;
+	char_end_init(&e->end);
+	rc = open_end(e, config, err);
+	if (!rc) {
+		rc = start_watching(e);
+		if (rc)
+			err_set(err, rc, "cannot be watched: %s", strerror(-rc));
+	}
+	if (rc) {
+		console_end_free(e);
+		return rc;
+	}
+	console_end_size(e, &e->cols, &e->rows);
+	*out = e;
+	return 0;
+}
+
+void console_end_free(struct console_end *e)
+{
+	if (!e)
+		return;
+	e->user = (struct console_end_user){ 0 };
+	drain(e);
+	loop_del(&e->in_src);
+	loop_del(&e->out_src);
+	loop_del(&e->listen_src);
+	loop_del(&e->size_src);
+	loop_timer_del(&e->accept_timer);
+	loop_unpost(e->loop, &e->unpolled);
+	fd_close(&e->size_fd);
+	char_end_fini(&e->end);
+	free(e->ring);
+	free(e);
+}
