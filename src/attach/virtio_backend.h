@@ -26,7 +26,7 @@
 #include "base/err.h"
 #include "wire/virtio.h"
 
-#define VIRTIO_MAX_SHM	    8	/* shared-memory regions that one function has room for */
+#define VIRTIO_MAX_SHM	    3	/* shared-memory regions: more capabilities find no room */
 #define VIRTIO_CONFIG_ROOM  4096 /* bytes of device configuration that the guest may reach */
 
 /* What the device is. Set once by attached(); stays as it is from then on. */
@@ -60,7 +60,8 @@ struct virtio_backend_ops {
 	 * The driver is ready (DRIVER_OK): it accepted `features`, the enabled ones among queues[0 ..
 	 * nr_queues - 1] are to be served. queues stays the caller's, changes under the function's
 	 * lock only, and is read by the back-end during these calls alone. 0, also
-	 * when the device is not there at the moment; or -errno: it refused, the driver is told DEVICE_NEEDS_RESET.
+	 * when the device is not there at the moment; or -errno: it refused, the driver is told
+	 * DEVICE_NEEDS_RESET, nothing is served, and no stop() follows.
 	 */
 	int (*start)(struct virtio_backend *b, uint64_t features, const struct virtio_queue *queues);
 	/* The driver resets the device. Queues are drained, nothing touches guest memory afterwards. */
@@ -68,7 +69,7 @@ struct virtio_backend_ops {
 	/* A queue is enabled or reset (RING_RESET) while others run. 0 or -errno. */
 	int (*queue_start)(struct virtio_backend *b, unsigned index, const struct virtio_queue *q);
 	int (*queue_stop)(struct virtio_backend *b, unsigned index);
-	/* The queue signals another descriptor from now on. */
+	/* The queue signals another descriptor, or none (-1), from now on. */
 	void (*queue_call)(struct virtio_backend *b, unsigned index, int call_fd);
 	/* The device status register as the driver wrote it, for back-ends that want to know. May be NULL. */
 	void (*status)(struct virtio_backend *b, uint8_t status);
@@ -84,12 +85,18 @@ struct virtio_owner;
 
 /* Loop thread, all of them; none may wait. */
 struct virtio_owner_ops {
-	/* backend->info is filled: build the function. 0 or -errno with a text: the attach is given up. */
+	/*
+	 * backend->info is filled: build the function. 0: it can be plugged. Or -errno with a text:
+	 * the back-end gives the attach up and says failed() with the same.
+	 */
 	int (*attached)(struct virtio_owner *o, struct err *err);
 	/* The first attach was given up; why is in err. The back-end is idle and waits to be freed. */
 	void (*failed)(struct virtio_owner *o, int rc, const struct err *err);
 	void (*lost)(struct virtio_owner *o);
-	/* The device is back and has been told everything. */
+	/*
+	 * The device is back and has been told everything. The back-end has signalled each queue's kick and
+	 * call descriptor once, as a signal may have been lost with the old process.
+	 */
 	void (*back)(struct virtio_owner *o);
 	/* The device changed its configuration: generation and interrupt. */
 	void (*config_changed)(struct virtio_owner *o);

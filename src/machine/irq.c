@@ -9,6 +9,7 @@
  */
 #include "machine/irq.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
@@ -30,6 +31,7 @@ struct irqs {
 	} *msi; /* [gsi - GSI_MSI_BASE] */
 	struct kvm_irq_routing *table; /* room for all routes */
 	struct kvm_irqchip ioapic;     /* as KVM made it */
+	unsigned sharers[GSI_IOAPIC_COUNT]; /* of irq_line_share(), who hold the line up now */
 };
 
 /* Send the table: IOAPIC pins first, then every routed MSI. Lock held. */
@@ -254,4 +256,19 @@ void irq_line_set(struct irqs *irqs, unsigned gsi, bool level)
 	struct kvm_irq_level arg = { .irq = gsi, .level = level };
 
 	kvm_vm_ioctl(irqs->kvm, KVM_IRQ_LINE, &arg);
+}
+
+void irq_line_share(struct irqs *irqs, unsigned gsi, bool raise)
+{
+	unsigned before;
+
+	assert(gsi < GSI_IOAPIC_COUNT);
+	pthread_mutex_lock(&irqs->lock);
+	before = irqs->sharers[gsi];
+	assert(raise || before);
+	irqs->sharers[gsi] = raise ? before + 1 : before - 1;
+	/* The first raises it, the last lowers it; in the order of the counting. */
+	if (!before || !irqs->sharers[gsi])
+		irq_line_set(irqs, gsi, raise);
+	pthread_mutex_unlock(&irqs->lock);
 }

@@ -63,5 +63,10 @@ int irq_line_connect(struct irqs *irqs, unsigned gsi, int trigger, int resample)
 void irq_line_disconnect(struct irqs *irqs, unsigned gsi, int trigger);
 /* Drive a line of a platform device. */
 void irq_line_set(struct irqs *irqs, unsigned gsi, bool level);
+/*
+ * Hold up, or let go of, a level-triggered line that several devices share: it is up while one of them
+ * holds it. Each calls in turns, beginning with a raise.
+ */
+void irq_line_share(struct irqs *irqs, unsigned gsi, bool raise);
 
 #endif

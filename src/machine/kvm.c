@@ -144,6 +144,7 @@ int kvm_open(struct kvm *kvm, struct err *err)
 	kvm->nr_slots = cap(kvm->fd, KVM_CAP_NR_MEMSLOTS, 32);
 	kvm->nr_gsi_routes = cap(kvm->fd, KVM_CAP_IRQ_ROUTING, 1024);
 	kvm->max_vcpus = cap(kvm->fd, KVM_CAP_MAX_VCPUS, cap(kvm->fd, KVM_CAP_NR_VCPUS, 4));
+	kvm->ioeventfd_any_length = cap(kvm->fd, KVM_CAP_IOEVENTFD_ANY_LENGTH, 0);
 	look_at_host(kvm);
 	return 0;
 }

@@ -18,6 +18,7 @@ struct kvm {
 	unsigned nr_slots;
 	unsigned nr_gsi_routes;
 	unsigned max_vcpus;
+	bool ioeventfd_any_length; /* an ioeventfd of length 0 is one for every length */
 	bool host_is_amd; /* or Hygon: the HyperTransport hole applies */
 	bool host_is_pvm; /* KVM without hardware virtualisation: only guests that enter in long mode run */
 	unsigned host_phys_bits;

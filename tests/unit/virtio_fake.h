@@ -1,0 +1,528 @@
+/*
+ * virtio_fake.h - a virtio device that notes what it is told, and a machine without KVM
+ *
+ * The back-end is a struct virtio_backend of counters and copies. kvm_vm_ioctl() stands here instead of
+ * the machine's, so slots, ioeventfds, irqfds and lines are written down. One thread is the loop
+ * thread and the vCPU in turns.
+ */
+#ifndef TESTS_VIRTIO_FAKE_H
+#define TESTS_VIRTIO_FAKE_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <linux/virtio_pci.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "attach/virtio_pci.h"
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "machine/layout.h"
+
+#define MAYBE_UNUSED __attribute__((unused))
+#define RAM_SIZE     (16 * MIB)
+#define SLOT	     5
+#define NO_VECTOR    VIRTIO_MSI_NO_VECTOR
+
+/* --- KVM, as far as a virtio function uses it --- */
+
+#define KVM_MAX 512
+
+static struct fake_kvm {
+	struct kvm_userspace_memory_region slots[KVM_MAX];
+	struct kvm_ioeventfd io[KVM_MAX];
+	unsigned nr_io;
+	struct kvm_irqfd irq[KVM_MAX];
+	unsigned nr_irq;
+	int line[GSI_IOAPIC_COUNT];
+	unsigned line_changes;
+	int refuse_ioeventfd; /* errno */
+	int refuse_slot;
+} fake_kvm;
+
+static int fake_ioeventfd(const struct kvm_ioeventfd *a)
+{
+	struct fake_kvm *k = &fake_kvm;
+
+	if (!(a->flags & KVM_IOEVENTFD_FLAG_DEASSIGN)) {
+		if (k->refuse_ioeventfd)
+			return -k->refuse_ioeventfd;
+		assert_true(k->nr_io < KVM_MAX);
+		k->io[k->nr_io++] = *a;
+		return 0;
+	}
+	for (unsigned i = 0; i < k->nr_io; i++)
+		if (k->io[i].addr == a->addr && k->io[i].fd == a->fd && k->io[i].len == a->len) {
+			k->io[i] = k->io[--k->nr_io];
+			return 0;
+		}
+	fail_msg("an ioeventfd is taken away that is not there");
+	return -ENOENT;
+}
+
+static int fake_irqfd(const struct kvm_irqfd *a)
+{
+	struct fake_kvm *k = &fake_kvm;
+
+	if (!(a->flags & KVM_IRQFD_FLAG_DEASSIGN)) {
+		assert_true(k->nr_irq < KVM_MAX);
+		k->irq[k->nr_irq++] = *a;
+		return 0;
+	}
+	for (unsigned i = 0; i < k->nr_irq; i++)
+		if (k->irq[i].fd == a->fd && k->irq[i].gsi == a->gsi) {
+			k->irq[i] = k->irq[--k->nr_irq];
+			return 0;
+		}
+	fail_msg("an irqfd is taken away that is not there");
+	return -ENOENT;
+}
+
+static int fake_slot(const struct kvm_userspace_memory_region *r)
+{
+	if (r->memory_size && fake_kvm.refuse_slot)
+		return -fake_kvm.refuse_slot;
+	fake_kvm.slots[r->slot] = *r;
+	return 0;
+}
+
+int kvm_vm_ioctl(const struct kvm *kvm, unsigned long request, void *arg)
+{
+	const struct kvm_irq_level *level = arg;
+
+	switch (request) {
+	case KVM_SET_USER_MEMORY_REGION:
+		return fake_slot(arg);
+	case KVM_IOEVENTFD:
+		return fake_ioeventfd(arg);
+	case KVM_IRQFD:
+		return fake_irqfd(arg);
+	case KVM_IRQ_LINE:
+		fake_kvm.line[level->irq] = (int)level->level;
+		fake_kvm.line_changes++;
+		return 0;
+	default:
+		return 0;
+	}
+}
+
+/* The slot that begins at an address; NULL: none. */
+static MAYBE_UNUSED const struct kvm_userspace_memory_region *slot_at(uint64_t gpa)
+{
+	for (unsigned i = 0; i < KVM_MAX; i++)
+		if (fake_kvm.slots[i].memory_size && fake_kvm.slots[i].guest_phys_addr == gpa)
+			return &fake_kvm.slots[i];
+	return NULL;
+}
+
+/* The descriptor that a write of len bytes to an address signals; -1: none. */
+static MAYBE_UNUSED int doorbell_at(uint64_t gpa, unsigned len)
+{
+	for (unsigned i = 0; i < fake_kvm.nr_io; i++)
+		if (fake_kvm.io[i].addr == gpa && (!fake_kvm.io[i].len || fake_kvm.io[i].len == len))
+			return fake_kvm.io[i].fd;
+	return -1;
+}
+
+static MAYBE_UNUSED bool is_irqfd(int fd)
+{
+	for (unsigned i = 0; i < fake_kvm.nr_irq; i++)
+		if ((int)fake_kvm.irq[i].fd == fd)
+			return true;
+	return false;
+}
+
+/* --- the back-end --- */
+
+struct fake {
+	struct virtio_backend b;
+	uint8_t config[VIRTIO_CONFIG_ROOM];
+	bool running;
+	unsigned starts, stops, queue_starts, queue_stops, queue_calls, config_reads, config_writes;
+	unsigned index; /* of the last call about one queue */
+	uint64_t features;
+	uint8_t status;
+	struct virtio_queue queues[VIRTIO_MAX_QUEUES]; /* as they were last told */
+	int start_rc, queue_rc;
+};
+
+static struct fake *fake_of(struct virtio_backend *b)
+{
+	return container_of(b, struct fake, b);
+}
+
+static void fake_config_read(struct virtio_backend *b, uint32_t off, void *buf, uint32_t len)
+{
+	struct fake *f = fake_of(b);
+
+	assert_true(range_ok(off, len, VIRTIO_CONFIG_ROOM));
+	f->config_reads++;
+	memcpy(buf, f->config + off, len);
+}
+
+static void fake_config_write(
+	struct virtio_backend *b, uint32_t off, const void *buf, uint32_t len)
+{
+	struct fake *f = fake_of(b);
+
+	assert_true(range_ok(off, len, VIRTIO_CONFIG_ROOM));
+	f->config_writes++;
+	memcpy(f->config + off, buf, len);
+}
+
+static int fake_start(
+	struct virtio_backend *b, uint64_t features, const struct virtio_queue *queues)
+{
+	struct fake *f = fake_of(b);
+
+	assert_false(f->running);
+	f->starts++;
+	f->features = features;
+	memcpy(f->queues, queues, b->info.nr_queues * sizeof(*queues));
+	f->running = !f->start_rc;
+	return f->start_rc;
+}
+
+static void fake_stop(struct virtio_backend *b)
+{
+	assert_true(fake_of(b)->running);
+	fake_of(b)->running = false;
+	fake_of(b)->stops++;
+}
+
+static int fake_queue_start(
+	struct virtio_backend *b, unsigned index, const struct virtio_queue *q)
+{
+	struct fake *f = fake_of(b);
+
+	assert_true(f->running && index < b->info.nr_queues && q->enabled);
+	f->queue_starts++;
+	f->index = index;
+	f->queues[index] = *q;
+	return f->queue_rc;
+}
+
+static int fake_queue_stop(struct virtio_backend *b, unsigned index)
+{
+	struct fake *f = fake_of(b);
+
+	assert_true(f->running && index < b->info.nr_queues);
+	f->queue_stops++;
+	f->index = index;
+	f->queues[index].enabled = false;
+	return f->queue_rc;
+}
+
+static void fake_queue_call(struct virtio_backend *b, unsigned index, int call_fd)
+{
+	struct fake *f = fake_of(b);
+
+	assert_true(f->running && index < b->info.nr_queues && f->queues[index].enabled);
+	f->queue_calls++;
+	f->index = index;
+	f->queues[index].call_fd = call_fd;
+}
+
+static void fake_status(struct virtio_backend *b, uint8_t status)
+{
+	fake_of(b)->status = status;
+}
+
+static const struct virtio_backend_ops fake_ops = {
+	.config_read = fake_config_read,
+	.config_write = fake_config_write,
+	.start = fake_start,
+	.stop = fake_stop,
+	.queue_start = fake_queue_start,
+	.queue_stop = fake_queue_stop,
+	.queue_call = fake_queue_call,
+	.status = fake_status,
+};
+
+/* --- the machine --- */
+
+struct world {
+	struct machine m;
+	struct fake f;
+	struct virtio_pci *vp;
+	struct virtio_owner *owner;
+	struct io_reader *r;
+	unsigned slot;
+	int rc; /* of the attach */
+	unsigned reports;
+	struct err err;
+	char log_path[64];
+	struct loop_timer watchdog;
+};
+
+static void world_attached(void *arg, int rc, const struct err *err)
+{
+	struct world *w = arg;
+
+	w->rc = rc;
+	w->reports++;
+	if (err)
+		w->err = *err;
+}
+
+/* A device: block, four features, two queues. The test may change it before world_plug(). */
+static MAYBE_UNUSED struct world *world_new(void)
+{
+	static unsigned number;
+	struct world *w = calloc(1, sizeof(*w));
+	struct memory_params mp = { .size = RAM_SIZE };
+	struct pci_params pp = { .nr_segments = 1, .phys_bits = 40, .ram_top = RAM_SIZE };
+
+	snprintf(w->log_path, sizeof(w->log_path), "/tmp/virtio-log-%d-%u", (int)getpid(), number++);
+	log_init("test", LOG_WARN);
+	assert_int_equal(log_open(w->log_path), 0);
+	memset(&fake_kvm, 0, sizeof(fake_kvm));
+	w->m.kvm.nr_slots = KVM_MAX;
+	w->m.kvm.nr_gsi_routes = 1024;
+	w->m.kvm.ioeventfd_any_length = true;
+	assert_int_equal(loop_new(&w->m.loop), 0);
+	assert_int_equal(memory_new(&w->m.kvm, &mp, &w->m.memory, &w->err), 0);
+	assert_int_equal(irqs_new(&w->m.kvm, &w->m.irqs), 0);
+	assert_int_equal(io_bus_new(2, &w->m.bus), 0);
+	assert_int_equal(pci_new(w->m.bus, &pp, &w->m.pci, &w->err), 0);
+	w->r = io_bus_reader(w->m.bus, 0);
+	w->slot = SLOT;
+	w->f.b.ops = &fake_ops;
+	w->f.b.id = "dev0";
+	w->f.b.info = (struct virtio_info){
+		.type = 2,
+		.features = VIRTIO_BIT(VIRTIO_BIT_VERSION_1) | VIRTIO_BIT(VIRTIO_BIT_RING_PACKED) |
+			    VIRTIO_BIT(VIRTIO_BIT_RING_RESET) | VIRTIO_BIT(5),
+		.nr_queues = 2,
+		.queue_sizes = { 256, 200 },
+	};
+	assert_int_equal(virtio_pci_new(&w->m, "dev0", world_attached, w, &w->vp), 0);
+	virtio_pci_set_backend(w->vp, &w->f.b);
+	w->owner = virtio_pci_owner(w->vp);
+	return w;
+}
+
+static MAYBE_UNUSED void world_free(struct world *w)
+{
+	virtio_pci_unplug(w->vp);
+	virtio_pci_free(w->vp);
+	assert_int_equal(fake_kvm.nr_io, 0);
+	assert_int_equal(fake_kvm.nr_irq, 0);
+	for (unsigned i = 0; i < GSI_IOAPIC_COUNT; i++)
+		assert_int_equal(fake_kvm.line[i], 0);
+	pci_free(w->m.pci);
+	io_bus_free(w->m.bus);
+	irqs_free(w->m.irqs);
+	memory_free(w->m.memory);
+	loop_free(w->m.loop);
+	unlink(w->log_path);
+	free(w);
+}
+
+/* Lines of the log that hold the text. */
+static MAYBE_UNUSED unsigned world_log(struct world *w, const char *text)
+{
+	FILE *file = fopen(w->log_path, "r");
+	char line[1024];
+	unsigned n = 0;
+
+	assert_non_null(file);
+	while (fgets(line, sizeof(line), file))
+		n += strstr(line, text) != NULL;
+	fclose(file);
+	return n;
+}
+
+static void world_quit(struct loop_timer *t)
+{
+	struct world *w = container_of(t, struct world, watchdog);
+
+	loop_quit(w->m.loop, 0);
+}
+
+/* Serve what is ready on the loop. */
+static MAYBE_UNUSED void world_serve(struct world *w)
+{
+	/* A timer that is due already fires after the sources of its round: two rounds see all. */
+	for (unsigned i = 0; i < 2; i++) {
+		loop_timer_set(w->m.loop, &w->watchdog, clock_now_ns(), world_quit);
+		loop_run(w->m.loop);
+	}
+}
+
+/* --- the guest's accesses --- */
+
+static uint64_t ecam(const struct world *w, unsigned off)
+{
+	return LAYOUT_ECAM + ((uint64_t)w->slot << 15) + off;
+}
+
+static MAYBE_UNUSED uint32_t cfg_read(struct world *w, unsigned off, unsigned size)
+{
+	uint64_t v;
+
+	io_read(w->m.bus, w->r, IO_MMIO, ecam(w, off), size, &v);
+	return (uint32_t)v;
+}
+
+static MAYBE_UNUSED void cfg_write(struct world *w, unsigned off, unsigned size, uint32_t v)
+{
+	io_write(w->m.bus, w->r, IO_MMIO, ecam(w, off), size, v);
+}
+
+static uint64_t bar_addr(struct world *w, unsigned bar)
+{
+	unsigned off = PCI_BASE_ADDRESS_0 + 4 * bar;
+
+	return (cfg_read(w, off, 4) & ~15u) | (uint64_t)cfg_read(w, off + 4, 4) << 32;
+}
+
+static MAYBE_UNUSED uint64_t reg_read(struct world *w, uint64_t off, unsigned size)
+{
+	uint64_t v;
+
+	io_read(w->m.bus, w->r, IO_MMIO, bar_addr(w, 0) + off, size, &v);
+	return v;
+}
+
+static MAYBE_UNUSED void reg_write(struct world *w, uint64_t off, unsigned size, uint64_t v)
+{
+	io_write(w->m.bus, w->r, IO_MMIO, bar_addr(w, 0) + off, size, v);
+}
+
+/* Where the n-th (from 0) virtio capability of a kind lies; 0: there is none. */
+static MAYBE_UNUSED unsigned cap_find(struct world *w, unsigned type, unsigned n)
+{
+	unsigned pos = cfg_read(w, PCI_CAPABILITY_LIST, 1);
+
+	for (unsigned i = 0; pos && i < 48; i++, pos = cfg_read(w, pos + 1, 1))
+		if (cfg_read(w, pos, 1) == PCI_CAP_ID_VNDR && cfg_read(w, pos + 3, 1) == type && !n--)
+			return pos;
+	return 0;
+}
+
+static uint64_t cap_place(struct world *w, unsigned type)
+{
+	unsigned pos = cap_find(w, type, 0);
+
+	assert_true(pos);
+	assert_int_equal(cfg_read(w, pos + VIRTIO_PCI_CAP_BAR, 1), 0);
+	return cfg_read(w, pos + VIRTIO_PCI_CAP_OFFSET, 4);
+}
+
+static MAYBE_UNUSED unsigned msix_cap(struct world *w)
+{
+	unsigned pos = cfg_read(w, PCI_CAPABILITY_LIST, 1);
+
+	while (cfg_read(w, pos, 1) != PCI_CAP_ID_MSIX)
+		pos = cfg_read(w, pos + 1, 1);
+	return pos;
+}
+
+static MAYBE_UNUSED uint64_t com_read(struct world *w, unsigned off, unsigned size)
+{
+	return reg_read(w, cap_place(w, VIRTIO_PCI_CAP_COMMON_CFG) + off, size);
+}
+
+static MAYBE_UNUSED void com_write(struct world *w, unsigned off, unsigned size, uint64_t v)
+{
+	reg_write(w, cap_place(w, VIRTIO_PCI_CAP_COMMON_CFG) + off, size, v);
+}
+
+static MAYBE_UNUSED uint8_t isr_read(struct world *w)
+{
+	return (uint8_t)reg_read(w, cap_place(w, VIRTIO_PCI_CAP_ISR_CFG), 1);
+}
+
+static MAYBE_UNUSED bool signalled(int fd)
+{
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+
+	return fd >= 0 && poll(&p, 1, 0) == 1;
+}
+
+/* Attached, plugged, BARs decoded. */
+static MAYBE_UNUSED void world_plug(struct world *w)
+{
+	if (w->owner->ops->attached(w->owner, &w->err))
+		fail_msg("%s", w->err.text);
+	assert_int_equal(w->reports, 1);
+	assert_int_equal(w->rc, 0);
+	if (virtio_pci_plug(w->vp, 0, (int)w->slot, &w->err))
+		fail_msg("%s", w->err.text);
+	cfg_write(w, PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+}
+
+static MAYBE_UNUSED struct world *world_plugged(void)
+{
+	struct world *w = world_new();
+
+	world_plug(w);
+	return w;
+}
+
+static MAYBE_UNUSED uint8_t status(struct world *w)
+{
+	return (uint8_t)com_read(w, VIRTIO_PCI_COMMON_STATUS, 1);
+}
+
+static MAYBE_UNUSED void set_status(struct world *w, uint8_t value)
+{
+	com_write(w, VIRTIO_PCI_COMMON_STATUS, 1, value);
+}
+
+static MAYBE_UNUSED void accept_features(struct world *w, uint64_t features)
+{
+	set_status(w, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);
+	for (unsigned i = 0; i < 2; i++) {
+		com_write(w, VIRTIO_PCI_COMMON_GFSELECT, 4, i);
+		com_write(w, VIRTIO_PCI_COMMON_GF, 4, (uint32_t)(features >> (32 * i)));
+	}
+	set_status(w, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER |
+			      VIRTIO_CONFIG_S_FEATURES_OK);
+}
+
+static MAYBE_UNUSED void set_queue(struct world *w, unsigned queue, uint16_t vector)
+{
+	com_write(w, VIRTIO_PCI_COMMON_Q_SELECT, 2, queue);
+	com_write(w, VIRTIO_PCI_COMMON_Q_SIZE, 2, 64);
+	com_write(w, VIRTIO_PCI_COMMON_Q_MSIX, 2, vector);
+	for (unsigned i = 0; i < 3; i++) {
+		com_write(w, VIRTIO_PCI_COMMON_Q_DESCLO + 8 * i, 4, 0x10000 * (queue + 1) + 0x1000 * i);
+		com_write(w, VIRTIO_PCI_COMMON_Q_DESCHI + 8 * i, 4, 0);
+	}
+	com_write(w, VIRTIO_PCI_COMMON_Q_ENABLE, 2, 1);
+}
+
+#define VERSION_1 VIRTIO_BIT(VIRTIO_BIT_VERSION_1)
+#define DRIVER_OK                                                                                  \
+	(VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK |      \
+		VIRTIO_CONFIG_S_DRIVER_OK)
+
+/* A driver that has both queues, without MSI-X. */
+static MAYBE_UNUSED struct world *world_driven_with(struct world *w, uint64_t features)
+{
+	world_plug(w);
+	accept_features(w, features);
+	set_queue(w, 0, NO_VECTOR);
+	set_queue(w, 1, NO_VECTOR);
+	set_status(w, DRIVER_OK);
+	assert_true(w->f.running);
+	return w;
+}
+
+static MAYBE_UNUSED struct world *world_driven(void)
+{
+	return world_driven_with(world_new(), VERSION_1 | VIRTIO_BIT(VIRTIO_BIT_RING_RESET));
+}
+
+#endif
