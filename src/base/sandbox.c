@@ -151,6 +151,7 @@ int sandbox_files(const struct sandbox_dir *dirs, size_t nr, struct err *err)
 static const struct sandbox_call base_calls[] = {
 	{ SYS_read, "eventfds, timers, signals" },
 	{ SYS_write, "eventfds, the log" },
+	{ SYS_writev, "what a terminal shows" },
 	{ SYS_close, "every descriptor" },
 	{ SYS_recvmsg, "messages and descriptors of a peer" },
 	{ SYS_sendmsg, "our own" },
