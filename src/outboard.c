@@ -83,6 +83,7 @@ static const struct sandbox_call calls[] = {
 	{ SYS_shutdown, "and hung up on" },
 	{ SYS_getsockopt, "what kind of socket a descriptor is" },
 	{ SYS_sendto, "the serial port's socket" },
+	{ SYS_process_vm_readv, "whether a device's shared memory still has its file" },
 	{ SYS_prctl, "a vCPU's thread gets its name" },
 	{ SYS_sched_setaffinity, "and its processors" },
 	{ SYS_set_robust_list, "a thread begins" },

@@ -8,7 +8,8 @@
  * A doorbell is an ioeventfd that signals the queue's kick descriptor, so the guest's write never
  * comes here. KVM matches it for every length and value, or, where it cannot, for the two lengths
  * that a driver uses. What gets past (another length, the configuration window, a KVM out of room)
- * is signalled by us. NOTIFICATION_DATA's value, where the driver is in its ring, is a hint
+ * is signalled by us; the device holds the other end and may have filled it, hence kick().
+ * NOTIFICATION_DATA's value, where the driver is in its ring, is a hint
  * that an eventfd cannot carry; the ring says the same.
  *
  * Threads: accesses on vCPU threads; doorbells are laid under the topology lock.
@@ -19,7 +20,7 @@
 #include <string.h>
 
 #include "attach/virtio_pci_priv.h"
-#include "base/fd.h"
+#include "base/kick.h"
 
 /* --- the parts; off is relative to the part, v->lock held --- */
 
@@ -102,7 +103,7 @@ static bool ring(struct virtio_pci *v, unsigned bar, uint64_t off)
 
 	if (bar != VIO_BAR_REGS || off < VIO_NOTIFY || queue >= v->nr_queues)
 		return false;
-	fd_signal(v->queues[queue].kick_fd);
+	kick(v->queues[queue].kick_fd);
 	return true;
 }
 

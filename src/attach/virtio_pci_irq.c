@@ -19,7 +19,7 @@
 #include <string.h>
 
 #include "attach/virtio_pci_priv.h"
-#include "base/fd.h"
+#include "base/kick.h"
 
 /* virtio 1.3, 4.1.4.5; the other bit is the kernel's VIRTIO_PCI_ISR_CONFIG */
 #define ISR_QUEUE 0x1
@@ -59,13 +59,15 @@ bool vio_intx_pending(struct virtio_pci *v)
 	return pending;
 }
 
+/*
+ * Each signal is an edge, also to a counter that is not 0. It is not read: the device has the
+ * same descriptor, could empty it in between and make the read wait.
+ */
 static void on_call(struct loop_source *src, uint32_t events)
 {
 	struct vio_intr *n = container_of(src, struct vio_intr, src);
 	struct virtio_pci *v = container_of(n, struct virtio_pci, intr);
 
-	if (!fd_clear(n->call_fd))
-		return;
 	pthread_mutex_lock(&n->lock);
 	if (n->running)
 		n->isr |= ISR_QUEUE;
@@ -78,7 +80,7 @@ int vio_intx_connect(struct virtio_pci *v, struct err *err)
 	int rc;
 
 	pthread_mutex_lock(&v->intr.lock);
-	rc = loop_add(v->m->loop, &v->intr.src, v->intr.call_fd, EPOLLIN, on_call);
+	rc = loop_add(v->m->loop, &v->intr.src, v->intr.call_fd, EPOLLIN | EPOLLET, on_call);
 	pthread_mutex_unlock(&v->intr.lock);
 	return rc ? err_set(err, rc, "%s: cannot listen for interrupts: %s", v->id, strerror(-rc))
 		  : 0;
@@ -167,7 +169,7 @@ void vio_config_interrupt(struct virtio_pci *v)
 	update_line(v);
 	pthread_mutex_unlock(&v->intr.lock);
 	if (fd >= 0)
-		fd_signal(fd);
+		kick(fd);
 }
 
 /* 2.1.2: told by a configuration interrupt, if the driver is there to hear it. */

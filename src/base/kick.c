@@ -23,6 +23,12 @@
 
 #define GRACE_NS 20000000L
 
+/* SIGRTMIN itself kicks vCPUs out of the guest. */
+static int kick_signal(void)
+{
+	return SIGRTMIN + 1;
+}
+
 static _Thread_local struct {
 	timer_t timer;
 	bool made;
@@ -64,7 +70,7 @@ static void install(void)
 	struct sigaction action = { .sa_handler = on_timer };
 
 	install_rc = -pthread_key_create(&key, thread_ends);
-	if (!install_rc && sigaction(SIGRTMIN, &action, NULL))
+	if (!install_rc && sigaction(kick_signal(), &action, NULL))
 		install_rc = -errno;
 }
 
@@ -72,12 +78,16 @@ static int make_timer(void)
 {
 	struct sigevent ev = {
 		.sigev_notify = SIGEV_THREAD_ID,
-		.sigev_signo = SIGRTMIN,
+		.sigev_signo = kick_signal(),
 	};
+	sigset_t set;
 
 	pthread_once(&once, install);
 	if (install_rc)
 		return install_rc;
+	sigemptyset(&set);
+	sigaddset(&set, kick_signal());
+	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 	ev.sigev_notify_thread_id = gettid();
 	if (timer_create(CLOCK_MONOTONIC, &ev, &own.timer))
 		return -errno;

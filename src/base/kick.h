@@ -14,7 +14,7 @@
 /*
  * Add 1 to the eventfd. A full counter of a non-blocking one counts as signalled. 0;
  * -ETIMEDOUT: it is full and blocking, so its owner plays foul; or -errno. At most 20 ms late, any
- * thread. Uses SIGRTMIN.
+ * thread. Uses SIGRTMIN + 1.
  */
 int kick(int eventfd);
 
