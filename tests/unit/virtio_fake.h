@@ -14,6 +14,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/virtio_pci.h>
 #include <poll.h>
 #include <stdio.h>
