@@ -3,9 +3,9 @@
  *
  * The back-end finds out what the device is and calls attached(); the function is built then, once,
  * and can be plugged. From then on the guest keeps it whatever happens to the device: its
- * registers are ours, its doorbells go into eventfds of ours, and what the driver chooses is kept by the
- * back-end for a device that is away. Only a device that can never be had again is
- * reported to the driver (DEVICE_NEEDS_RESET).
+ * registers are ours, its doorbells go into eventfds of ours, and what the driver chooses is kept
+ * by the back-end for a device that is away. Only a device that can never be had again is reported
+ * to the driver (DEVICE_NEEDS_RESET).
  *
  * A reset of the machine is a reset of the device, and of MSI-X and configuration space; the
  * connection stays.
@@ -32,8 +32,8 @@ static struct virtio_pci *owner_of(struct virtio_owner *o)
 /* --- building --- */
 
 /*
- * Bits that say nothing to a modern driver of this transport, or promise what nobody here keeps: the
- * old interface's (24, 27), the protocol's own, virtual functions, administration queues.
+ * Bits that say nothing to a modern driver of this transport, or promise what nobody here keeps:
+ * the old interface's (24, 27), the protocol's own, virtual functions, administration queues.
  */
 #define NOT_OFFERED                                                                                \
 	(VIRTIO_BIT(24) | VIRTIO_BIT(27) | VIRTIO_BIT(VIRTIO_BIT_VHOST_USER) |                     \
@@ -43,8 +43,8 @@ static int check_info(const struct virtio_info *info, struct err *err)
 {
 	/* 4.1.2: ids 0x1041 to 0x107f */
 	if (info->type < 1 || info->type > 0x3f)
-		return err_set(err, -EPROTO, "virtio type %u has no PCI device id, expected 1 to 63",
-			info->type);
+		return err_set(err, -EPROTO,
+			"virtio type %u has no PCI device id, expected 1 to 63", info->type);
 	if (!(info->features & VIRTIO_BIT(VIRTIO_BIT_VERSION_1)))
 		return err_set(err, -EPROTO,
 			"the device does not offer VERSION_1 (features 0x%llx): it is a legacy device",

@@ -2,13 +2,13 @@
  * virtio_pci_common.c - the common configuration: features, status, queues
  *
  * A read builds the whole structure and takes its bytes from there, so that every size and
- * alignment is answered. A write acts on the fields that it covers as a whole, in their order; a part
- * of a field is no field and does nothing.
+ * alignment is answered. A write acts on the fields that it covers as a whole, in their order; a
+ * part of a field is no field and does nothing.
  *
  * The driver's way through the status register is enforced: features are checked when it sets
- * FEATURES_OK and are fixed from then on; DRIVER_OK counts only after that. Bits once set stay until
- * a reset. Queues are checked when they are enabled and are fixed until they are reset. What is
- * refused keeps its old value, which the driver can read back.
+ * FEATURES_OK and are fixed from then on; DRIVER_OK counts only after that. Bits once set stay
+ * until a reset. Queues are checked when they are enabled and are fixed until they are reset. What
+ * is refused keeps its old value, which the driver can read back.
  *
  * The back-end is called in four moments: DRIVER_OK (start), reset (stop), and when one queue is
  * enabled or reset while the others run.
@@ -75,8 +75,8 @@ static struct virtio_queue *selected(struct virtio_pci *v)
 
 static void complain(struct virtio_pci *v, unsigned queue, const char *what)
 {
-	log_limited(&v->complaints, LOG_WARN, "%s: the driver enables queue %u, but %s", v->id, queue,
-		what);
+	log_limited(&v->complaints, LOG_WARN, "%s: the driver enables queue %u, but %s", v->id,
+		queue, what);
 }
 
 /* 2.7 and 2.8.10: alignments of the three areas. Whether they are RAM is for the back-end. */

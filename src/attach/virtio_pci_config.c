@@ -3,8 +3,8 @@
  *
  * All of it is ours: the core keeps what the driver writes. Two places do something:
  * the control words of MSI-X and INTx, and the window, a capability through which a driver that
- * cannot reach a BAR (firmware, early in a boot) reads and writes the registers. An access of the window's
- * data is carried out as one of BAR 0, by the same code.
+ * cannot reach a BAR (firmware, early in a boot) reads and writes the registers. An access of the
+ * window's data is carried out as one of BAR 0, by the same code.
  *
  * Capabilities lie one after the other from 0x40 on. The header's 256 bytes have room for
  * VIRTIO_MAX_SHM shared-memory capabilities after the others.
@@ -38,8 +38,8 @@ struct chain {
 	unsigned link, pos;
 };
 
-static unsigned add_cap(struct virtio_pci *v, struct chain *at, uint8_t id, const void *body,
-	unsigned len)
+static unsigned add_cap(
+	struct virtio_pci *v, struct chain *at, uint8_t id, const void *body, unsigned len)
 {
 	uint8_t *c = v->fn.config;
 	unsigned pos = at->pos;
@@ -227,7 +227,8 @@ static void window_write(struct virtio_pci *v)
 	uint32_t off, len;
 
 	if (window_place(v, &off, &len))
-		vio_bar_write(&v->fn, VIO_BAR_REGS, off, len, get(v, v->window_pos + WINDOW_DATA, len));
+		vio_bar_write(
+			&v->fn, VIO_BAR_REGS, off, len, get(v, v->window_pos + WINDOW_DATA, len));
 }
 
 uint32_t vio_config_read(struct pci_function *fn, unsigned off, unsigned size)

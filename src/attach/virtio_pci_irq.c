@@ -1,14 +1,15 @@
 /*
  * virtio_pci_irq.c - vectors, INTx and ISR, configuration interrupts
  *
- * With MSI-X, the descriptor that the device signals for a queue is the eventfd of the queue's vector,
- * straight to KVM; without a vector there is none. A vector's eventfd comes into being when the driver
- * names the vector, so that a signal before it is unmasked is kept, and so that the driver
- * reads NO_VECTOR when there is none to be had.
+ * With MSI-X, the descriptor that the device signals for a queue is the eventfd of the queue's
+ * vector, straight to KVM; without a vector there is none. A vector's eventfd comes into being when
+ * the driver names the vector, so that a signal before it is unmasked is kept, and so that the
+ * driver reads NO_VECTOR when there is none to be had.
  *
  * Without MSI-X, all queues share call_fd, which the loop listens to: it sets the ISR bit and
  * raises the line. The line is a level: raised as long as ISR is not 0, lowered by the read
- * of ISR, which every handler begins with. Several functions share a line; irqs counts who holds it.
+ * of ISR, which every handler begins with. Several functions share a line; irqs counts who holds
+ * it.
  *
  * Interrupts run from DRIVER_OK to the reset. Whether one may be raised is decided under intr.lock
  * alone, as the loop, which may not wait for the device, must be able to.
@@ -106,8 +107,8 @@ uint16_t vio_vector_take(struct virtio_pci *v, uint16_t vector)
 	rc = irq_vector_prepare(v->msix.irqs, &v->msix.vectors[vector]);
 	if (!rc)
 		return vector;
-	log_limited(&v->complaints, LOG_WARN, "%s: MSI-X vector %u cannot be had: %s", v->id, vector,
-		strerror(-rc));
+	log_limited(&v->complaints, LOG_WARN, "%s: MSI-X vector %u cannot be had: %s", v->id,
+		vector, strerror(-rc));
 	return VIRTIO_MSI_NO_VECTOR;
 }
 

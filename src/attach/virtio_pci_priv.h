@@ -71,7 +71,7 @@ struct virtio_pci {
 	uint64_t offered;
 	unsigned nr_queues;
 	unsigned msix_pos, window_pos;
-	uint64_t shm_at[VIRTIO_MAX_SHM]; /* where in the BAR */
+	uint64_t shm_at[VIRTIO_MAX_SHM];  /* where in the BAR */
 	uint8_t initial[PCI_CONFIG_SIZE]; /* config[] as a reset of the machine restores it */
 
 	pthread_mutex_t lock;

@@ -1,9 +1,9 @@
 /*
  * virtio_pci_shm.c - shared-memory regions: a BAR that a device fills with pieces of files
  *
- * BAR 2 holds all regions one after the other. The device asks for a piece of a file to be laid into a
- * region; we map the file and, while the BAR is decoded, give KVM a memory slot there. Where nothing is
- * laid, accesses trap and read all-ones.
+ * BAR 2 holds all regions one after the other. The device asks for a piece of a file to be laid
+ * into a region; we map the file and, while the BAR is decoded, give KVM a memory slot there. Where
+ * nothing is laid, accesses trap and read all-ones.
  *
  * The file may lose its end at any time. We never touch such a mapping ourselves; KVM says
  * that it could not, and then what cannot be read any more is taken out (vio_memory_fault). A
@@ -51,7 +51,8 @@ int vio_shm_build(struct virtio_pci *v, struct err *err)
 				v->b->info.shm[i].id, (unsigned long long)size, REGION_MAX);
 		for (unsigned j = 0; j < i; j++)
 			if (v->b->info.shm[j].size && v->b->info.shm[j].id == v->b->info.shm[i].id)
-				return err_set(err, -EPROTO, "shared memory region %u is there twice",
+				return err_set(err, -EPROTO,
+					"shared memory region %u is there twice",
 					v->b->info.shm[i].id);
 		v->shm_at[i] = at;
 		at = align_up(at + size, REGION_ALIGN);
@@ -172,7 +173,8 @@ static int take_out(struct virtio_pci *v, uint64_t at, uint64_t size)
 }
 
 /* Where [off, off + len) of a region lies in the BAR. 0 or -EINVAL. */
-static int place(const struct virtio_pci *v, uint8_t shmid, uint64_t off, uint64_t len, uint64_t *at)
+static int place(
+	const struct virtio_pci *v, uint8_t shmid, uint64_t off, uint64_t len, uint64_t *at)
 {
 	const struct virtio_info *info = &v->b->info;
 
@@ -215,8 +217,8 @@ void vio_shm_clear(struct virtio_owner *o)
 #define PROBES 256u
 
 /*
- * One byte of each page of [off, off + size), up to PROBES pages. By a system call, for which a page
- * that is not there is an error, not a signal.
+ * One byte of each page of [off, off + size), up to PROBES pages. By a system call, for which a
+ * page that is not there is an error, not a signal.
  */
 static bool readable(const struct vio_map *map, uint64_t off, uint64_t size)
 {

@@ -1,9 +1,9 @@
 /*
  * virtio_fake.h - a virtio device that notes what it is told, and a machine without KVM
  *
- * The back-end is a struct virtio_backend of counters and copies. kvm_vm_ioctl() stands here instead of
- * the machine's, so slots, ioeventfds, irqfds and lines are written down. One thread is the loop
- * thread and the vCPU in turns.
+ * The back-end is a struct virtio_backend of counters and copies. kvm_vm_ioctl() stands here
+ * instead of the machine's, so slots, ioeventfds, irqfds and lines are written down. One thread is
+ * the loop thread and the vCPU in turns.
  */
 #ifndef TESTS_VIRTIO_FAKE_H
 #define TESTS_VIRTIO_FAKE_H
@@ -129,7 +129,8 @@ static MAYBE_UNUSED const struct kvm_userspace_memory_region *slot_at(uint64_t g
 static MAYBE_UNUSED int doorbell_at(uint64_t gpa, unsigned len)
 {
 	for (unsigned i = 0; i < fake_kvm.nr_io; i++)
-		if (fake_kvm.io[i].addr == gpa && (!fake_kvm.io[i].len || fake_kvm.io[i].len == len))
+		if (fake_kvm.io[i].addr == gpa &&
+			(!fake_kvm.io[i].len || fake_kvm.io[i].len == len))
 			return fake_kvm.io[i].fd;
 	return -1;
 }
@@ -170,8 +171,7 @@ static void fake_config_read(struct virtio_backend *b, uint32_t off, void *buf, 
 	memcpy(buf, f->config + off, len);
 }
 
-static void fake_config_write(
-	struct virtio_backend *b, uint32_t off, const void *buf, uint32_t len)
+static void fake_config_write(struct virtio_backend *b, uint32_t off, const void *buf, uint32_t len)
 {
 	struct fake *f = fake_of(b);
 
@@ -200,8 +200,7 @@ static void fake_stop(struct virtio_backend *b)
 	fake_of(b)->stops++;
 }
 
-static int fake_queue_start(
-	struct virtio_backend *b, unsigned index, const struct virtio_queue *q)
+static int fake_queue_start(struct virtio_backend *b, unsigned index, const struct virtio_queue *q)
 {
 	struct fake *f = fake_of(b);
 
@@ -283,7 +282,8 @@ static MAYBE_UNUSED struct world *world_new(void)
 	struct memory_params mp = { .size = RAM_SIZE };
 	struct pci_params pp = { .nr_segments = 1, .phys_bits = 40, .ram_top = RAM_SIZE };
 
-	snprintf(w->log_path, sizeof(w->log_path), "/tmp/virtio-log-%d-%u", (int)getpid(), number++);
+	snprintf(
+		w->log_path, sizeof(w->log_path), "/tmp/virtio-log-%d-%u", (int)getpid(), number++);
 	log_init("test", LOG_WARN);
 	assert_int_equal(log_open(w->log_path), 0);
 	memset(&fake_kvm, 0, sizeof(fake_kvm));
@@ -406,7 +406,8 @@ static MAYBE_UNUSED unsigned cap_find(struct world *w, unsigned type, unsigned n
 	unsigned pos = cfg_read(w, PCI_CAPABILITY_LIST, 1);
 
 	for (unsigned i = 0; pos && i < 48; i++, pos = cfg_read(w, pos + 1, 1))
-		if (cfg_read(w, pos, 1) == PCI_CAP_ID_VNDR && cfg_read(w, pos + 3, 1) == type && !n--)
+		if (cfg_read(w, pos, 1) == PCI_CAP_ID_VNDR && cfg_read(w, pos + 3, 1) == type &&
+			!n--)
 			return pos;
 	return 0;
 }
@@ -488,8 +489,8 @@ static MAYBE_UNUSED void accept_features(struct world *w, uint64_t features)
 		com_write(w, VIRTIO_PCI_COMMON_GFSELECT, 4, i);
 		com_write(w, VIRTIO_PCI_COMMON_GF, 4, (uint32_t)(features >> (32 * i)));
 	}
-	set_status(w, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER |
-			      VIRTIO_CONFIG_S_FEATURES_OK);
+	set_status(w,
+		VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK);
 }
 
 static MAYBE_UNUSED void set_queue(struct world *w, unsigned queue, uint16_t vector)
@@ -498,7 +499,8 @@ static MAYBE_UNUSED void set_queue(struct world *w, unsigned queue, uint16_t vec
 	com_write(w, VIRTIO_PCI_COMMON_Q_SIZE, 2, 64);
 	com_write(w, VIRTIO_PCI_COMMON_Q_MSIX, 2, vector);
 	for (unsigned i = 0; i < 3; i++) {
-		com_write(w, VIRTIO_PCI_COMMON_Q_DESCLO + 8 * i, 4, 0x10000 * (queue + 1) + 0x1000 * i);
+		com_write(w, VIRTIO_PCI_COMMON_Q_DESCLO + 8 * i, 4,
+			0x10000 * (queue + 1) + 0x1000 * i);
 		com_write(w, VIRTIO_PCI_COMMON_Q_DESCHI + 8 * i, 4, 0);
 	}
 	com_write(w, VIRTIO_PCI_COMMON_Q_ENABLE, 2, 1);

@@ -1,6 +1,6 @@
 /*
- * virtio_pci_irq_test.c - the virtio function's descriptors and memory: interrupts, doorbells, shared
- * memory, resets, and random accesses to all of it
+ * virtio_pci_irq_test.c - the virtio function's descriptors and memory: interrupts, doorbells,
+ * shared memory, resets, and random accesses to all of it
  */
 #include "virtio_fake.h"
 
@@ -479,7 +479,8 @@ static void pieces_are_checked(void **state)
 	/* All taken, all closed. */
 	assert_int_equal(fd_count(), fds);
 	assert_int_equal(map(w, 7, 8 * MIB, 4096, -1, 0), -ENOENT);
-	assert_int_equal(map(w, 7, 8 * MIB, 4096, open("/dev/null", O_RDWR | O_CLOEXEC), 0), -ENODEV);
+	assert_int_equal(
+		map(w, 7, 8 * MIB, 4096, open("/dev/null", O_RDWR | O_CLOEXEC), 0), -ENODEV);
 	fake_kvm.refuse_slot = EINVAL;
 	assert_int_equal(map(w, 7, 8 * MIB, 4096, memfd(4096), 0), -EINVAL);
 	fake_kvm.refuse_slot = 0;
@@ -626,7 +627,8 @@ static uint64_t next_random(uint64_t *s)
 /* Values that mean something more often than random ones do. */
 static uint64_t some_value(uint64_t *s)
 {
-	static const uint64_t values[] = { 0, 1, 2, 3, 4, 0xf, 0xff, 0xffff, 64, 128, 0x10000, UINT64_MAX };
+	static const uint64_t values[] = { 0, 1, 2, 3, 4, 0xf, 0xff, 0xffff, 64, 128, 0x10000,
+		UINT64_MAX };
 	uint64_t r = next_random(s);
 
 	return r & 1 ? next_random(s) : values[(r >> 8) % ARRAY_SIZE(values)];

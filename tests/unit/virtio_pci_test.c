@@ -1,4 +1,4 @@
-/* virtio_pci_test.c - the virtio function as a guest sees it: capabilities, features, status, queues */
+/* virtio_pci_test.c - the virtio function's registers as a guest sees them */
 #include "virtio_fake.h"
 
 /* --- configuration space --- */
@@ -34,7 +34,9 @@ static void capabilities_name_places_inside_their_bars(void **state)
 	}
 	assert_int_equal(cap_find(w, VIRTIO_PCI_CAP_SHARED_MEMORY_CFG, 0), 0);
 	assert_int_equal(
-		cfg_read(w, cap_find(w, VIRTIO_PCI_CAP_NOTIFY_CFG, 0) + VIRTIO_PCI_NOTIFY_CAP_MULT, 4), 4);
+		cfg_read(w, cap_find(w, VIRTIO_PCI_CAP_NOTIFY_CFG, 0) + VIRTIO_PCI_NOTIFY_CAP_MULT,
+			4),
+		4);
 	/* A vector for each queue and one for the configuration. */
 	assert_int_equal(cfg_read(w, msix_cap(w) + PCI_MSIX_FLAGS, 2), 2);
 	world_free(w);
@@ -61,8 +63,9 @@ static void the_window_refuses_what_is_no_access(void **state)
 {
 	static const struct {
 		uint32_t bar, off, len;
-	} bad[] = { { 1, 0x14, 1 }, { 0, 0x14, 3 }, { 0, 0x14, 0 }, { 0, 0x13, 2 }, { 0, 0xffff, 2 },
-		{ 0, 0x10000, 1 }, { 0, 0xfffffffc, 4 }, { 6, 0, 4 }, { 255, 0, 4 } };
+	} bad[] = { { 1, 0x14, 1 }, { 0, 0x14, 3 }, { 0, 0x14, 0 }, { 0, 0x13, 2 },
+		{ 0, 0xffff, 2 }, { 0, 0x10000, 1 }, { 0, 0xfffffffc, 4 }, { 6, 0, 4 },
+		{ 255, 0, 4 } };
 	struct world *w = world_plugged();
 	unsigned pos = cap_find(w, VIRTIO_PCI_CAP_PCI_CFG, 0);
 
@@ -92,8 +95,8 @@ static void features_are_shown_in_words(void **state)
 	features = com_read(w, VIRTIO_PCI_COMMON_DF, 4);
 	com_write(w, VIRTIO_PCI_COMMON_DFSELECT, 4, 1);
 	features |= com_read(w, VIRTIO_PCI_COMMON_DF, 4) << 32;
-	assert_true(features == (VERSION_1 | VIRTIO_BIT(34) | VIRTIO_BIT(40) | VIRTIO_BIT(5) |
-					VIRTIO_BIT(63)));
+	assert_true(features ==
+		    (VERSION_1 | VIRTIO_BIT(34) | VIRTIO_BIT(40) | VIRTIO_BIT(5) | VIRTIO_BIT(63)));
 	com_write(w, VIRTIO_PCI_COMMON_DFSELECT, 4, 2);
 	assert_int_equal(com_read(w, VIRTIO_PCI_COMMON_DF, 4), 0);
 	com_write(w, VIRTIO_PCI_COMMON_DFSELECT, 4, UINT32_MAX);
@@ -276,8 +279,7 @@ static void a_misaligned_queue_is_not_enabled(void **state)
 		bool packed = i % 2, fine = packed ? cases[i / 2].packed : cases[i / 2].split;
 		struct world *w = world_plugged();
 
-		accept_features(
-			w, VERSION_1 | (packed ? VIRTIO_BIT(VIRTIO_BIT_RING_PACKED) : 0));
+		accept_features(w, VERSION_1 | (packed ? VIRTIO_BIT(VIRTIO_BIT_RING_PACKED) : 0));
 		com_write(w, cases[i / 2].off, 4, 0x10000 + cases[i / 2].by);
 		com_write(w, VIRTIO_PCI_COMMON_Q_ENABLE, 2, 1);
 		assert_int_equal(com_read(w, VIRTIO_PCI_COMMON_Q_ENABLE, 2), fine);
@@ -426,12 +428,14 @@ static void a_write_acts_on_whole_fields(void **state)
 static void what_the_driver_may_not_write_stays(void **state)
 {
 	static const unsigned fixed[] = { VIRTIO_PCI_COMMON_DF, VIRTIO_PCI_COMMON_NUMQ,
-		VIRTIO_PCI_COMMON_CFGGENERATION, VIRTIO_PCI_COMMON_Q_NOFF, VIRTIO_PCI_COMMON_Q_NDATA };
+		VIRTIO_PCI_COMMON_CFGGENERATION, VIRTIO_PCI_COMMON_Q_NOFF,
+		VIRTIO_PCI_COMMON_Q_NDATA };
 	struct world *w = world_plugged();
 
 	for (unsigned i = 0; i < ARRAY_SIZE(fixed); i++) {
-		unsigned size = fixed[i] == VIRTIO_PCI_COMMON_DF ? 4 :
-				fixed[i] == VIRTIO_PCI_COMMON_CFGGENERATION ? 1 : 2;
+		unsigned size = fixed[i] == VIRTIO_PCI_COMMON_DF	      ? 4
+				: fixed[i] == VIRTIO_PCI_COMMON_CFGGENERATION ? 1
+									      : 2;
 		uint64_t before = com_read(w, fixed[i], size);
 
 		com_write(w, fixed[i], size, ~before);
