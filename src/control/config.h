@@ -244,6 +244,12 @@ struct vm_config {
 /* Every member at its default. Accepts any storage. 0 or -ENOMEM (then nothing is owned). */
 int config_init(struct vm_config *config);
 
+/*
+ * Move the machine's part of all into *machine: what a REST body could have said too. The program's (log, API, filter)
+ * stays in all, whose machine is empty then.
+ */
+void config_split(struct vm_config *all, struct vm_config *machine);
+
 /* Free what config owns. A zeroed one is fine. */
 void config_fini(struct vm_config *config);
 

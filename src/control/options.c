@@ -65,6 +65,22 @@ void config_fini(struct vm_config *config)
 	memset(config, 0, sizeof(*config));
 }
 
+void config_split(struct vm_config *all, struct vm_config *machine)
+{
+	struct vm_config program = { 0 };
+
+	*machine = *all;
+	program.api_socket = all->api_socket;
+	program.event_monitor = all->event_monitor;
+	program.no_shutdown = all->no_shutdown;
+	program.log_file = all->log_file;
+	program.verbosity = all->verbosity;
+	program.seccomp = all->seccomp;
+	machine->api_socket = machine->event_monitor = (struct endpoint_config){ NULL, CONFIG_NO_FD };
+	machine->log_file = NULL;
+	*all = program;
+}
+
 static int unknown_option(const char *typed, struct err *err)
 {
 	struct hint best = HINT_NONE;
@@ -332,8 +348,6 @@ static int check_program(const struct vm_config *config, struct err *err)
 {
 	const struct endpoint_config *api = &config->api_socket, *events = &config->event_monitor;
 
-	if (has_endpoint(api))
-		return err_set(err, -EOPNOTSUPP, "--api-socket is not available in this version");
 	if (api->path && api->fd != CONFIG_NO_FD)
 		return err_set(err, -EINVAL, "--api-socket: expected only one of path and fd");
 	if (events->path && events->fd != CONFIG_NO_FD)

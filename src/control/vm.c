@@ -54,8 +54,8 @@ const char *vm_state_name(enum vm_state state)
 static int refuse(const struct vm *vm, const char *what, struct err *err)
 {
 	if (vm->pending.what)
-		return err_set(err, -EBUSY, "%s: %s is under way", what, vm->pending.what);
-	return err_set(err, -EBUSY, "%s: the VM is %s", what,
+		return err_set(err, VM_WRONG_STATE, "%s: %s is under way", what, vm->pending.what);
+	return err_set(err, VM_WRONG_STATE, "%s: the VM is %s", what,
 		vm->state == VM_CREATED  ? "not booted" :
 		vm->state == VM_RUNNING	 ? "running" :
 		vm->state == VM_PAUSED	 ? "paused" :
@@ -88,6 +88,12 @@ static void break_off(struct vm *vm, const char *why)
 	done(vm, rc, &err);
 }
 
+static void tell(const struct vm *vm, const char *step)
+{
+	if (vm->events->step)
+		vm->events->step(vm->arg, step);
+}
+
 static void tear_down(struct vm *vm)
 {
 	if (vm->machine)
@@ -106,6 +112,7 @@ static void paused(void *arg)
 	struct vm *vm = arg;
 
 	vm->state = VM_PAUSED;
+	tell(vm, "paused");
 	done(vm, 0, NULL);
 }
 
@@ -114,8 +121,7 @@ static void was_reset(void *arg)
 	struct vm *vm = arg;
 	bool ours = vm->pending.done && !strcmp(vm->pending.what, "vm.reboot");
 
-	if (vm->events->rebooted)
-		vm->events->rebooted(vm->arg);
+	tell(vm, "rebooted");
 	if (ours)
 		done(vm, 0, NULL);
 }
@@ -128,6 +134,7 @@ static void ended(void *arg, enum machine_exit how)
 
 	vm->state = VM_SHUTDOWN;
 	tear_down(vm);
+	tell(vm, "shutdown");
 	break_off(vm, how == MACHINE_EXIT_OK ? "the guest has shut down" : "the guest has failed");
 	events->ended(events_arg, how);
 }
@@ -143,10 +150,12 @@ static const struct machine_events machine_events = {
 static void boot_ended(struct vm *vm, int rc, const struct err *err)
 {
 	vm->state = rc ? VM_CREATED : VM_RUNNING;
-	if (rc)
+	if (rc) {
 		tear_down(vm);
-	else
+	} else {
 		machine_run(vm->machine);
+		tell(vm, "booted");
+	}
 	done(vm, rc, err);
 }
 
@@ -185,6 +194,7 @@ int vm_boot(struct vm *vm, vm_done_fn fn, void *arg, struct err *err)
 
 	if (vm->state != VM_CREATED && vm->state != VM_SHUTDOWN)
 		return refuse(vm, "vm.boot", err);
+	tell(vm, "booting");
 	rc = begin_boot(vm, err);
 	if (rc) {
 		tear_down(vm);
@@ -209,6 +219,7 @@ int vm_pause(struct vm *vm, vm_done_fn fn, void *arg, struct err *err)
 	if (rc)
 		return rc;
 	expect(vm, "vm.pause", fn, arg);
+	tell(vm, "pausing");
 	machine_pause(vm->machine);
 	return 0;
 }
@@ -217,8 +228,10 @@ int vm_resume(struct vm *vm, struct err *err)
 {
 	if (vm->state != VM_PAUSED)
 		return refuse(vm, "vm.resume", err);
+	tell(vm, "resuming");
 	vm->state = VM_RUNNING;
 	machine_resume(vm->machine);
+	tell(vm, "resumed");
 	return 0;
 }
 
@@ -229,6 +242,7 @@ int vm_reboot(struct vm *vm, vm_done_fn fn, void *arg, struct err *err)
 	if (rc)
 		return rc;
 	expect(vm, "vm.reboot", fn, arg);
+	tell(vm, "rebooting");
 	machine_request_reset(vm->machine);
 	return 0;
 }
@@ -239,6 +253,7 @@ int vm_shutdown(struct vm *vm, struct err *err)
 		return refuse(vm, "vm.shutdown", err);
 	vm->state = VM_SHUTDOWN;
 	tear_down(vm);
+	tell(vm, "shutdown");
 	break_off(vm, "the VM was shut down");
 	return 0;
 }
@@ -292,9 +307,7 @@ void vm_free(struct vm *vm)
 {
 	if (!vm)
 		return;
-	vm->state = VM_SHUTDOWN;
-	tear_down(vm);
-	break_off(vm, "the VM was deleted");
+	vm_shutdown(vm, NULL);
 	config_fini(&vm->config);
 	free(vm);
 }

@@ -11,17 +11,22 @@
  * leave what they are in, a reset waits for device processes. One such request is under way at a time;
  * vm_shutdown(), vm_free() and the guest's own end break it off, and its callback then says so.
  *
- * A request that the state does not allow fails with -EBUSY and a text, and nothing happens.
+ * A request that the state does not allow fails with VM_WRONG_STATE and a text, and nothing happens.
  *
  * Threads: loop thread, all of it.
  */
 #ifndef CONTROL_VM_H
 #define CONTROL_VM_H
 
+#include <errno.h>
+
 #include "attach/device.h"
 #include "base/loop.h"
 #include "control/config.h"
 #include "machine/machine.h"
+
+/* A negative errno that nothing else returns here. */
+#define VM_WRONG_STATE (-EBADFD)
 
 enum vm_state {
 	VM_CREATED, /* a configuration, and nothing else */
@@ -42,8 +47,8 @@ struct vm_events {
 	int (*ready)(void *arg, struct err *err);
 	/* The guest has come to its end by itself, the state is VM_SHUTDOWN. vm_free() is allowed here. */
 	void (*ended)(void *arg, enum machine_exit how);
-	/* The guest has reset itself, or vm_reboot() did. May be NULL. */
-	void (*rebooted)(void *arg);
+	/* A step, for those who watch: "booting", "booted", "pausing", "paused", ... May be NULL. */
+	void (*step)(void *arg, const char *step);
 };
 
 /* A request has ended: 0, or -errno and a text in err. Once. The VM must not be freed here. */
@@ -73,16 +78,16 @@ const struct device *vm_device(const struct vm *vm, size_t i);
 int vm_boot(struct vm *vm, vm_done_fn done, void *arg, struct err *err);
 /* From RUNNING. Likewise. */
 int vm_pause(struct vm *vm, vm_done_fn done, void *arg, struct err *err);
-/* From PAUSED. 0 or -EBUSY with a text. */
+/* From PAUSED. 0 or VM_WRONG_STATE with a text. */
 int vm_resume(struct vm *vm, struct err *err);
 /* From RUNNING: reset in place; done() when the guest begins again. Likewise. */
 int vm_reboot(struct vm *vm, vm_done_fn done, void *arg, struct err *err);
 /*
  * From BOOTING, RUNNING, PAUSED: off, as by the switch. Waits only until the vCPUs have left the guest; all that they could
- * be waiting for is hung up on. 0 or -EBUSY with a text.
+ * be waiting for is hung up on. 0 or VM_WRONG_STATE with a text.
  */
 int vm_shutdown(struct vm *vm, struct err *err);
-/* From RUNNING. 0; -EBUSY; -EOPNOTSUPP the guest does not know the button; with a text. */
+/* From RUNNING. 0; VM_WRONG_STATE; -EOPNOTSUPP the guest does not know the button; with a text. */
 int vm_power_button(struct vm *vm, struct err *err);
 /* From RUNNING: the button, and a reset of the guest's from now on is an end. False: nobody would hear of it. */
 bool vm_ask_to_end(struct vm *vm);

@@ -48,7 +48,7 @@ WHOLE = [
     ("--print-completion fish", "--print-completion: expected bash or zsh"),
     # what the program does not have
     ("--net tap=x", "--net is not available in this version"),
-    ("--api-socket /tmp/x", "--api-socket is not available in this version"),
+    ("--balloon size=1M", "--balloon is not available in this version"),
     ("--debug-console tty", "--debug-console is not available in this version; use --serial"),
     ("--memory-zone size=1G", "--memory-zone is not available in this version; use --memory"),
     ("--console tty", f"--console tty: tty {NO_CONSOLE}"),
