@@ -314,6 +314,8 @@ static int set_up(struct program *prog, const struct args *a, struct err *err)
 		rc = loop_signals(prog->loop, signals, on_signal, prog);
 	if (rc)
 		return err_set(err, rc, "event loop: %s", strerror(-rc));
+	if (!a->model->new_pci)
+		return err_set(err, -ENOTSUP, "this program has no port for a virtio device");
 	rc = a->model->new_pci(a->model_values, &prog->model, err);
 	if (!rc && a->values[OPT_STATE])
 		rc = state_file_open(&prog->state, a->values[OPT_STATE], prog->model, err);

@@ -6,6 +6,7 @@
 
 static const struct device_model *const models[] = {
 	&gpio_model,
+	&rng_model,
 };
 
 const struct device_model *const *device_models(size_t *nr)
