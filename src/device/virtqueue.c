@@ -41,7 +41,7 @@ int vq_new(struct vq **out, unsigned index, uint16_t max_size)
 	vq->max_size = max_size;
 	vq->order_mask = window - 1;
 	vq->broken = "it has not been set up";
-	vq->kick_fd = vq->err_fd = vq->call_fd = -1;
+	vq->call_fd = vq->kick_fd = vq->err_fd = -1;
 	vq->pending = calloc(max_size, sizeof(*vq->pending));
 	vq->order = calloc(window, sizeof(*vq->order));
 	vq->taken_heads = calloc(max_size, 1);

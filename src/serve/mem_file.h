@@ -6,9 +6,9 @@
  * the mapping reads as zeros and the descriptor that was given for it becomes readable
  * (base/sigbus.h).
  *
- * What may be memory: memfd, shared memory, hugetlbfs, or a regular file on a block device. Anything
- * else is refused, files of FUSE and of the network too: an access to such a mapping would wait
- * for as long as its owner likes.
+ * What may be memory: memfd, shared memory, hugetlbfs, or a regular file on a block device.
+ * Anything else is refused, files of FUSE and of the network too: an access to such a mapping would
+ * wait for as long as its owner likes.
  *
  * Threads: any; a file is not changed after it was made.
  */

@@ -17,7 +17,8 @@
 struct vhost_user_port;
 
 struct vhost_user_port_config {
-	/* How long a front-end may take over the rest of a message, and over reading our answers. 0: 5000. */
+	/* How long a front-end may take over the rest of a message, and over reading our answers.
+	 * 0: 5000. */
 	uint32_t patience_ms;
 	/* The front-end has gone and there is no listening socket to bring another. May be NULL. */
 	void (*deserted)(void *arg);

@@ -1,0 +1,146 @@
+/*
+ * vhost_user_inflight.c - the area that says which requests are under way
+ *
+ * The back-end makes it, the front-end keeps it and gives it to the next back-end process. One
+ * region per queue, each as long as queues of the agreed size need; what is in it is
+ * the virtqueue's affair (device/virtqueue.h).
+ *
+ * Trusts: nothing in it, and not its size: the front-end may bring another file than it was given.
+ * Spec:   vhost-user, "Inflight I/O tracking".
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/fd.h"
+#include "base/util.h"
+#include "serve/mem_file.h"
+#include "serve/vhost_user_port.h"
+#include "wire/virtio.h"
+
+static bool is_packed(const struct vhost_user_port *p)
+{
+	/* Before features are set: the larger of the two. */
+	uint64_t f = p->features_set ? p->features : vhu_features(p);
+
+	return f & VIRTIO_BIT(VIRTIO_BIT_RING_PACKED);
+}
+
+static int check(
+	const struct vhost_user_port *p, const struct vhost_user_inflight *i, struct err *err)
+{
+	if (!i->num_queues || i->num_queues > p->nr_queues)
+		return err_set(
+			err, -EINVAL, "%u queues, there are %u", i->num_queues, p->nr_queues);
+	if (!i->queue_size || i->queue_size > p->model->max_queue_size)
+		return err_set(err, -EINVAL, "queue size %u, expected 1 to %u", i->queue_size,
+			p->model->max_queue_size);
+	if (!vhu_queues_rest(p))
+		return err_set(err, -EBUSY, "queues are running");
+	return 0;
+}
+
+static int use(
+	struct vhost_user_port *p, const struct vhost_user_inflight *i, int fd, struct err *err)
+{
+	struct mem_file_id id;
+	struct mem_file *file;
+	uint64_t size;
+	int rc = mem_file_identify(fd, &id, &size, err);
+
+	if (rc)
+		return rc;
+	if (!i->mmap_size || i->mmap_offset & 7 || !range_ok(i->mmap_offset, i->mmap_size, size))
+		return err_set(err, -EINVAL,
+			"offset 0x%" PRIx64 " + size 0x%" PRIx64 " in a file of 0x%" PRIx64,
+			i->mmap_offset, i->mmap_size, size);
+	if (!id.writable)
+		return err_set(err, -EACCES, "the area cannot be written");
+	rc = mem_file_new(&file, fd, &id, size, p->fault_fd, err);
+	if (rc)
+		return rc;
+	vhu_inflight_fini(p);
+	p->inflight = (struct vhu_inflight){
+		.file = file,
+		.offset = i->mmap_offset,
+		.size = i->mmap_size,
+		.nr_queues = i->num_queues,
+		.queue_size = i->queue_size,
+	};
+	return 0;
+}
+
+static int make_file(uint64_t size, struct err *err)
+{
+	FD_AUTO fd = memfd_create("inflight", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (fd < 0 || ftruncate(fd, (off_t)size) < 0 ||
+		fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+		return err_set(
+			err, -errno, "a file of %" PRIu64 " bytes: %s", size, strerror(errno));
+	return fd_take(&fd);
+}
+
+int vhu_inflight_new(
+	struct vhost_user_port *p, struct vhost_user_inflight *i, int *out, struct err *err)
+{
+	FD_AUTO fd = -1;
+	int rc = check(p, i, err);
+
+	if (rc)
+		return rc;
+	i->mmap_offset = 0;
+	i->mmap_size = i->num_queues * vhost_user_inflight_region(is_packed(p), i->queue_size);
+	fd = make_file(i->mmap_size, err);
+	if (fd < 0)
+		return fd;
+	/* In use from now on: not every front-end gives it back before its first crash. */
+	rc = use(p, i, fd, err);
+	if (!rc)
+		*out = fd_take(&fd);
+	return rc;
+}
+
+int vhu_inflight_set(
+	struct vhost_user_port *p, const struct vhost_user_inflight *i, int fd, struct err *err)
+{
+	int rc = check(p, i, err);
+
+	return rc ? rc : use(p, i, fd, err);
+}
+
+int vhu_inflight_region(const struct vhu_queue *q, void **region, uint64_t *size, struct err *err)
+{
+	const struct vhu_inflight *i = &q->port->inflight;
+	uint64_t stride = vhost_user_inflight_region(is_packed(q->port), i->queue_size);
+
+	*region = NULL;
+	*size = 0;
+	if (!i->file || q->index >= i->nr_queues)
+		return 0;
+	if (q->num > i->queue_size || !range_ok(q->index * stride, stride, i->size))
+		return err_set(err, -EINVAL,
+			"the inflight area of %" PRIu64
+			" bytes for %u queues of %u has no room for its %u entries",
+			i->size, i->nr_queues, i->queue_size, q->num);
+	*region = i->file->hva + i->offset + q->index * stride;
+	*size = stride;
+	return 0;
+}
+
+void vhu_inflight_clear(struct vhost_user_port *p)
+{
+	const struct vhu_inflight *i = &p->inflight;
+	uint64_t used = i->nr_queues * vhost_user_inflight_region(true, i->queue_size);
+
+	if (i->file)
+		memset(i->file->hva + i->offset, 0, MIN(used, i->size));
+}
+
+void vhu_inflight_fini(struct vhost_user_port *p)
+{
+	mem_file_put(p->inflight.file);
+	p->inflight = (struct vhu_inflight){ 0 };
+}
