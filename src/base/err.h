@@ -17,6 +17,15 @@ struct err {
 };
 
 /*
+ * An empty one, for where every message passes: `struct err err = { 0 }` would clear all the room
+ * for a text that hardly ever comes.
+ */
+static inline void err_clear(struct err *err)
+{
+	err->text[0] = 0;
+}
+
+/*
  * Write the line and return rc (a negative errno), so that a caller can say
  * `return err_set(err, -EINVAL, "...")`. err may be NULL. The first text wins: it
  * comes from the deepest place, which knows most.

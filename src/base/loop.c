@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
@@ -23,8 +24,9 @@
 
 struct loop {
 	int epoll_fd;
+	bool may_spin;
 	int quit_code;
-	bool quitting; /* guarded by lock */
+	_Atomic bool quitting; /* changed under lock */
 
 	struct epoll_event batch[32];
 	int batch_len, batch_next;
@@ -204,6 +206,8 @@ int loop_new(struct loop **out)
 		return -ENOMEM;
 	loop->work_tail = &loop->work;
 	loop->signal_fd = -1;
+	/* Of the machine, not of our affinity: pinned to one, we may have a peer on another. */
+	loop->may_spin = sysconf(_SC_NPROCESSORS_ONLN) > 1;
 	pthread_mutex_init(&loop->lock, NULL);
 	loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	loop->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
@@ -270,14 +274,9 @@ void loop_del(struct loop_source *src)
 			loop->batch[i].data.ptr = NULL;
 }
 
-static bool quitting(struct loop *loop)
+bool loop_may_spin(const struct loop *loop)
 {
-	bool quit;
-
-	pthread_mutex_lock(&loop->lock);
-	quit = loop->quitting;
-	pthread_mutex_unlock(&loop->lock);
-	return quit;
+	return loop->may_spin;
 }
 
 void loop_idle_set(struct loop *loop, struct loop_idle *idle, loop_idle_fn fn)
@@ -297,7 +296,7 @@ int loop_run(struct loop *loop)
 {
 	int code;
 
-	while (!quitting(loop)) {
+	while (!atomic_load(&loop->quitting)) {
 		loop->batch_len = epoll_wait(loop->epoll_fd, loop->batch, ARRAY_SIZE(loop->batch),
 			loop->idle ? 0 : -1);
 		if (!loop->batch_len && loop->idle) {

@@ -6,7 +6,7 @@
  * the loop's thread and must not wait. A source may be removed, and its storage
  * freed, from any callback, its own included.
  *
- * Threads: loop thread only, but loop_post() and loop_quit(), which any thread
+ * Threads: loop thread only, but loop_post(), loop_quit() and loop_may_spin(), which any thread
  * may call, and loop_mod(), which any thread may call while the source stays added.
  */
 #ifndef BASE_LOOP_H
@@ -70,6 +70,13 @@ void loop_timer_del(struct loop_timer *timer);
 void loop_post(struct loop *loop, struct loop_work *work, loop_work_fn fn);
 /* Make sure that a posted work does not run. Loop thread. */
 void loop_unpost(struct loop *loop, struct loop_work *work);
+
+/*
+ * True if the machine had more than one CPU when the loop was made: without another one for the
+ * peer to run on, waiting for it by looking again and again only keeps it from its work. Asked
+ * that early, since a program that has given up opening files can not ask any more.
+ */
+bool loop_may_spin(const struct loop *loop);
 
 struct loop_idle;
 typedef bool (*loop_idle_fn)(struct loop_idle *idle);

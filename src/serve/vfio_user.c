@@ -53,6 +53,11 @@
  * its own.
  */
 #define SPIN_NEAR_NS (200 * NS_PER_US)
+/*
+ * The client's socket is watched for what is new, which spares epoll a second look at it each
+ * time. So whoever stops reading before the socket is empty sees to it that the rest is read.
+ */
+#define WATCH_IN (EPOLLIN | EPOLLRDHUP | EPOLLET)
 
 static void client_event(struct loop_source *src, uint32_t events);
 
@@ -100,7 +105,7 @@ static void drop_client(struct vfio_user_port *p)
 	vu_stream_fini(&p->main);
 	vu_stream_fini(&p->twin);
 	fd_close(&p->twin_client_fd);
-	p->connected = p->negotiated = p->doomed = false;
+	p->connected = p->negotiated = p->hung_up = p->doomed = false;
 	p->doom.text[0] = 0;
 	if (p->listen_fd < 0 && p->config.deserted)
 		p->config.deserted(p->config.arg);
@@ -143,6 +148,12 @@ static void memory_lost(struct loop_source *src, uint32_t events)
 	drop_client(p);
 }
 
+/* There is a client, and it reads its replies. */
+static bool reading(const struct vfio_user_port *p)
+{
+	return p->connected && p->main_src.events == WATCH_IN;
+}
+
 /* Replies */
 
 /*
@@ -155,7 +166,8 @@ static int flush(struct vfio_user_port *p)
 	int rc = vu_stream_flush(&p->main);
 
 	if (!rc) {
-		fd_close(&p->twin_client_fd);
+		if (p->twin_client_fd >= 0)
+			fd_close(&p->twin_client_fd);
 		return 0;
 	}
 	if (rc != -EAGAIN) {
@@ -222,11 +234,12 @@ static uint8_t *reply_room(struct vfio_user_port *p, const struct vu_msg *msg)
  */
 static int work_off(struct vfio_user_port *p, unsigned *handled)
 {
-	struct err err = { 0 };
 	struct vu_msg msg;
+	struct err err;
 	uint8_t *at;
 	int rc;
 
+	err_clear(&err);
 	while (!p->doomed) {
 		rc = vu_stream_next(&p->main, &msg, &err);
 		if (rc == -EAGAIN)
@@ -268,17 +281,19 @@ static unsigned run_client(struct vfio_user_port *p)
 	ssize_t n;
 
 	for (;;) {
-		int rc = work_off(p, &handled);
+		int rc = p->main.rx_start != p->main.rx_end ? work_off(p, &handled) : 0;
 
-		if (!rc)
+		if (!rc && vu_stream_pending(&p->main))
 			rc = flush(p);
 		if (rc == -EAGAIN)
 			return handled;
-		/*
-		 * Only here the buffer holds no whole message: the rest wakes the loop by itself.
-		 */
-		if (rc || handled >= MAX_RUN || (handled && !more))
+		/* Only here the buffer holds no whole message; what comes now wakes the loop. */
+		if (rc || (handled && !more && !p->hung_up))
 			break;
+		if (handled >= MAX_RUN) {
+			vu_run_soon(p);
+			break;
+		}
 		n = vu_stream_fill(&p->main);
 		more = p->main.more;
 		if (n == -EAGAIN)
@@ -293,10 +308,13 @@ static unsigned run_client(struct vfio_user_port *p)
 			drop_client(p);
 			return handled;
 		}
-		if (n == -EMFILE)
-			vu_doom(p, "a flood of descriptors");
-		else if (n < 0)
-			vu_doom(p, "cannot receive: %s", strerror((int)-n));
+		if (n < 0) {
+			if (n == -EMFILE)
+				vu_doom(p, "a flood of descriptors");
+			else
+				vu_doom(p, "cannot receive: %s", strerror((int)-n));
+			break;
+		}
 	}
 	if (p->doomed)
 		drop_client(p);
@@ -318,7 +336,7 @@ static bool spin(struct loop_idle *idle)
 
 	do {
 		if (run_client(p)) {
-			if (!p->connected || p->main_src.events != EPOLLIN)
+			if (!reading(p))
 				return false;
 			spin_learn(&p->spin, true);
 			quiet_since = p->spin.last_ns = clock_now_ns();
@@ -356,6 +374,9 @@ static void client_event(struct loop_source *src, uint32_t events)
 	struct vfio_user_port *p = container_of(src, struct vfio_user_port, main_src);
 	uint64_t now = clock_now_ns();
 
+	/* Said once, maybe together with the last bytes. */
+	if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+		p->hung_up = true;
 	if (src->events == EPOLLOUT) {
 		if (flush(p) == -EAGAIN && !(events & (EPOLLHUP | EPOLLERR)))
 			return;
@@ -366,7 +387,7 @@ static void client_event(struct loop_source *src, uint32_t events)
 			return;
 		}
 		loop_timer_del(&p->deadline);
-		loop_mod(src, EPOLLIN);
+		loop_mod(src, WATCH_IN);
 	}
 	if (run_client(p) && p->connected)
 		consider_spinning(p, now);
@@ -377,7 +398,7 @@ static void on_run_work(struct loop_work *work)
 {
 	struct vfio_user_port *p = container_of(work, struct vfio_user_port, run_work);
 
-	if (p->connected && p->main_src.events == EPOLLIN)
+	if (reading(p))
 		run_client(p);
 }
 
@@ -393,7 +414,7 @@ static int adopt_client(struct vfio_user_port *p, int fd, struct err *err)
 
 	if (rc)
 		return err_set(err, rc, "out of memory");
-	rc = loop_add(p->loop, &p->main_src, fd, EPOLLIN, client_event);
+	rc = loop_add(p->loop, &p->main_src, fd, WATCH_IN, client_event);
 	if (rc) {
 		vu_stream_fini(&p->main);
 		return err_set(err, rc, "cannot watch the socket: %s", strerror(-rc));
@@ -427,7 +448,7 @@ static bool still_served(struct vfio_user_port *p)
 		if (p->main_src.events == EPOLLOUT) {
 			vu_doom(p, "has left without reading its replies");
 			drop_client(p);
-		} else if (!run_client(p) && p->connected && p->main_src.events == EPOLLIN) {
+		} else if (!run_client(p) && reading(p)) {
 			drop_client(p);
 		}
 	}
@@ -528,11 +549,7 @@ int vfio_user_port_new(struct vfio_user_port **out, struct loop *loop, struct pc
 	p->config = *config;
 	if (!p->config.patience_ms)
 		p->config.patience_ms = DEFAULT_PATIENCE_MS;
-	/*
-	 * Of the machine, not of our affinity: pinned to one processor, we may have a client on
-	 * another.
-	 */
-	p->spin.possible = !p->config.no_spin && sysconf(_SC_NPROCESSORS_ONLN) > 1;
+	p->spin.possible = !p->config.no_spin && loop_may_spin(loop);
 	p->listen_fd = p->twin_client_fd = -1;
 	p->pci_port.ops = &port_ops;
 	p->mig.state = VU_MIG_RUNNING;

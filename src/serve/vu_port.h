@@ -61,6 +61,7 @@ struct vfio_user_port {
 
 	/* The client, while `connected` */
 	bool connected, negotiated;
+	bool hung_up; /* what is left in the socket is all there will be */
 	bool doomed; /* to be dropped as soon as no function works for it; doom.text says why */
 	struct err doom;
 	struct vu_stream main, twin; /* twin.rx is NULL without a twin socket */

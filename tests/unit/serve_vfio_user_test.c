@@ -40,7 +40,7 @@ static void *serve(void *arg)
 	return (void *)(intptr_t)loop_run(((struct server *)arg)->loop);
 }
 
-static void start(struct server *s, bool no_spin)
+static void make(struct server *s, bool no_spin)
 {
 	struct vfio_user_port_config config = {
 		.no_spin = no_spin, .deserted = deserted, .arg = s
@@ -58,7 +58,17 @@ static void start(struct server *s, bool no_spin)
 	setsockopt(s->sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
 	assert_int_equal(
 		vfio_user_port_new(&s->port, s->loop, s->model, socks[1], &config, &err), 0);
+}
+
+static void run(struct server *s)
+{
 	assert_int_equal(pthread_create(&s->thread, NULL, serve, s), 0);
+}
+
+static void start(struct server *s, bool no_spin)
+{
+	make(s, no_spin);
+	run(s);
 }
 
 /* Hang up; the server must end by itself, and leave nothing behind. */
@@ -184,6 +194,46 @@ static void a_port_can_be_freed_under_its_client(void **state)
 	assert_int_equal(fd_count(), s.fds_before);
 }
 
+static void write_and_hang_up(size_t nr)
+{
+	struct {
+		struct vfio_user_header h;
+		struct vfio_user_region_access a;
+		uint8_t value;
+	} __attribute__((packed)) writes[600];
+	struct iovec iov = { writes, nr * sizeof(writes[0]) };
+	struct vfio_user_version v = { 0, 1 };
+	struct vfio_user_region_access a = { 0, 2, 1 };
+	struct server s;
+	uint8_t last[17];
+
+	assert_true(nr <= ARRAY_SIZE(writes));
+	for (size_t i = 0; i < nr; i++) {
+		writes[i].h = (struct vfio_user_header){ 2, VFIO_USER_REGION_WRITE,
+			sizeof(writes[i]), VFIO_USER_FLAG_NO_REPLY, 0 };
+		writes[i].a = a;
+		writes[i].value = (uint8_t)i;
+	}
+	make(&s, true);
+	put(&s, 1, VFIO_USER_VERSION, 0, &v, sizeof(v));
+	assert_int_equal(sock_send(s.sock, &iov, 1, NULL, 0), iov.iov_len);
+	put(&s, 3, VFIO_USER_REGION_READ, 0, &a, sizeof(a));
+	assert_int_equal(shutdown(s.sock, SHUT_WR), 0);
+	run(&s);
+	get(&s, 1, VFIO_USER_VERSION, &v, sizeof(v));
+	get(&s, 3, VFIO_USER_REGION_READ, last, sizeof(last));
+	assert_int_equal(last[16], (nr - 1) & 0xff);
+	assert_int_equal(recv(s.sock, last, 1, 0), 0);
+	finish(&s);
+}
+
+/* The port hears of bytes and hang-up once, and there may be more than it does in one turn. */
+static void what_came_before_the_hang_up_is_done_to_the_last(void **state)
+{
+	write_and_hang_up(10);
+	write_and_hang_up(600);
+}
+
 static void what_is_no_socket_is_refused_and_closed(void **state)
 {
 	struct vfio_user_port_config config = { 0 };
@@ -220,6 +270,7 @@ int main(void)
 		cmocka_unit_test(a_server_that_sleeps_answers_everything_in_order),
 		cmocka_unit_test(a_client_that_never_speaks_just_leaves),
 		cmocka_unit_test(a_port_can_be_freed_under_its_client),
+		cmocka_unit_test(what_came_before_the_hang_up_is_done_to_the_last),
 		cmocka_unit_test(what_is_no_socket_is_refused_and_closed),
 	};
 
