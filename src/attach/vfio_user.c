@@ -21,7 +21,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include "attach/vfio_user_priv.h"
 #include "base/clock.h"
@@ -37,12 +36,6 @@
 static uint32_t or_default(uint32_t value, uint32_t by_default)
 {
 	return value ? value : by_default;
-}
-
-/* Of the machine, not of our affinity: pinned to one, we may have a server on another. */
-static bool several_cpus(void)
-{
-	return sysconf(_SC_NPROCESSORS_ONLN) > 1;
 }
 
 int vfio_user_new(const struct vfio_user_params *p, struct vfio_user **out)
@@ -72,7 +65,7 @@ int vfio_user_new(const struct vfio_user_params *p, struct vfio_user **out)
 		.spin_us = or_default(t->spin_us, DEFAULT_SPIN_US),
 	};
 	vu->spin_every = VU_SPIN_EVERY_MIN;
-	vu->spin_ns = several_cpus() ? vu->times.spin_us * NS_PER_US : 0;
+	vu->spin_ns = loop_may_spin(p->loop) ? vu->times.spin_us * NS_PER_US : 0;
 	vu->loop_thread = pthread_self();
 	vu->max_fds = 1;
 	vu->mail_last = &vu->mail;

@@ -581,6 +581,8 @@ void vu_attach_begin(struct vfio_user *vu, int fd, uint64_t deadline_ns)
 	*a = (struct vu_attach){ .deadline_ns = deadline_ns };
 	vu_lock(vu);
 	vu_chan_init(&vu->chan, fd, &vfio_user_framing);
+	/* Where that cannot be had, poll() waits. */
+	vu->chan_waits = !sock_set_timeout(fd, vu->times.request_ms);
 	atomic_store(&vu->state, VU_CONNECTING);
 	vu_unlock(vu);
 	loop_timer_set(vu->loop, &vu->timer, deadline_ns, too_late);

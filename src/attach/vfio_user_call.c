@@ -88,33 +88,47 @@ static void spin_learn(struct vfio_user *vu, bool paid_off)
 	}
 }
 
+/* Look again and again for as long as that may pay off. 0, or as vu_pump(). */
+static int spin(struct vfio_user *vu, const bool *done, struct err *err)
+{
+	uint64_t budget = spin_budget(vu), end;
+	int rc = budget ? pump_all(vu, done, err) : 0;
+
+	/* A reply that is there at the first look is no reason to spin: a server on our own CPU can
+	 * do that. */
+	if (rc || *done || !budget)
+		return rc;
+	end = clock_now_ns() + budget;
+	do
+		rc = pump_all(vu, done, err);
+	while (!rc && !*done && vu_is_ready(vu) && clock_now_ns() < end);
+	spin_learn(vu, *done);
+	return rc;
+}
+
+/* Sleeping in recvmsg() saves a poll() and a look in vain, where nothing else is to be watched. */
+static bool may_sleep_in_recv(const struct vfio_user *vu)
+{
+	return vu->chan_waits && !vu_chan_out_pending(&vu->chan) && !vu->nr_multi &&
+	       !(vu->has_twin && on_loop_thread(vu));
+}
+
 /* Until *done. 0, -ENOTCONN, -ETIMEDOUT or another -errno with a text. Lock held. */
 static int await(struct vfio_user *vu, const bool *done, uint64_t deadline, struct err *err)
 {
-	uint64_t spin = spin_budget(vu), spin_end = spin ? clock_now_ns() + spin : 0, now;
-	bool spun = false;
-	int rc;
+	int rc = spin(vu, done, err);
 
-	for (;;) {
-		rc = pump_all(vu, done, err);
-		if (rc || *done)
-			break;
+	/* Once: its time-out is that of a whole request. */
+	if (!rc && !*done && may_sleep_in_recv(vu))
+		rc = vu_pump_wait(vu, done, err);
+	while (!rc && !*done) {
 		if (!vu_is_ready(vu))
 			return -ENOTCONN;
-		now = clock_now_ns();
-		if (now >= deadline)
+		if (clock_now_ns() >= deadline)
 			return -ETIMEDOUT;
-		if (now < spin_end) {
-			spun = true;
-			continue;
-		}
-		spin_end = 0;
 		wait_io(vu, deadline);
+		rc = pump_all(vu, done, err);
 	}
-	/* A reply that is there at the first look is no reason to spin: a server on our own CPU can
-	 * do that. */
-	if (spun)
-		spin_learn(vu, spin_end);
 	return rc;
 }
 
@@ -145,10 +159,11 @@ struct answer {
 /* Send and wait. rq->p.ptr is the answer. Its rc, or -ENOTCONN, -ETIMEDOUT. */
 static int request(struct vfio_user *vu, struct vu_request *rq, struct answer *answer)
 {
-	struct err err = { 0 };
 	int rc = -ENOTCONN;
+	struct err err;
 	uint16_t id;
 
+	err_clear(&err);
 	if (!vu_is_ready(vu))
 		return -ENOTCONN;
 	rq->p.ptr = answer;
@@ -157,8 +172,9 @@ static int request(struct vfio_user *vu, struct vu_request *rq, struct answer *a
 		uint64_t deadline = request_deadline(vu);
 
 		/* What was left for us to send came first. */
-		vu_post_mail(vu);
-		rc = vu_queue_multi(vu);
+		if (atomic_load(&vu->nr_mail))
+			vu_post_mail(vu);
+		rc = vu->nr_multi ? vu_queue_multi(vu) : 0;
 		if (!rc)
 			rc = vu_send_request(vu, rq, true, &id);
 		if (rc) {
@@ -286,14 +302,16 @@ static int post_write(struct vfio_user *vu, const struct vfio_user_region_access
 static int region_post(
 	struct vfio_user *vu, const struct vfio_user_region_access *a, const void *buf)
 {
-	struct err err = { 0 };
 	int rc = -ENOTCONN;
+	struct err err;
 
+	err_clear(&err);
 	if (!vu_is_ready(vu))
 		return -ENOTCONN;
 	vu_lock(vu);
 	if (vu_is_ready(vu)) {
-		vu_post_mail(vu);
+		if (atomic_load(&vu->nr_mail))
+			vu_post_mail(vu);
 		rc = post_write(vu, a, buf, &err);
 		if (rc)
 			rc = lost(vu, VFIO_USER_REGION_WRITE, rc, &err);

@@ -21,17 +21,18 @@ const struct vu_framing vfio_user_framing = { sizeof(struct vfio_user_header), m
 int vu_chan_next(struct vu_chan *ch, struct vu_msg *msg, struct err *err)
 {
 	const void *header = vu_chan_header(ch);
-	struct err why = { 0 };
 	int rc;
 
 	if (!header)
 		return 0;
 	memcpy(&msg->h, header, sizeof(msg->h));
-	rc = vfio_user_check_header(&msg->h, VFIO_USER_CLIENT, &why);
+	rc = vfio_user_check_header(&msg->h, VFIO_USER_CLIENT, err);
 	msg->refused =
 		rc == -EPROTO && (msg->h.flags & VFIO_USER_FLAG_TYPE) == VFIO_USER_TYPE_COMMAND;
 	if (rc && !msg->refused)
-		return err_set(err, rc, "%s", why.text);
+		return rc;
+	if (rc)
+		err_clear(err);
 	if (!vu_chan_whole(ch))
 		return 0;
 	msg->payload = (const uint8_t *)header + sizeof(msg->h);

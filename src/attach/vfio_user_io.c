@@ -239,9 +239,12 @@ static int pump_buffered(struct vfio_user *vu, struct vu_chan *ch, struct err *e
 	}
 }
 
-int vu_pump(struct vfio_user *vu, struct vu_chan *ch, const bool *until, struct err *err)
+typedef ssize_t (*recv_fn)(struct vu_chan *ch);
+
+static int pump(struct vfio_user *vu, struct vu_chan *ch, const bool *until, recv_fn first,
+	struct err *err)
 {
-	int rc = flush(vu, ch);
+	int rc = vu_chan_out_pending(ch) || vu->nr_multi ? flush(vu, ch) : 0;
 
 	if (rc)
 		return vu_io_failed(rc, err);
@@ -254,13 +257,23 @@ int vu_pump(struct vfio_user *vu, struct vu_chan *ch, const bool *until, struct 
 			return MIN(rc, 0);
 		if (until && *until)
 			return 0;
-		n = vu_chan_recv(ch);
+		n = round ? vu_chan_recv(ch) : first(ch);
 		if (n == -EAGAIN)
 			return 0;
 		if (n <= 0)
 			return vu_io_failed((int)n, err);
 	}
 	return 0;
+}
+
+int vu_pump(struct vfio_user *vu, struct vu_chan *ch, const bool *until, struct err *err)
+{
+	return pump(vu, ch, until, vu_chan_recv, err);
+}
+
+int vu_pump_wait(struct vfio_user *vu, const bool *until, struct err *err)
+{
+	return pump(vu, &vu->chan, until, vu_chan_recv_wait, err);
 }
 
 /* --- lock, mail and watch --- */
@@ -376,7 +389,7 @@ void vu_unlock(struct vfio_user *vu)
 {
 	do {
 		atomic_store(&vu->watch_stale, false);
-		if (has_connection(vu))
+		if (atomic_load(&vu->nr_mail) && has_connection(vu))
 			vu_post_mail(vu);
 		update_watch(vu);
 		pthread_mutex_unlock(&vu->lock);

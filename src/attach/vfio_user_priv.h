@@ -101,6 +101,7 @@ struct vfio_user {
 	/* The socket and all that goes over it; see vfio_user_io.c. */
 	pthread_mutex_t lock;
 	struct vu_chan chan;
+	bool chan_waits;	    /* vu_chan_recv_wait() has a time-out */
 	struct vfio_user_caps caps; /* what the server said */
 	_Atomic uint32_t max_fds;   /* that one SET_IRQS may carry */
 	_Atomic bool has_twin;
@@ -180,6 +181,8 @@ int vu_watch_twin(struct vfio_user *vu);
  * the main channel, loop thread for the twin.
  */
 int vu_pump(struct vfio_user *vu, struct vu_chan *ch, const bool *until, struct err *err);
+/* The same for the main channel, but wait for something to read, no longer than times.request_ms. */
+int vu_pump_wait(struct vfio_user *vu, const bool *until, struct err *err);
 
 /* Forget what waits to be sent. Lock held, no connection. */
 void vu_io_drop_mail(struct vfio_user *vu);

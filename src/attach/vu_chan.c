@@ -107,7 +107,9 @@ static int make_room(struct vu_chan *ch, uint32_t need)
 	return 0;
 }
 
-ssize_t vu_chan_recv(struct vu_chan *ch)
+typedef ssize_t (*recv_fn)(int sock, void *buf, size_t len, struct fd_list *list);
+
+static ssize_t receive(struct vu_chan *ch, recv_fn recv)
 {
 	uint32_t need = message_size(ch), room;
 	int rc = make_room(ch, need), had = ch->fds.nr;
@@ -118,12 +120,24 @@ ssize_t vu_chan_recv(struct vu_chan *ch)
 	room = ch->size - ch->tail;
 	if (had)
 		room = MIN(room, need - buffered(ch));
-	n = sock_recv(ch->fd, ch->buf + ch->tail, room, &ch->fds);
+	n = recv(ch->fd, ch->buf + ch->tail, room, &ch->fds);
 	if (n > 0)
 		ch->tail += (uint32_t)n;
 	if (ch->fds.nr > had)
 		ch->fds_end = ch->tail;
 	return n;
+}
+
+ssize_t vu_chan_recv(struct vu_chan *ch)
+{
+	return receive(ch, sock_recv);
+}
+
+ssize_t vu_chan_recv_wait(struct vu_chan *ch)
+{
+	ssize_t n = receive(ch, sock_recv_wait);
+
+	return n == -EINTR ? -EAGAIN : n;
 }
 
 const void *vu_chan_header(const struct vu_chan *ch)

@@ -2,9 +2,9 @@
  * vu_chan.h - one socket that carries messages with descriptors: bytes in, messages out, and back
  *
  * What vfio-user and vhost-user have in common: a stream of messages, each a header that says how long
- * the message is, and descriptors that travel with it. Neither direction ever waits: what the
- * socket does not take now is queued, what has not arrived is "not yet". Whoever uses a channel waits,
- * with a deadline, in poll() or in the loop.
+ * the message is, and descriptors that travel with it. Neither direction waits, but for
+ * vu_chan_recv_wait(): what the socket does not take now is queued, what has not arrived is "not
+ * yet". Whoever uses a channel waits, with a deadline, in poll() or in the loop.
  *
  * Reading goes: look at the header (vu_chan_header()), judge it, and when the message is
  * whole use it, then drop it (vu_chan_done()). A length counts only after the header was judged.
@@ -53,6 +53,11 @@ void vu_chan_fini(struct vu_chan *ch);
  * Only when no whole message is buffered, and the header, if there is one, was judged.
  */
 ssize_t vu_chan_recv(struct vu_chan *ch);
+/*
+ * The same, but wait for something to read, as long as sock_set_timeout() allowed: -EAGAIN when
+ * nothing came, or when a signal did.
+ */
+ssize_t vu_chan_recv_wait(struct vu_chan *ch);
 
 /* The next message's header, NULL: not all of it is here. Valid until vu_chan_recv(). */
 const void *vu_chan_header(const struct vu_chan *ch);

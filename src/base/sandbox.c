@@ -155,6 +155,7 @@ static const struct sandbox_call base_calls[] = {
 	{ SYS_close, "every descriptor" },
 	{ SYS_recvmsg, "messages and descriptors of a peer" },
 	{ SYS_sendmsg, "our own" },
+	{ SYS_setsockopt, "how long to wait for what a peer sends" },
 	{ SYS_accept4, "peers arrive" },
 	{ SYS_poll, "is a peer still there, can it be written to" },
 	{ SYS_ppoll, "likewise, as newer C libraries call it" },

@@ -1,6 +1,7 @@
 #include "base/sock.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -166,7 +167,7 @@ static void keep_fds(struct msghdr *msg, struct fd_list *list)
 	}
 }
 
-ssize_t sock_recv(int sock, void *buf, size_t len, struct fd_list *list)
+static ssize_t receive(int sock, void *buf, size_t len, struct fd_list *list, int flags)
 {
 	union control control;
 	struct iovec iov = { .iov_base = buf, .iov_len = len };
@@ -176,14 +177,37 @@ ssize_t sock_recv(int sock, void *buf, size_t len, struct fd_list *list)
 		.msg_control = &control,
 		.msg_controllen = sizeof(control),
 	};
-	ssize_t n;
+	ssize_t n = recvmsg(sock, &msg, flags | MSG_CMSG_CLOEXEC);
 
-	do
-		n = recvmsg(sock, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-	while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return -errno;
 	if (msg.msg_controllen)
 		keep_fds(&msg, list);
 	return n;
+}
+
+ssize_t sock_recv(int sock, void *buf, size_t len, struct fd_list *list)
+{
+	ssize_t n;
+
+	do
+		n = receive(sock, buf, len, list, MSG_DONTWAIT);
+	while (n == -EINTR);
+	return n;
+}
+
+ssize_t sock_recv_wait(int sock, void *buf, size_t len, struct fd_list *list)
+{
+	return receive(sock, buf, len, list, 0);
+}
+
+int sock_set_timeout(int sock, uint32_t timeout_ms)
+{
+	struct timeval t = { timeout_ms / 1000, timeout_ms % 1000 * 1000 };
+	int flags = fcntl(sock, F_GETFL);
+
+	if (flags < 0 || setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof(t)) ||
+		fcntl(sock, F_SETFL, flags & ~O_NONBLOCK))
+		return -errno;
+	return 0;
 }

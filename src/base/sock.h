@@ -61,4 +61,13 @@ ssize_t sock_send(int sock, const struct iovec *iov, int iovcnt, const int *fds,
  */
 ssize_t sock_recv(int sock, void *buf, size_t len, struct fd_list *list);
 
+/*
+ * Let sock_recv_wait() on this socket wait for at most timeout_ms, and make the socket a blocking
+ * one; sock_send() and sock_recv() never wait all the same. 0 or -errno.
+ */
+int sock_set_timeout(int sock, uint32_t timeout_ms);
+
+/* As sock_recv(), but wait until something is there. -EAGAIN: not in time; -EINTR: a signal. */
+ssize_t sock_recv_wait(int sock, void *buf, size_t len, struct fd_list *list);
+
 #endif

@@ -6,11 +6,13 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include "base/err.h"
@@ -151,6 +153,41 @@ static void a_full_socket_says_so_and_a_gone_reader_is_no_signal(void **state)
 	close(pair[0]);
 }
 
+static void interrupted(int signo)
+{
+}
+
+static void waiting_for_input_ends_by_time_by_signal_and_by_what_comes(void **state)
+{
+	struct sigaction action = { .sa_handler = interrupted }, before;
+	const struct itimerval often = { { .tv_usec = 1000 }, { .tv_usec = 1000 } }, never = { 0 };
+	struct fd_list list = { 0 };
+	char got[8];
+	int pair[2];
+
+	assert_int_equal(sock_pair(pair), 0);
+	assert_int_equal(fcntl(pair[0], F_SETFL, O_NONBLOCK), 0);
+	assert_int_equal(sock_set_timeout(pair[0], 1), 0);
+	assert_int_equal(sock_recv_wait(pair[0], got, sizeof(got), &list), -EAGAIN);
+
+	assert_int_equal(sock_set_timeout(pair[0], 1000 * 1000), 0);
+	assert_int_equal(sigaction(SIGALRM, &action, &before), 0);
+	assert_int_equal(setitimer(ITIMER_REAL, &often, NULL), 0);
+	assert_int_equal(sock_recv_wait(pair[0], got, sizeof(got), &list), -EINTR);
+	setitimer(ITIMER_REAL, &never, NULL);
+	sigaction(SIGALRM, &before, NULL);
+
+	/* The others do not wait for that. */
+	assert_int_equal(sock_recv(pair[0], got, sizeof(got), &list), -EAGAIN);
+	assert_int_equal(write(pair[1], "abc", 3), 3);
+	assert_int_equal(sock_recv_wait(pair[0], got, sizeof(got), &list), 3);
+	assert_memory_equal(got, "abc", 3);
+	close(pair[1]);
+	assert_int_equal(sock_recv_wait(pair[0], got, sizeof(got), &list), 0);
+	close(pair[0]);
+	assert_true(sock_set_timeout(-1, 1) < 0);
+}
+
 static void fd_signal_never_waits_on_a_full_eventfd(void **state)
 {
 	int fd = fd_eventfd();
@@ -172,6 +209,7 @@ int main(void)
 		cmocka_unit_test(descriptors_arrive_close_on_exec_and_belong_to_the_list),
 		cmocka_unit_test(a_flood_beyond_the_list_is_closed),
 		cmocka_unit_test(a_full_socket_says_so_and_a_gone_reader_is_no_signal),
+		cmocka_unit_test(waiting_for_input_ends_by_time_by_signal_and_by_what_comes),
 		cmocka_unit_test(fd_signal_never_waits_on_a_full_eventfd),
 	};
 
