@@ -32,6 +32,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -43,6 +44,13 @@
 #define DEFAULT_PATIENCE_MS 5000u
 /* Messages in a row before the loop sees to its other sources. */
 #define MAX_RUN 64u
+
+const struct sandbox_call vhost_user_port_calls[VHOST_USER_PORT_NR_CALLS] = {
+	{ SYS_getsockopt, "is it a socket that a front-end sent for our messages" },
+	{ SYS_memfd_create, "the area of requests under way" },
+	{ SYS_ftruncate, "its size" },
+	{ SYS_vmsplice, "the model's state through a pipe" },
+};
 
 static void client_event(struct loop_source *src, uint32_t events);
 

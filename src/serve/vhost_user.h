@@ -12,9 +12,14 @@
 
 #include "base/err.h"
 #include "base/loop.h"
+#include "base/sandbox.h"
 #include "device/virtio_model.h"
 
 struct vhost_user_port;
+
+/* System calls of this port beyond those of the base. */
+#define VHOST_USER_PORT_NR_CALLS 4
+extern const struct sandbox_call vhost_user_port_calls[VHOST_USER_PORT_NR_CALLS];
 
 struct vhost_user_port_config {
 	/* How long a front-end may take over the rest of a message, and over reading our answers.
