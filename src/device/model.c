@@ -6,6 +6,7 @@
 
 static const struct device_model *const models[] = {
 	&gpio_model,
+	&console_model,
 	&rng_model,
 };
 
