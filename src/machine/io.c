@@ -6,6 +6,9 @@
  * epoch; what it took out of use is retired under the epoch before. It is freed
  * when no reader is inside with an epoch that old. Both sides use sequentially
  * consistent accesses: a reader that was not seen inside sees the new table.
+ *
+ * Removal must not fail, as what belongs to the region goes away in any case: it needs no memory,
+ * but marks the entry as gone in the table that is in use. The next table is made without it.
  */
 #include "machine/io.h"
 
@@ -15,9 +18,14 @@
 
 #include "base/util.h"
 
+struct entry {
+	struct io_region region;
+	bool gone; /* changes once, while readers look */
+};
+
 struct table {
-	unsigned nr;
-	struct io_region regions[];
+	unsigned nr; /* those that are gone included */
+	struct entry entries[];
 };
 
 struct retired {
@@ -96,7 +104,7 @@ static unsigned lower_bound(const struct table *t, uint64_t addr)
 	while (lo < hi) {
 		unsigned mid = (lo + hi) / 2;
 
-		if (t->regions[mid].base + (t->regions[mid].size - 1) < addr)
+		if (t->entries[mid].region.base + (t->entries[mid].region.size - 1) < addr)
 			lo = mid + 1;
 		else
 			hi = mid;
@@ -114,46 +122,63 @@ static void publish(struct io_bus *bus, enum io_space space, struct table *new_t
 	io_reap(bus);
 }
 
+/* Does any region that is not gone have an address in [base, last]? */
+static bool overlaps(const struct table *t, uint64_t base, uint64_t last)
+{
+	for (unsigned i = lower_bound(t, base); i < t->nr; i++) {
+		if (t->entries[i].region.base > last)
+			break;
+		if (!t->entries[i].gone)
+			return true;
+	}
+	return false;
+}
+
+/* Append those that are not gone and begin in [from, to]. */
+static void copy_entries(struct table *t, const struct table *old, uint64_t from, uint64_t to)
+{
+	for (unsigned i = 0; i < old->nr; i++) {
+		const struct entry *e = &old->entries[i];
+
+		if (!e->gone && e->region.base >= from && e->region.base <= to)
+			t->entries[t->nr++] = *e;
+	}
+}
+
 int io_add(struct io_bus *bus, enum io_space space, const struct io_region *region)
 {
 	const struct table *old = bus->tables[space];
 	uint64_t last = region->base + (region->size - 1);
-	unsigned at = lower_bound(old, region->base);
 	struct table *t;
 
 	if (!region->size || last < region->base)
 		return -EINVAL;
-	if (at < old->nr && old->regions[at].base <= last)
+	if (overlaps(old, region->base, last))
 		return -EEXIST;
 	if (bus->nr_retired >= MAX_RETIRED)
 		io_reap(bus);
 	if (bus->nr_retired >= MAX_RETIRED)
 		return -EBUSY;
-	t = malloc(sizeof(*t) + (old->nr + 1) * sizeof(t->regions[0]));
+	t = malloc(sizeof(*t) + (old->nr + 1) * sizeof(t->entries[0]));
 	if (!t)
 		return -ENOMEM;
-	t->nr = old->nr + 1;
-	memcpy(t->regions, old->regions, at * sizeof(t->regions[0]));
-	t->regions[at] = *region;
-	memcpy(t->regions + at + 1, old->regions + at, (old->nr - at) * sizeof(t->regions[0]));
+	t->nr = 0;
+	copy_entries(t, old, 0, region->base);
+	t->entries[t->nr++] = (struct entry){ .region = *region };
+	copy_entries(t, old, last, UINT64_MAX);
 	publish(bus, space, t);
 	return 0;
 }
 
 int io_remove(struct io_bus *bus, enum io_space space, uint64_t base)
 {
-	struct table *old = bus->tables[space], *t;
-	unsigned at = lower_bound(old, base);
+	struct table *t = bus->tables[space];
+	unsigned at = lower_bound(t, base);
 
-	if (at == old->nr || old->regions[at].base != base)
+	if (at == t->nr || t->entries[at].region.base != base || t->entries[at].gone)
 		return -ENOENT;
-	t = malloc(sizeof(*t) + old->nr * sizeof(t->regions[0]));
-	if (!t)
-		return -ENOMEM;
-	t->nr = old->nr - 1;
-	memcpy(t->regions, old->regions, at * sizeof(t->regions[0]));
-	memcpy(t->regions + at, old->regions + at + 1, (t->nr - at) * sizeof(t->regions[0]));
-	publish(bus, space, t);
+	__atomic_store_n(&t->entries[at].gone, true, __ATOMIC_SEQ_CST);
+	io_reap(bus);
 	return 0;
 }
 
@@ -224,10 +249,12 @@ static const struct io_region *find(struct io_bus *bus, enum io_space space, uin
 	const struct table *t = __atomic_load_n(&bus->tables[space], __ATOMIC_SEQ_CST);
 	unsigned at = lower_bound(t, addr);
 
-	if (at == t->nr || t->regions[at].base > addr ||
-		!range_ok(addr - t->regions[at].base, size, t->regions[at].size))
+	const struct io_region *r = &t->entries[at].region;
+
+	if (at == t->nr || r->base > addr || !range_ok(addr - r->base, size, r->size) ||
+		__atomic_load_n(&t->entries[at].gone, __ATOMIC_SEQ_CST))
 		return NULL;
-	return &t->regions[at];
+	return r;
 }
 
 bool io_read(struct io_bus *bus, struct io_reader *reader, enum io_space space, uint64_t addr,

@@ -49,7 +49,7 @@ enum io_space { IO_PORT, IO_MMIO };
  * -EBUSY when thousands of changes were made while one access went on.
  */
 int io_add(struct io_bus *bus, enum io_space space, const struct io_region *region);
-/* Remove the region that starts at base. 0 or -ENOENT. */
+/* Remove the region that starts at base; it needs no memory. 0 or -ENOENT. */
 int io_remove(struct io_bus *bus, enum io_space space, uint64_t base);
 
 /*

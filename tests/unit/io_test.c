@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <errno.h>
+#include <limits.h>
 
 #include "base/util.h"
 #include "machine/io.h"
@@ -181,6 +182,45 @@ static void changes_during_one_long_access_are_limited(void **state)
 	io_bus_free(bus);
 }
 
+static unsigned mallocs_left = UINT_MAX;
+
+void *__real_malloc(size_t size);
+void *__wrap_malloc(size_t size);
+
+void *__wrap_malloc(size_t size)
+{
+	return mallocs_left && mallocs_left-- ? __real_malloc(size) : NULL;
+}
+
+static void removing_needs_no_memory_and_makes_room(void **state)
+{
+	struct io_bus *bus = new_bus();
+	struct dev low = { .answer = 1 }, gone = { .answer = 2 }, high = { .answer = 3 };
+	struct io_reader *r = io_bus_reader(bus, 0);
+	uint64_t v;
+
+	assert_int_equal(add(bus, &low, 0x1000, 0x1000), 0);
+	assert_int_equal(add(bus, &gone, 0x2000, 0x1000), 0);
+	assert_int_equal(add(bus, &high, 0x3000, 0x1000), 0);
+	mallocs_left = 0;
+	assert_int_equal(io_remove(bus, IO_MMIO, 0x2000), 0);
+	assert_int_equal(io_remove(bus, IO_MMIO, 0x2000), -ENOENT);
+	assert_false(io_read(bus, r, IO_MMIO, 0x2000, 4, &v));
+	assert_false(io_write(bus, r, IO_MMIO, 0x2ffc, 4, 0));
+	assert_int_equal(gone.reads + gone.writes, 0);
+	assert_int_equal(add(bus, &gone, 0x2000, 0x1000), -ENOMEM);
+	mallocs_left = UINT_MAX;
+
+	/* Over the border of two that are gone, and at the same place. */
+	assert_int_equal(io_remove(bus, IO_MMIO, 0x3000), 0);
+	assert_int_equal(add(bus, &gone, 0x2800, 0x1000), 0);
+	assert_int_equal(add(bus, &high, 0x3000, 0x1000), -EEXIST);
+	assert_true(io_read(bus, r, IO_MMIO, 0x3000, 4, &v) && v == 2);
+	assert_true(io_read(bus, r, IO_MMIO, 0x1ffc, 4, &v) && v == 1);
+	assert_false(io_read(bus, r, IO_MMIO, 0x3800, 4, &v));
+	io_bus_free(bus);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -190,6 +230,7 @@ int main(void)
 		cmocka_unit_test(what_a_reader_is_inside_of_is_freed_only_after_it_left),
 		cmocka_unit_test(what_nobody_uses_is_freed_at_once_and_the_rest_at_the_end),
 		cmocka_unit_test(changes_during_one_long_access_are_limited),
+		cmocka_unit_test(removing_needs_no_memory_and_makes_room),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
