@@ -37,6 +37,7 @@ struct vcpu_state {
 	struct kvm_debugregs debugregs;
 	struct kvm_xcrs xcrs;
 	struct kvm_fpu fpu;
+	struct kvm_xsave *xsave; /* what fpu leaves out: vectors beyond SSE's, PKRU; NULL: KVM has none */
 	struct kvm_nested_state nested;
 	bool has_lapic, has_events, has_debugregs, has_xcrs, has_nested;
 	struct kvm_msrs *msrs;
@@ -99,6 +100,20 @@ static int capture_msrs(const struct kvm *kvm, int vcpu_fd, struct vcpu_state *s
 	return 0;
 }
 
+/* With dynamic components (AMX) the area is longer than the structure says; KVM knows how long. */
+static int capture_xsave(const struct kvm *kvm, int vcpu_fd, struct vcpu_state *s)
+{
+	int size = ioctl(kvm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2);
+	unsigned long get = size > 0 ? KVM_GET_XSAVE2 : KVM_GET_XSAVE;
+
+	if (ioctl(kvm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE) <= 0)
+		return 0;
+	s->xsave = calloc(1, MAX((size_t)MAX(size, 0), sizeof(*s->xsave)));
+	if (!s->xsave)
+		return -ENOMEM;
+	return ioctl(vcpu_fd, get, s->xsave) < 0 ? -errno : 0;
+}
+
 /* Without firmware nobody else switches memory types on, the same on each vCPU: write-back. SDM vol. 3, 12.11.2.1 */
 static void enable_mtrr(int vcpu_fd)
 {
@@ -132,7 +147,9 @@ int vcpu_state_capture(const struct kvm *kvm, int vcpu_fd, struct vcpu_state **o
 	/* Outside of VMX and SVM operation it is no more than its head. */
 	s->nested.size = sizeof(s->nested);
 	s->has_nested = !ioctl(vcpu_fd, KVM_GET_NESTED_STATE, &s->nested);
-	rc = capture_msrs(kvm, vcpu_fd, s);
+	rc = capture_xsave(kvm, vcpu_fd, s);
+	if (!rc)
+		rc = capture_msrs(kvm, vcpu_fd, s);
 	if (rc)
 		goto fail;
 	*out = s;
@@ -146,6 +163,7 @@ void vcpu_state_free(struct vcpu_state *s)
 {
 	if (!s)
 		return;
+	free(s->xsave);
 	free(s->msrs);
 	free(s);
 }
@@ -180,6 +198,8 @@ int vcpu_state_restore(const struct vcpu_state *s, int vcpu_fd)
 	if (ioctl(vcpu_fd, KVM_SET_REGS, &s->regs) < 0 ||
 		ioctl(vcpu_fd, KVM_SET_SREGS, &s->sregs) < 0 ||
 		ioctl(vcpu_fd, KVM_SET_FPU, &s->fpu) < 0)
+		return -errno;
+	if (s->xsave && ioctl(vcpu_fd, KVM_SET_XSAVE, s->xsave) < 0)
 		return -errno;
 	if (s->has_xcrs)
 		ioctl(vcpu_fd, KVM_SET_XCRS, &s->xcrs);
