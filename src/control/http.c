@@ -243,6 +243,8 @@ static int on_headers_complete(http_parser *parser)
 	struct conn *c = conn_of(parser);
 
 	header_done(c);
+	if (parser->http_major != 1)
+		return refuse(c, 505);
 	parser->upgrade = 0; /* asked for, never done: the request is served as it is */
 	if (parser->content_length != ULLONG_MAX &&
 		parser->content_length > c->server->limits.max_body)

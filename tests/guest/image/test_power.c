@@ -130,6 +130,8 @@ void test_command(void)
 			return;
 		if (!strcmp(line, "dirty"))
 			make_dirty();
+		if (!strcmp(line, "nmis"))
+			note("nmis %u", (unsigned)irq_count[2]);
 		if (gpio && (!strcmp(line, "r gpio") || !strcmp(line, "w gpio")))
 			gpio_command(gpio, line[0]);
 		for (unsigned i = 0; i < ARRAY_SIZE(ends); i++)

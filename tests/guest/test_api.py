@@ -1,0 +1,564 @@
+"""The REST API: what clients may do to a VM, and what they may not do to the VMM."""
+
+import json
+import os
+import select
+import signal
+import socket
+import time
+
+import pytest
+
+from api import Api, answer_on, request, send_fds
+from harness import DEADLINE, Program
+
+GUEST = "guest.bzimage"
+
+
+class Served(Program):
+    """outboard with an API socket; the guest's COM1 is `out` when its serial mode is Tty."""
+
+    def __init__(self, build, folder, *arguments, **keywords):
+        self.build = build
+        self.socket = folder / "api.sock"
+        super().__init__(
+            "vmm",
+            [build / "src" / "outboard", "-v", "--api-socket", self.socket, *arguments],
+            **keywords,
+        )
+        self.api = Api(self.socket)
+
+    def config(self, test, **more):
+        return {
+            "payload": {
+                "kernel": str(self.build / "tests" / "guest" / GUEST),
+                "cmdline": f"test={test}",
+            },
+            "memory": {"size": 64 << 20},
+            "serial": {"mode": "Tty"},
+            "console": {"mode": "Off"},
+            **more,
+        }
+
+
+def listening(program):
+    """Wait until the program serves: it says nothing about that, but its socket is there."""
+    inotify_deadline = DEADLINE
+    poller = select.poll()
+    fd = os.pidfd_open(program.pid)
+    poller.register(fd, select.POLLIN)
+    try:
+        for _ in range(int(inotify_deadline * 100)):
+            try:
+                program.api.raw().close()
+                return program
+            except (FileNotFoundError, ConnectionRefusedError):
+                if poller.poll(10):
+                    break
+    finally:
+        os.close(fd)
+    raise AssertionError(f"no API\n{program.said()}")
+
+
+@pytest.fixture
+def served(build, folder, programs):
+    def start(*arguments, **keywords):
+        return listening(programs(Served(build, folder, *arguments, **keywords)))
+
+    return start
+
+
+def prompt(vmm, start=0):
+    return vmm.out.wait(r"^# command\?", start)[0] + 1
+
+
+def running(vmm, test="command", **more):
+    vmm.api.does("vm.create", vmm.config(test, **more))
+    vmm.api.does("vm.boot")
+    return prompt(vmm, 0) if test == "command" else 0
+
+
+def settles(vmm, fds):
+    """Clients that have left are noticed one by one: it serves, and soon has no more open than it had."""
+    limit = time.monotonic() + DEADLINE
+    while vmm.fds() != fds:
+        assert time.monotonic() < limit, f"{vmm.fds()} instead of {fds}"
+        assert vmm.api.get("vmm.ping")[0] == 200
+
+
+# --- without a guest ---
+
+
+def test_ping(served):
+    vmm = served()
+    status, pong = vmm.api.get("vmm.ping")
+    assert status == 200
+    assert pong["pid"] == vmm.pid
+    assert int(pong["version"].split(".")[0]) >= 40
+    assert "kvm" in pong["features"]
+
+
+def test_requests_that_find_nothing(served):
+    api = served().api
+    for name in ("vm.boot", "vm.pause", "vm.resume", "vm.shutdown", "vm.reboot", "vm.delete",
+                 "vm.power-button", "vm.nmi"):
+        api.refuses(name, 404, f"{name}: no VM is created")
+    assert api.get("vm.info") == (404, ["vm.info: no VM is created"])
+    assert api.get("vm.counters") == (404, ["vm.counters: no VM is created"])
+    assert api.get("vm.nothing") == (404, ["/api/v1/vm.nothing: no such endpoint"])
+    assert api.put("vm.info") == (405, ["vm.info: expected the method GET"])
+    assert api.get("vm.boot") == (405, ["vm.boot: expected the method PUT"])
+    for name in ("vm.resize", "vm.snapshot", "vm.restore", "vm.add-disk", "vm.send-migration"):
+        api.refuses(name, 501, f"{name} is not available in this version", {})
+
+
+def test_create_is_strict(served):
+    vmm = served()
+    api = vmm.api
+    api.refuses("vm.create", 400, "cpus.boot: unknown key; did you mean boot_vcpus?",
+                vmm.config("smp", cpus={"boot": 1}))
+    api.refuses("vm.create", 400, "watchdog is not available in this version",
+                vmm.config("smp", watchdog=True))
+    api.refuses("vm.create", 400, "nothing to boot: expected --kernel or --firmware", {})
+    status, why = api.put("vm.create", "{")
+    assert status == 400 and why[0].startswith("JSON: line 1, ")
+    assert api.get("vm.info")[0] == 404
+    api.does("vm.create", vmm.config("smp"))
+    api.refuses("vm.create", 405, "vm.create: there is a VM already; delete it first",
+                vmm.config("smp"))
+    info = api.info()
+    assert info["state"] == "Created"
+    assert info["config"]["memory"]["size"] == info["memory_actual_size"] == 64 << 20
+    assert info["config"]["cpus"]["boot_vcpus"] == 1
+    assert info["config"]["serial"]["mode"] == "Tty"
+    for name in ("vm.pause", "vm.resume", "vm.shutdown", "vm.reboot", "vm.nmi", "vm.power-button"):
+        api.refuses(name, 405, f"{name}: the VM is not booted")
+    api.does("vm.delete")
+    assert api.get("vm.info")[0] == 404
+
+
+def test_shutdown_of_the_vmm(served):
+    vmm = served()
+    vmm.api.does("vmm.shutdown")
+    assert vmm.wait() == 0
+    assert not vmm.socket.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_without_a_vm(served, number):
+    vmm = served()
+    vmm.signal(number)
+    assert vmm.wait() == 0
+    assert not vmm.socket.exists()
+
+
+def test_inherited_socket(build, folder, programs):
+    """As management tools start it: a socket that listens, and a FIFO whose reader comes later."""
+    fifo = folder / "events"
+    os.mkfifo(fifo)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "inherited.sock"))
+        listener.listen()
+        vmm = programs(
+            Program(
+                "vmm",
+                [build / "src" / "outboard", "--api-socket", f"fd={listener.fileno()}",
+                 "--event-monitor", f"path={fifo}"],
+                pass_fds=[listener.fileno()],
+            )
+        )
+    api = Api(folder / "inherited.sock")
+    assert api.get("vmm.ping")[0] == 200
+    with open(fifo, encoding="ascii") as events:
+        api.does("vmm.shutdown")
+        told = [json.loads(line) for line in events]
+    assert vmm.wait() == 0
+    assert [(e["source"], e["event"]) for e in told] == [("vmm", "starting"), ("vmm", "shutdown")]
+    assert told[0]["timestamp"].keys() == {"secs", "nanos"}
+
+
+@pytest.mark.parametrize(
+    "argument,line",
+    [
+        ("fd=0", "--api-socket: fd: expected a UNIX stream socket that listens, got 0"),
+        ("fd=99", "--api-socket: fd: expected a UNIX stream socket that listens, got 99"),
+        ("path=/nonexistent/x", "--api-socket: cannot listen at /nonexistent/x: "
+         "No such file or directory"),
+    ],
+)
+def test_sockets_that_cannot_be(build, programs, argument, line):
+    vmm = programs(Program("vmm", [build / "src" / "outboard", "--api-socket", argument]))
+    assert vmm.wait() == 1
+    assert vmm.err.lines == [f"outboard: {line}"]
+
+
+# --- the life of a VM ---
+
+
+def test_pause_and_resume(served, kvm):
+    vmm = served()
+    api = vmm.api
+    index = running(vmm)
+    assert api.state() == "Running"
+    api.refuses("vm.boot", 405, "vm.boot: the VM is running")
+    api.refuses("vm.resume", 405, "vm.resume: the VM is running")
+    for _ in range(5):
+        api.does("vm.pause")
+        assert api.state() == "Paused"
+        assert vcpu_waits(vmm)
+        api.refuses("vm.pause", 405, "vm.pause: the VM is paused")
+        api.refuses("vm.reboot", 405, "vm.reboot: the VM is paused")
+        vmm.send("nmis")
+        assert vcpu_waits(vmm)
+        api.does("vm.resume")
+        assert api.state() == "Running"
+        index = vmm.out.wait("^# nmis 0", index)[0] + 1
+    vmm.send("off")
+    assert vmm.wait() == 0
+
+
+def vcpu_waits(vmm):
+    """Whether the vCPU's thread stands at a lock: not in KVM, not on its way there."""
+    for task in os.listdir(f"/proc/{vmm.pid}/task"):
+        with open(f"/proc/{vmm.pid}/task/{task}/comm", encoding="ascii") as comm:
+            if comm.read() != "vcpu0\n":
+                continue
+        with open(f"/proc/{vmm.pid}/task/{task}/syscall", encoding="ascii") as call:
+            return call.read().split()[0] in ("202", "running") and not in_kvm(vmm, task)
+    raise AssertionError("no thread vcpu0")
+
+
+def in_kvm(vmm, task):
+    with open(f"/proc/{vmm.pid}/task/{task}/syscall", encoding="ascii") as call:
+        return call.read().split()[0] == "16"
+
+
+def test_reboot_and_nmi(served, kvm):
+    vmm = served()
+    index = running(vmm)
+    vmm.api.does("vm.nmi")
+    vmm.send("nmis")
+    index = vmm.out.wait("^# nmis 1", index)[0]
+    for _ in range(3):
+        vmm.api.does("vm.reboot")
+        index = vmm.out.wait("^# test command", index)[0]
+        index = prompt(vmm, index)
+    assert vmm.api.state() == "Running"
+    vmm.send("off")
+    assert vmm.wait() == 0
+
+
+def test_power_button(served, kvm):
+    vmm = served()
+    running(vmm)
+    vmm.api.refuses(
+        "vm.power-button", 500,
+        "vm.power-button: the guest has no driver for it (yet), it would hear nothing")
+    vmm.api.does("vm.delete")
+    running(vmm, "power")
+    vmm.out.wait("waiting for the power button")
+    vmm.api.does("vm.power-button")
+    assert vmm.wait() == 0
+
+
+def test_shutdown_and_boot_again(served, kvm):
+    vmm = served()
+    index = running(vmm)
+    fds = vmm.fds()
+    for _ in range(5):
+        vmm.api.does("vm.shutdown")
+        assert vmm.api.state() == "Shutdown"
+        vmm.api.refuses("vm.shutdown", 405, "vm.shutdown: the VM is shut down")
+        vmm.api.does("vm.boot")
+        index = prompt(vmm, index)
+        assert vmm.fds() == fds
+    vmm.api.does("vm.delete")
+    vmm.api.does("vmm.shutdown")
+    assert vmm.wait() == 0
+
+
+def test_no_shutdown(served, kvm):
+    vmm = served("--no-shutdown")
+    index = running(vmm)
+    for _ in range(3):
+        vmm.send("off")
+        vmm.err.wait("guest has shut down")
+        while vmm.api.state() == "Running":  # the log line is older than the state
+            pass
+        assert vmm.api.state() == "Shutdown"
+        vmm.api.does("vm.boot")
+        index = prompt(vmm, index)
+    vmm.send("triple")
+    vmm.err.wait("triple fault")
+    while vmm.api.state() == "Running":
+        pass
+    assert vmm.process.poll() is None
+    vmm.api.does("vmm.shutdown")
+    assert vmm.wait() == 0
+
+
+def test_end_of_the_guest_is_the_end_without_it(served, kvm):
+    vmm = served()
+    running(vmm)
+    vmm.send("triple")
+    assert vmm.wait() == 1
+    assert not vmm.socket.exists()
+
+
+def test_payload_on_the_command_line_and_an_api(build, folder, programs, kvm):
+    kernel = build / "tests" / "guest" / GUEST
+    vmm = listening(programs(Served(
+        build, folder, "--kernel", kernel, "--cmdline", "test=command", "--memory", "size=64M",
+        "--serial", "tty", "--no-shutdown")))
+    index = prompt(vmm)
+    assert vmm.api.info()["config"]["payload"]["kernel"] == str(kernel)
+    vmm.api.does("vm.pause")
+    vmm.api.does("vm.delete")
+    vmm.api.does("vm.create", vmm.config("command"))
+    vmm.api.does("vm.boot")
+    prompt(vmm, index)
+
+
+@pytest.mark.parametrize("cpus", [1, 4])
+@pytest.mark.parametrize("mode", ["Off", "Null", "Tty", "Pty", "File", "Socket"])
+def test_every_serial_mode_under_the_filter(served, folder, kvm, mode, cpus):
+    """What a boot needs must pass the filter, which is on before the first request."""
+    serial = {"mode": mode}
+    if mode in ("File", "Socket"):
+        serial[mode.lower()] = str(folder / "serial")
+    vmm = served("--no-shutdown")
+    vmm.api.does("vm.create", vmm.config(
+        "command", serial=serial, cpus={"boot_vcpus": cpus, "max_vcpus": cpus},
+        memory={"size": 64 << 20, "prefault": True}))
+    for _ in range(2):
+        vmm.api.does("vm.boot")
+        info = vmm.api.info()
+        assert info["state"] == "Running"
+        if mode == "Pty":
+            assert info["config"]["serial"]["file"].startswith("/dev/pts/")
+        vmm.api.does("vm.shutdown")
+    vmm.api.does("vmm.shutdown")
+    assert vmm.wait() == 0, vmm.said()
+
+
+def test_pause_while_the_guest_resets(served, kvm):
+    """The two meet in every order; none is lost, and the guest goes on after the last."""
+    vmm = served()
+    index = running(vmm, cpus={"boot_vcpus": 2, "max_vcpus": 2})
+    for _ in range(20):
+        vmm.send("acpi")
+        vmm.api.does("vm.pause")
+        assert vmm.api.state() == "Paused"
+        vmm.api.does("vm.resume")
+        index = vmm.out.wait("^# test command", index)[0]
+        index = prompt(vmm, index)
+    vmm.send("off")
+    assert vmm.wait() == 0
+
+
+def test_events(served, folder, kvm):
+    fifo = folder / "events"
+    os.mkfifo(fifo)
+    vmm = served("--event-monitor", f"path={fifo}")
+    running(vmm)
+    for name in ("vm.pause", "vm.resume", "vm.reboot", "vm.shutdown", "vm.boot", "vm.delete"):
+        vmm.api.does(name)
+    with open(fifo, encoding="ascii") as stream:
+        vmm.api.does("vmm.shutdown")
+        told = [json.loads(line) for line in stream]
+    assert [e["event"] for e in told if e["source"] == "vm"] == [
+        "booting", "booted", "pausing", "paused", "resuming", "resumed", "rebooting", "rebooted",
+        "shutdown", "booting", "booted", "shutdown", "deleted",
+    ]
+    times = [(e["timestamp"]["secs"], e["timestamp"]["nanos"]) for e in told]
+    assert times == sorted(times)
+    assert vmm.wait() == 0
+
+
+# --- devices ---
+
+
+def test_devices_are_shown(served, gpio, kvm):
+    card = gpio("--loopback")
+    vmm = served()
+    running(vmm, user_devices=[{"socket": str(card.path), "id": "card", "pci_device_id": 9}])
+    tree = vmm.api.info()["device_tree"]
+    assert tree == {"card": {"id": "card", "resources": [], "children": [],
+                             "pci_bdf": "0000:00:09.0", "state": "attached"}}
+    assert vmm.api.get("vm.counters") == (200, {"card": {}})
+    card.signal(signal.SIGKILL)
+    card.wait()
+    vmm.err.wait("card")
+    assert vmm.api.info()["device_tree"]["card"]["state"] == "broken"
+
+
+def test_boot_that_fails(served, folder, kvm):
+    vmm = served()
+    vmm.api.does("vm.create", vmm.config(
+        "command", user_devices=[{"socket": str(folder / "nobody")}]))
+    status, why = vmm.api.put("vm.boot")
+    assert status == 500 and "no such socket" in why[0], why
+    assert vmm.api.state() == "Created"
+    vmm.api.does("vm.delete")
+    running(vmm)
+
+
+@pytest.mark.parametrize("way", ["vm.shutdown", "vm.delete", "vmm.shutdown"])
+def test_boot_that_is_broken_off(served, folder, kvm, way):
+    """A server that accepts and says nothing: the API answers meanwhile."""
+    path = folder / "silent.sock"
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(path))
+        silent.listen()
+        vmm = served()
+        vmm.api.does("vm.create", vmm.config("command", user_devices=[{"socket": str(path)}]))
+        waiting = vmm.api.raw()
+        waiting.sendall(request("PUT", "vm.boot"))
+        with silent.accept()[0]:
+            assert vmm.api.state() == "Created"
+            vmm.api.refuses("vm.boot", 405, "vm.boot: vm.boot is under way")
+            vmm.api.refuses("vm.pause", 405, "vm.pause: vm.boot is under way")
+            vmm.api.does(way)
+            assert answer_on(waiting) == (500, ["vm.boot: the VM was shut down"])
+        waiting.close()
+    if way == "vmm.shutdown":
+        assert vmm.wait() == 0
+
+
+def test_client_that_leaves_during_a_boot(served, folder, kvm):
+    path = folder / "silent.sock"
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(path))
+        silent.listen()
+        vmm = served()
+        vmm.api.does("vm.create", vmm.config("command", user_devices=[{"socket": str(path)}]))
+        leaving = vmm.api.raw()
+        leaving.sendall(request("PUT", "vm.boot"))
+        with silent.accept()[0]:
+            leaving.close()
+            assert vmm.api.state() == "Created"
+            vmm.api.does("vm.shutdown")
+    vmm.api.does("vm.delete")
+    running(vmm)
+
+
+# --- clients that are none ---
+
+
+def test_clients_that_send_nonsense(served):
+    vmm = served()
+    fds = vmm.fds()
+    for data, status in [
+        (b"\x00\x01\x02\x03\r\n\r\n", 400),
+        (b"BREW /api/v1/vmm.ping HTTP/1.1\r\n\r\n", 400),
+        (b"GET /api/v1/vmm.ping HTTP/9.9\r\n\r\n", 505),
+        (b"PUT / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        (b"PUT / HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n", 400),
+        (b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n", 400),
+        (b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (b"PUT / HTTP/1.1\r\nContent-Length: 9999999\r\n\r\n", 413),
+        (b"GET /" + b"x" * 20000 + b" HTTP/1.1\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nA: " + b"x" * 20000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 5000 + b"\r\n", 431),
+        (b"CONNECT localhost:1 HTTP/1.1\r\n\r\n", 404),
+    ]:
+        with vmm.api.raw() as sock:
+            sock.sendall(data)
+            assert answer_on(sock)[0] == status, data[:60]
+    with vmm.api.raw() as sock:  # a body in pieces that grows without end
+        sock.sendall(b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(300):
+            sock.sendall(b"1000\r\n" + b"x" * 4096 + b"\r\n")
+        assert answer_on(sock)[0] == 413
+    for data in (b"", b"GET /", b"PUT / HTTP/1.1\r\nContent-Length: 5\r\n\r\nab"):
+        with vmm.api.raw() as sock:
+            sock.sendall(data)
+    settles(vmm, fds)
+
+
+def test_requests_on_one_connection(served):
+    vmm = served()
+    with vmm.api.raw() as sock:
+        sock.sendall(request("GET", "vmm.ping") * 20 + request("GET", "vm.info"))
+        got = b""
+        while b"404" not in got:
+            data = sock.recv(65536)
+            assert data
+            got += data
+        assert got.count(b"HTTP/1.1 200 OK\r\n") == 20
+
+
+def test_body_after_100_continue(served):
+    vmm = served()
+    body = json.dumps(vmm.config("smp")).encode()
+    with vmm.api.raw() as sock:
+        head, _ = request("PUT", "vm.create", body, "Expect: 100-continue").split(b"\r\n\r\n", 1)
+        sock.sendall(head + b"\r\n\r\n")
+        got = b""
+        while not got.endswith(b"\r\n\r\n"):
+            got += sock.recv(1)
+        assert got == b"HTTP/1.1 100 Continue\r\n\r\n"
+        sock.sendall(body)
+        assert answer_on(sock) == (204, None)
+    with vmm.api.raw() as sock:  # nothing to wait for
+        sock.sendall(request("PUT", "vm.delete", b"", "Expect: 100-continue"))
+        assert answer_on(sock) == (204, None)
+
+
+def test_half_closed_client_gets_its_answer(served):
+    vmm = served()
+    with vmm.api.raw() as sock:
+        sock.sendall(request("GET", "vmm.ping"))
+        sock.shutdown(socket.SHUT_WR)
+        assert answer_on(sock)[0] == 200
+        assert sock.recv(1) == b""
+
+
+def test_descriptors_are_not_kept(served):
+    vmm = served()
+    vmm.api.get("vmm.ping")
+    fds = vmm.fds()
+    with open("/dev/null", encoding="ascii") as null:
+        for data in (request("GET", "vmm.ping"), request("PUT", "vm.create", b"{}")):
+            with vmm.api.raw() as sock:
+                send_fds(sock, data[:10], [null.fileno()] * 100)
+                send_fds(sock, data[10:], [null.fileno()] * 200)
+                assert answer_on(sock)[0] in (200, 400)
+        with vmm.api.raw() as sock:
+            send_fds(sock, b"GET /", [null.fileno()] * 253)
+    settles(vmm, fds)
+
+
+def test_a_thousand_connections(served):
+    vmm = served()
+    fds = vmm.fds()
+    crowd = []
+    for i in range(1000):
+        sock = vmm.api.raw()
+        try:
+            sock.sendall(request("GET", "vmm.ping")[: 7 * (i % 3)])
+        except BrokenPipeError:  # hung up on, for those who came later
+            pass
+        crowd.append(sock)
+        if i % 100 == 0:
+            crowd.pop(0).close()
+    for sock in crowd:
+        sock.close()
+    settles(vmm, fds)
+
+
+def test_client_that_never_reads(served):
+    """What it asks for is not made in advance; others are served."""
+    vmm = served()
+    with vmm.api.raw() as deaf:
+        deaf.settimeout(0)
+        data = request("GET", "vmm.ping") * 100
+        before = vmm.memory_kib()
+        try:
+            while True:
+                deaf.send(data)
+        except BlockingIOError:
+            pass
+        for _ in range(10):
+            assert vmm.api.get("vmm.ping")[0] == 200
+        assert vmm.sanitized() or vmm.memory_kib() - before < 1024
