@@ -104,7 +104,8 @@ void loop_timer_del(struct loop_timer *timer)
 	timer->loop = NULL;
 }
 
-static struct loop_work *work_pop(struct loop *loop)
+/* Once it is popped it may be posted again, with another function: *fn is this time's. */
+static struct loop_work *work_pop(struct loop *loop, loop_work_fn *fn)
 {
 	struct loop_work *work;
 
@@ -115,6 +116,7 @@ static struct loop_work *work_pop(struct loop *loop)
 		if (!loop->work)
 			loop->work_tail = &loop->work;
 		work->posted = false;
+		*fn = work->fn;
 	}
 	pthread_mutex_unlock(&loop->lock);
 	return work;
@@ -124,6 +126,7 @@ static void work_run(struct loop_source *src, uint32_t events)
 {
 	struct loop *loop = container_of(src, struct loop, wake_src);
 	struct loop_work *work;
+	loop_work_fn fn;
 	size_t nr = 0;
 
 	fd_clear(loop->wake_fd);
@@ -132,8 +135,8 @@ static void work_run(struct loop_source *src, uint32_t events)
 	for (work = loop->work; work; work = work->next)
 		nr++;
 	pthread_mutex_unlock(&loop->lock);
-	while (nr-- && (work = work_pop(loop)))
-		work->fn(work);
+	while (nr-- && (work = work_pop(loop, &fn)))
+		fn(work);
 }
 
 void loop_post(struct loop *loop, struct loop_work *work, loop_work_fn fn)

@@ -27,7 +27,7 @@ struct echo_queue {
 	unsigned index;
 	struct echo *echo;
 	/* One request that is kept open */
-	bool held;
+	atomic_bool held;
 	struct vq_req req;
 	struct iovec iov[ECHO_PIECES];
 	uint64_t iova[ECHO_PIECES];
@@ -40,7 +40,7 @@ struct echo {
 	struct echo_queue queues[ECHO_QUEUES];
 	struct loop_work release;
 	atomic_bool hold;
-	uint64_t features;
+	_Atomic(uint64_t) features;
 	atomic_uint served, resets, paused;
 	atomic_uint running; /* bit per queue */
 	bool refuse_start;
