@@ -1,15 +1,15 @@
 /*
  * iothread.c - the loop of a thread that serves queues: calls, pollers, timers, when to sleep
  *
- * A round takes completions, then calls and timers, then the pollers. Rounds follow each other for as long
- * as one of these had something to do. Then the thread goes on looking for a while, because what is
- * awaited often comes within microseconds and a sleep with its wake-up costs more than that. How long
- * is learnt: if it slept although the work came within the longest time allowed, it looks
- * twice as long the next time; if the work came later, half as long. With a single CPU nothing can
- * come while it looks, so it never does.
+ * A round takes completions, then calls and timers, then the pollers. Rounds follow each other for
+ * as long as one of these had something to do. Then the thread goes on looking for a while, because
+ * what is awaited often comes within microseconds and a sleep with its wake-up costs more than
+ * that. How long is learnt: if it slept although the work came within the longest time allowed, it
+ * looks twice as long the next time; if the work came later, half as long. With a single CPU
+ * nothing can come while it looks, so it never does.
  *
- * Before it sleeps, each poller asks its driver for kicks and looks once more: what came before the driver
- * saw the question is found by the look, what comes after it brings a kick.
+ * Before it sleeps, each poller asks its driver for kicks and looks once more: what came before the
+ * driver saw the question is found by the look, what comes after it brings a kick.
  *
  * A round with operations to pass on is one system call (the engine's reap), and so is a sleep.
  *
@@ -24,7 +24,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 
 #include "base/clock.h"
 #include "base/fd.h"
@@ -42,26 +41,6 @@ struct iothread_call_req {
 	bool ran;
 	struct iothread_call_req *next;
 };
-
-static const struct sandbox_call thread_calls[] = {
-	{ SYS_clone3, "an I/O thread starts" },
-	{ SYS_clone, "likewise, where clone3 is not known" },
-	{ SYS_set_robust_list, "likewise" },
-	{ SYS_rseq, "likewise" },
-	{ SYS_prctl, "it names itself" },
-	{ SYS_io_uring_enter, "its ring, whose restrictions name what can be done with it" },
-	{ SYS_io_uring_register, "it enables the ring" },
-	{ SYS_preadv2, "reads without io_uring" },
-	{ SYS_pwritev2, "likewise, writes" },
-	{ SYS_fdatasync, "likewise, flushes" },
-	{ SYS_fallocate, "likewise, discards" },
-};
-
-const struct sandbox_call *iothread_calls(size_t *nr)
-{
-	*nr = ARRAY_SIZE(thread_calls);
-	return thread_calls;
-}
 
 /* Calls from outside */
 
@@ -180,8 +159,8 @@ void iothread_fdatasync(struct iothread *t, struct iothread_op *op, int fd)
 	submit(t, op, IOTHREAD_FDATASYNC, fd);
 }
 
-void iothread_fallocate(struct iothread *t, struct iothread_op *op, int fd, int mode, uint64_t off,
-	uint64_t len)
+void iothread_fallocate(
+	struct iothread *t, struct iothread_op *op, int fd, int mode, uint64_t off, uint64_t len)
 {
 	op->flags = mode;
 	op->off = off;
@@ -448,7 +427,8 @@ static int create_thread(struct iothread *t)
 
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK_SIZE);
-	/* The signals of the loop are blocked already; those of kicks and of lost memory must not be. */
+	/* The signals of the loop are blocked already; those of kicks and of lost memory must not
+	 * be. */
 	rc = pthread_create(&t->thread, &attr, thread_main, t);
 	pthread_attr_destroy(&attr);
 	return -rc;

@@ -4,8 +4,8 @@
  * Reads and writes of files, readiness of descriptors (kicks, taps) and calls from other threads
  * are completions of one ring, so a busy thread makes one system call per batch and an idle one
  * sleeps in it. After work the thread polls for a few tens of microseconds, if another CPU
- * could bring more, and less so when polling brings nothing. Where io_uring is forbidden, epoll and helpers
- * with preadv2/pwritev2 stand in; iothread_has_uring() tells.
+ * could bring more, and less so when polling brings nothing. Where io_uring is forbidden, epoll and
+ * helpers with preadv2/pwritev2 stand in; iothread_has_uring() tells.
  *
  * A program makes its threads in two steps. iothread_new() takes what a confined process may not
  * take; iothread_start() starts the thread proper, which inherits what the process has given up by
@@ -18,9 +18,9 @@
 #define DEVICE_IOTHREAD_H
 
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <sys/epoll.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 
 #include "base/err.h"
@@ -32,10 +32,10 @@
 struct iothread;
 
 struct iothread_config {
-	const char *name;  /* of the thread, at most 15 bytes: "_disk0_q0"; copied */
-	unsigned depth;	   /* operations under way at once, at most; 0: none, only watches */
-	uint32_t poll_us;  /* longest polling before sleep; 0: never. Nor ever with a single CPU */
-	bool no_uring;	   /* tests: as if io_uring were forbidden */
+	const char *name; /* of the thread, at most 15 bytes: "_disk0_q0"; copied */
+	unsigned depth;	  /* operations under way at once, at most; 0: none, only watches */
+	uint32_t poll_us; /* longest polling before sleep; 0: never. Nor ever with a single CPU */
+	bool no_uring;	  /* tests: as if io_uring were forbidden */
 };
 
 /* Gives *out, not started. 0 or -errno with a text. */
@@ -47,12 +47,25 @@ void iothread_free(struct iothread *t);
 /* False: this thread does without, see above. Any thread. */
 bool iothread_has_uring(const struct iothread *t);
 
-/* System calls of a confined process that starts and uses such threads; nr of them. */
-const struct sandbox_call *iothread_calls(size_t *nr);
+/* System calls of a confined process that starts and uses such threads: rows for a model's list. */
+/* clang-format off */
+#define IOTHREAD_CALLS                                                                             \
+	{ SYS_clone3, "an I/O thread starts" },                                                    \
+	{ SYS_clone, "likewise, where clone3 is not known" },                                      \
+	{ SYS_set_robust_list, "likewise" },                                                       \
+	{ SYS_rseq, "likewise" },                                                                  \
+	{ SYS_prctl, "it names itself" },                                                          \
+	{ SYS_io_uring_enter, "its ring, whose restrictions say what can be done with it" },       \
+	{ SYS_io_uring_register, "it enables the ring" },                                          \
+	{ SYS_preadv2, "reads without io_uring" },                                                 \
+	{ SYS_pwritev2, "likewise, writes" },                                                      \
+	{ SYS_fdatasync, "likewise, flushes" },                                                    \
+	{ SYS_fallocate, "likewise, discards" }
+/* clang-format on */
 
 /*
- * Run fn on the thread and come back when it has run: the thread never waits, so this takes a moment.
- * Not from the thread itself; the thread is started and not paused.
+ * Run fn on the thread and come back when it has run: the thread never waits, so this takes a
+ * moment. Not from the thread itself; the thread is started and not paused.
  */
 void iothread_call(struct iothread *t, void (*fn)(void *arg), void *arg);
 
@@ -65,7 +78,8 @@ void iothread_resume(struct iothread *t);
 
 /* One file operation. Storage of the caller's until done is called. */
 struct iothread_op {
-	void (*done)(struct iothread_op *op, int result); /* bytes (may be fewer than asked), or -errno */
+	void (*done)(struct iothread_op *op,
+		int result); /* bytes (may be fewer than asked), or -errno */
 	/* The rest is the thread's. */
 	struct iothread *t;
 	struct iothread_op *next;
@@ -77,8 +91,8 @@ struct iothread_op {
 };
 
 /*
- * The caller has set op->done. iov is borrowed until then. With at most `depth` operations open these
- * cannot fail: errors come by done, which is never called from within.
+ * The caller has set op->done. iov is borrowed until then. With at most `depth` operations open
+ * these cannot fail: errors come by done, which is never called from within.
  */
 void iothread_readv(struct iothread *t, struct iothread_op *op, int fd, const struct iovec *iov,
 	unsigned nr_iov, uint64_t off);
@@ -87,17 +101,19 @@ void iothread_writev(struct iothread *t, struct iothread_op *op, int fd, const s
 	unsigned nr_iov, uint64_t off, bool dsync);
 void iothread_fdatasync(struct iothread *t, struct iothread_op *op, int fd);
 /* mode: FALLOC_FL_... */
-void iothread_fallocate(struct iothread *t, struct iothread_op *op, int fd, int mode, uint64_t off,
-	uint64_t len);
+void iothread_fallocate(
+	struct iothread *t, struct iothread_op *op, int fd, int mode, uint64_t off, uint64_t len);
 
 /*
  * Be told when fd becomes ready for any of `events` (EPOLLIN, EPOLLOUT). Storage of the caller's,
  * zeroed before first use. Edge-triggered: ready is called once if it is ready now, and once at
- * least each time something new arrives. Nothing is read from fd: the counter of an eventfd may just
- * be left alone, of anything else the callee takes all there is, or remembers that there is more.
+ * least each time something new arrives. Nothing is read from fd: the counter of an eventfd may
+ * just be left alone, of anything else the callee takes all there is, or remembers that there is
+ * more.
  */
 struct iothread_watch {
-	void (*ready)(struct iothread_watch *w, uint32_t events); /* EPOLLERR, EPOLLHUP may be among them */
+	void (*ready)(struct iothread_watch *w,
+		uint32_t events); /* EPOLLERR, EPOLLHUP may be among them */
 	void (*gone)(struct iothread_watch *w);
 	struct iothread *t; /* non-NULL while watched */
 	struct iothread_watch *next;
@@ -120,8 +136,8 @@ void iothread_unwatch(struct iothread_watch *w, void (*gone)(struct iothread_wat
 
 /*
  * Look for work without being told. poll is called after each batch of completions, so that it is
- * also the place to tell a driver of everything that the batch finished; and again and again while the
- * thread polls. True: there was something to do. It takes a bounded amount of work at a time.
+ * also the place to tell a driver of everything that the batch finished; and again and again while
+ * the thread polls. True: there was something to do. It takes a bounded amount of work at a time.
  */
 struct iothread_poller {
 	bool (*poll)(struct iothread_poller *p);

@@ -38,7 +38,8 @@ struct iothread_engine {
 	void (*unwatch)(struct iothread *t, struct iothread_watch *w);
 	/* Pass on what was submitted and call back for what is complete. True: there was some. */
 	bool (*reap)(struct iothread *t);
-	/* Pass on what was submitted, sleep until something is complete, or timeout_ns has passed. */
+	/* Pass on what was submitted, sleep until something is complete, or timeout_ns has passed.
+	 */
 	void (*wait)(struct iothread *t, uint64_t timeout_ns);
 };
 

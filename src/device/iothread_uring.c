@@ -5,9 +5,9 @@
  * thread, which is from then on the only one that may submit. io_uring is not subject to seccomp,
  * so the restriction is part of a device's confinement: an openat, for example, fails with EACCES.
  *
- * The submission queue has room for every operation and every watch at once, so taking an entry cannot
- * fail. Completions wait in the kernel until the thread asks (DEFER_TASKRUN), where the kernel can do that:
- * a burst of them is one visit and no interrupt of what the thread is doing.
+ * The submission queue has room for every operation and every watch at once, so taking an entry
+ * cannot fail. Completions wait in the kernel until the thread asks (DEFER_TASKRUN), where the
+ * kernel can do that: a burst of them is one visit and no interrupt of what the thread is doing.
  *
  * A watch is a multishot poll: each wake-up of the descriptor is a completion, nothing is read and
  * nothing has to be armed again.
@@ -40,8 +40,14 @@ static int ring_register(struct io_uring *ring, unsigned opcode, const void *arg
 static int restrict_ring(struct io_uring *ring)
 {
 	static const uint8_t ops[] = {
-		IORING_OP_READ, IORING_OP_READV, IORING_OP_WRITE, IORING_OP_WRITEV,
-		IORING_OP_FSYNC, IORING_OP_FALLOCATE, IORING_OP_POLL_ADD, IORING_OP_ASYNC_CANCEL,
+		IORING_OP_READ,
+		IORING_OP_READV,
+		IORING_OP_WRITE,
+		IORING_OP_WRITEV,
+		IORING_OP_FSYNC,
+		IORING_OP_FALLOCATE,
+		IORING_OP_POLL_ADD,
+		IORING_OP_ASYNC_CANCEL,
 	};
 	struct io_uring_restriction list[ARRAY_SIZE(ops) + 1] = { 0 };
 
@@ -82,9 +88,10 @@ static int open_ring(struct iothread *t, unsigned flags)
 
 static int uring_init(struct iothread *t, struct err *err)
 {
-	static const unsigned flags[] = { /* from Linux 6.1, 5.19 and 5.13 on */
-		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
-			IORING_SETUP_SUBMIT_ALL,
+	static const unsigned flags[] = {
+		/* from Linux 6.1, 5.19 and 5.13 on */
+		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+			IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL,
 		IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL,
 		0,
 	};
@@ -104,7 +111,8 @@ static void uring_fini(struct iothread *t)
 
 static int uring_begin(struct iothread *t)
 {
-	/* Only saves looking the descriptor up each time, so it may fail. While the ring allows it: */
+	/* Only saves looking the descriptor up each time, so it may fail. While the ring allows it:
+	 */
 	io_uring_register_ring_fd(&t->ring);
 	return ring_register(&t->ring, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
 }
@@ -150,7 +158,8 @@ static void uring_submit(struct iothread *t, struct iothread_op *op)
 		break;
 	case IOTHREAD_FALLOCATE:
 		/* The library's function has room for an int only. */
-		io_uring_prep_rw(IORING_OP_FALLOCATE, sqe, op->fd, NULL, (unsigned)op->flags, op->off);
+		io_uring_prep_rw(
+			IORING_OP_FALLOCATE, sqe, op->fd, NULL, (unsigned)op->flags, op->off);
 		sqe->addr = op->len;
 		break;
 	}

@@ -5,6 +5,7 @@
 #include "base/util.h"
 
 static const struct device_model *const models[] = {
+	&block_model,
 	&gpio_model,
 	&console_model,
 	&rng_model,

@@ -43,6 +43,7 @@ struct device_model {
 		struct err *err);
 };
 
+extern const struct device_model block_model;
 extern const struct device_model console_model;
 extern const struct device_model gpio_model;
 extern const struct device_model rng_model;

@@ -474,9 +474,15 @@ static void the_ring_does_nothing_but_what_it_is_for(void **state)
 	assert_int_equal(rc, -EACCES);
 }
 
-#define URING(name) { "uring: " #name, name, with_uring, teardown, NULL }
-#define POOL(name)  { "pool: " #name, name, without_uring, teardown, NULL }
-#define BOTH(name)  URING(name), POOL(name)
+#define URING(name)                                                                                \
+	{                                                                                          \
+		"uring: " #name, name, with_uring, teardown, NULL                                  \
+	}
+#define POOL(name)                                                                                 \
+	{                                                                                          \
+		"pool: " #name, name, without_uring, teardown, NULL                                \
+	}
+#define BOTH(name) URING(name), POOL(name)
 
 int main(void)
 {

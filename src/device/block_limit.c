@@ -1,0 +1,94 @@
+#include "device/block_limit.h"
+
+#include "base/clock.h"
+#include "base/util.h"
+
+static void bucket_init(
+	struct block_bucket *b, const struct block_bucket_config *config, uint64_t now_ns)
+{
+	*b = (struct block_bucket){
+		.config = *config,
+		.tokens = (int64_t)config->size,
+		.burst = config->burst,
+		.at_ns = now_ns,
+	};
+}
+
+void block_limit_init(
+	struct block_limit *l, const struct block_limit_config *config, uint64_t now_ns)
+{
+	pthread_mutex_init(&l->lock, NULL);
+	bucket_init(&l->bytes, &config->bytes, now_ns);
+	bucket_init(&l->ops, &config->ops, now_ns);
+	l->any = config->bytes.size || config->ops.size;
+}
+
+void block_limit_fini(struct block_limit *l)
+{
+	pthread_mutex_destroy(&l->lock);
+}
+
+static uint64_t refill_ns(const struct block_bucket *b)
+{
+	return b->config.refill_ms * NS_PER_MS;
+}
+
+/* Whole tokens come in; the time of a part of one stays to be counted. */
+static void refill(struct block_bucket *b, uint64_t now_ns)
+{
+	unsigned __int128 came;
+	uint64_t room = (uint64_t)((int64_t)b->config.size - b->tokens);
+
+	if (now_ns <= b->at_ns)
+		return;
+	came = (unsigned __int128)(now_ns - b->at_ns) * b->config.size / refill_ns(b);
+	if (came >= room) {
+		b->tokens = (int64_t)b->config.size;
+		b->at_ns = now_ns;
+		return;
+	}
+	b->tokens += (int64_t)came;
+	b->at_ns += (uint64_t)(came * refill_ns(b) / b->config.size);
+}
+
+/* Nanoseconds until there is a token; 0: there is. */
+static uint64_t bucket_wait(struct block_bucket *b, uint64_t now_ns)
+{
+	unsigned __int128 ns;
+
+	if (!b->config.size || b->burst)
+		return 0;
+	refill(b, now_ns);
+	if (b->tokens > 0)
+		return 0;
+	ns = (unsigned __int128)(uint64_t)(1 - b->tokens) * refill_ns(b) / b->config.size + 1;
+	ns -= MIN(ns - 1, (unsigned __int128)(now_ns - b->at_ns));
+	return ns > INT64_MAX ? INT64_MAX : (uint64_t)ns;
+}
+
+static void bucket_take(struct block_bucket *b, uint64_t n)
+{
+	uint64_t from_burst = MIN(n, b->burst);
+	int64_t floor = -(int64_t)BLOCK_LIMIT_MAX;
+
+	if (!b->config.size)
+		return;
+	b->burst -= from_burst;
+	n = MIN(n - from_burst, BLOCK_LIMIT_MAX);
+	b->tokens = b->tokens - (int64_t)n < floor ? floor : b->tokens - (int64_t)n;
+}
+
+uint64_t block_limit_take(struct block_limit *l, uint64_t bytes, uint64_t now_ns)
+{
+	uint64_t wait;
+
+	pthread_mutex_lock(&l->lock);
+	wait = bytes ? bucket_wait(&l->bytes, now_ns) : 0;
+	wait = MAX(wait, bucket_wait(&l->ops, now_ns));
+	if (!wait) {
+		bucket_take(&l->bytes, bytes);
+		bucket_take(&l->ops, 1);
+	}
+	pthread_mutex_unlock(&l->lock);
+	return wait;
+}

@@ -1,0 +1,55 @@
+/*
+ * block_limit.h - how many bytes and operations a second a disk may do
+ *
+ * Two token buckets, each as Cloud Hypervisor's options describe it: `size` tokens come in every
+ * `refill_ms`, no more than that many are kept, and `burst` more can be used up once. An
+ * operation goes when both buckets have something left, and may take more than that: the
+ * debt is paid before the next one goes, so that one larger than a bucket is slow, not stuck.
+ *
+ * Any thread: queues of one disk share its limit.
+ */
+#ifndef DEVICE_BLOCK_LIMIT_H
+#define DEVICE_BLOCK_LIMIT_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct block_bucket_config {
+	uint64_t size; /* tokens; 0: no limit */
+	uint64_t burst;
+	uint64_t refill_ms; /* not 0 if there is a size */
+};
+
+struct block_limit_config {
+	struct block_bucket_config bytes, ops;
+};
+
+struct block_bucket {
+	struct block_bucket_config config;
+	int64_t tokens; /* negative: debt */
+	uint64_t burst;
+	uint64_t at_ns; /* when tokens was right */
+};
+
+struct block_limit {
+	bool any;
+	pthread_mutex_t lock;
+	struct block_bucket bytes, ops;
+};
+
+void block_limit_init(
+	struct block_limit *l, const struct block_limit_config *config, uint64_t now_ns);
+void block_limit_fini(struct block_limit *l);
+
+/* Largest size and burst: their sums stay far from where numbers end. */
+#define BLOCK_LIMIT_MAX		  (UINT64_C(1) << 60)
+#define BLOCK_LIMIT_MAX_REFILL_MS (UINT64_C(1) << 32)
+
+/*
+ * One operation that moves so many bytes wants to go at now_ns, of clock_now_ns(). 0: it may,
+ * and has been counted; else ask again in so many nanoseconds.
+ */
+uint64_t block_limit_take(struct block_limit *l, uint64_t bytes, uint64_t now_ns);
+
+#endif
