@@ -188,6 +188,8 @@ static int limits_done(struct vhost_user *vu, struct err *err)
 			compare(vu);
 		return rc;
 	}
+	/* It answers: what is wrong from here on, waiting does not cure. */
+	vu->first_deadline_ns = 0;
 	rc = vhu_take_shape(vu, err);
 	if (rc)
 		return rc;
@@ -268,7 +270,8 @@ static void advance(struct vhost_user *vu)
 	struct vhu_attach *a = &vu->attach;
 	struct err err = { 0 };
 
-	while (!vu->nr_pending) {
+	/* Some requests are not answered: those have to be gone, too. */
+	while (!vu->nr_pending && !vu_chan_out_pending(&vu->chan)) {
 		int rc = steps[a->step].done ? steps[a->step].done(vu, &err) : 0;
 
 		if (!rc && ++a->step == ARRAY_SIZE(steps)) {

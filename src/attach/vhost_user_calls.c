@@ -89,30 +89,6 @@ static int check_queues(struct vhost_user *vu, uint64_t features,
 	return rc;
 }
 
-static int start(struct virtio_backend *b, uint64_t features, const struct virtio_queue *queues)
-{
-	struct vhost_user *vu = of(b);
-	int rc = check_queues(vu, features, queues);
-	unsigned wish;
-
-	if (rc)
-		return rc;
-	if (atomic_load(&vu->gave_up))
-		return -ENOTCONN;
-	pthread_mutex_lock(&vu->want_lock);
-	vhu_rings_forget(vu);
-	for (unsigned i = 0; i < vu->b.info.nr_queues; i++)
-		if (queues[i].enabled)
-			want_queue(vu, i, &queues[i]);
-	vu->features = features;
-	vu->running = true;
-	vu->unfit = false;
-	vu->run++;
-	wish = ++vu->generation;
-	pthread_mutex_unlock(&vu->want_lock);
-	return start_queues(vu, VHU_ALL_QUEUES, wish);
-}
-
 /* One batch that stops queues. */
 static void stop_queues(struct vhost_user *vu, unsigned index, unsigned wish)
 {
@@ -141,6 +117,46 @@ static void stop(struct virtio_backend *b)
 	stop_queues(vu, VHU_ALL_QUEUES, wish);
 }
 
+static int start(struct virtio_backend *b, uint64_t features, const struct virtio_queue *queues)
+{
+	struct vhost_user *vu = of(b);
+	int rc = check_queues(vu, features, queues);
+	unsigned wish;
+
+	if (rc)
+		return rc;
+	if (atomic_load(&vu->gave_up))
+		return -ENOTCONN;
+	pthread_mutex_lock(&vu->want_lock);
+	vhu_rings_forget(vu);
+	for (unsigned i = 0; i < vu->b.info.nr_queues; i++)
+		if (queues[i].enabled)
+			want_queue(vu, i, &queues[i]);
+	vu->features = features;
+	vu->running = true;
+	vu->unfit = false;
+	vu->run++;
+	wish = ++vu->generation;
+	pthread_mutex_unlock(&vu->want_lock);
+	rc = start_queues(vu, VHU_ALL_QUEUES, wish);
+	if (rc)
+		stop(b); /* what was begun; the driver's reset will not tell us */
+	return rc;
+}
+
+static int queue_stop(struct virtio_backend *b, unsigned index)
+{
+	struct vhost_user *vu = of(b);
+	unsigned wish;
+
+	pthread_mutex_lock(&vu->want_lock);
+	vu->rings[index].on = vu->rings[index].ran = false;
+	wish = ++vu->generation;
+	pthread_mutex_unlock(&vu->want_lock);
+	stop_queues(vu, index, wish);
+	return 0;
+}
+
 static int queue_start(struct virtio_backend *b, unsigned index, const struct virtio_queue *q)
 {
 	struct vhost_user *vu = of(b);
@@ -156,20 +172,10 @@ static int queue_start(struct virtio_backend *b, unsigned index, const struct vi
 	want_queue(vu, index, q);
 	wish = ++vu->generation;
 	pthread_mutex_unlock(&vu->want_lock);
-	return start_queues(vu, index, wish);
-}
-
-static int queue_stop(struct virtio_backend *b, unsigned index)
-{
-	struct vhost_user *vu = of(b);
-	unsigned wish;
-
-	pthread_mutex_lock(&vu->want_lock);
-	vu->rings[index].on = vu->rings[index].ran = false;
-	wish = ++vu->generation;
-	pthread_mutex_unlock(&vu->want_lock);
-	stop_queues(vu, index, wish);
-	return 0;
+	rc = start_queues(vu, index, wish);
+	if (rc)
+		queue_stop(b, index);
+	return rc;
 }
 
 static void queue_call(struct virtio_backend *b, unsigned index, int call_fd)

@@ -285,12 +285,16 @@ int vhu_call_end(struct vhost_user *vu, int rc, const struct err *err)
 static void see_to_notes(struct vhost_user *vu)
 {
 	struct err err = { 0 };
+	int rc;
 
 	/* RAM is told of with the first start; until then a change is nobody's business. */
 	if (!vhu_is_ready(vu) || !vu->nr_sent)
 		return;
-	if (vhu_mem_sync(vu, &err))
+	rc = vhu_mem_sync(vu, &err);
+	if (rc < 0)
 		vhu_break(vu, "%s", err.text);
+	else if (rc)
+		log_warn("%s: %s; the device does not reach all of it", vu->b.id, err.text);
 }
 
 void vhu_unlock(struct vhost_user *vu)

@@ -124,6 +124,7 @@ static int send_table(struct vhost_user *vu, const struct mem_range *now, unsign
 
 /* --- both --- */
 
+/* 1: there are more than it takes. */
 static int send_ranges(struct vhost_user *vu, const struct mem_range *now, unsigned nr,
 	struct err *err)
 {
@@ -135,10 +136,9 @@ static int send_ranges(struct vhost_user *vu, const struct mem_range *now, unsig
 	if (same_ranges(vu, now, nr) && (slots || !vu->reset_since_mem))
 		return 0;
 	if (nr > most) {
-		err_set(&vu->refusal, -ENOSPC,
-			"the back-end takes %llu memory regions, guest RAM has %u",
+		err_set(err, -ENOSPC, "the back-end takes %llu memory regions, guest RAM has %u",
 			(unsigned long long)most, nr);
-		return 0;
+		return 1;
 	}
 	vu->reset_since_mem = false;
 	return slots ? send_slots(vu, now, nr, reply, err) : send_table(vu, now, nr, reply, err);
@@ -165,7 +165,7 @@ int vhu_mem_sync(struct vhost_user *vu, struct err *err)
 
 	pthread_mutex_lock(&vu->mem_lock);
 	rc = send_ranges(vu, vu->ranges, vu->nr_ranges, err);
-	if (!rc && !vu->refusal.text[0] && remember(vu, vu->ranges, vu->nr_ranges))
+	if (!rc && remember(vu, vu->ranges, vu->nr_ranges))
 		rc = err_set(err, -ENOMEM, "out of memory");
 	pthread_mutex_unlock(&vu->mem_lock);
 	return rc;

@@ -288,7 +288,7 @@ int vhu_config_compare(struct vhost_user *vu, struct err *err);
 
 /* --- vhost_user_mem.c --- */
 
-/* Tell the back-end what changed. The socket's holder. index: reply's, see the file. */
+/* Tell the back-end what changed. 0; 1 with a text: it cannot take it; -errno with a text. The socket's holder. */
 int vhu_mem_sync(struct vhost_user *vu, struct err *err);
 /* A connection ended. */
 void vhu_mem_forget(struct vhost_user *vu);

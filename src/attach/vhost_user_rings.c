@@ -223,6 +223,11 @@ static int prepare(struct vhost_user *vu, unsigned index, struct err *err)
 		rc = vhu_send_u64(vu, VHOST_USER_SET_FEATURES, acknowledged(vu), -1, err);
 	if (!rc)
 		rc = vhu_mem_sync(vu, err);
+	if (rc == 1) {
+		vu->refusal = *err;
+		err->text[0] = 0;
+		return 0;
+	}
 	for (unsigned i = 0; i < vu->b.info.nr_queues && !rc; i++)
 		if (chosen(vu, i, index))
 			rc = vhu_send_state(vu, VHOST_USER_SET_VRING_NUM, i, vu->rings[i].size,

@@ -1,165 +1,5 @@
-/* vhost_user_test.c - the front-end against good, odd and hostile back-ends; loss and return */
-#include "vhost_fake.h"
-
-#include "attach/vhost_user_priv.h"
-
-#define NR	  2u
-#define RING_SIZE 64
-
-/* A front-end, its owner and a driver's queues. */
-struct fix {
-	struct fake f;
-	struct owner w;
-	struct loop *loop;
-	struct vhost_user *vu;
-	struct vhost_user_params p;
-	struct virtio_queue q[VIRTIO_MAX_QUEUES];
-	uint16_t sizes[VIRTIO_MAX_QUEUES];
-	int log_fd, fds_before;
-	char log[64];
-};
-
-static struct fix *fix_new(void)
-{
-	struct fix *x = calloc(1, sizeof(*x));
-	static unsigned number;
-
-	snprintf(x->log, sizeof(x->log), "/tmp/vhost-log-%d-%u", (int)getpid(), number++);
-	assert_int_equal(log_open(x->log), 0);
-	x->fds_before = fd_count();
-	ram_init();
-	fake_init(&x->f);
-	assert_int_equal(loop_new(&x->loop), 0);
-	x->w.o.ops = &owner_ops;
-	x->p = (struct vhost_user_params){
-		.id = "dev0",
-		.where = x->f.path,
-		.type = VIRTIO_ID_BLOCK,
-		.loop = x->loop,
-		.memory = &ram,
-		.owner = &x->w.o,
-		.times = {
-			.request_ms = 300,
-			.handshake_ms = 300,
-			.connect_ms = 2000,
-			.retry_min_ms = 1,
-			.retry_max_ms = 20,
-		},
-	};
-	for (unsigned i = 0; i < NR; i++) {
-		x->q[i] = (struct virtio_queue){
-			.size = RING_SIZE,
-			.enabled = true,
-			.desc = 0x10000 * (i + 1),
-			.driver = 0x10000 * (i + 1) + 0x4000,
-			.device = 0x10000 * (i + 1) + 0x8000,
-			.kick_fd = fd_eventfd(),
-			.call_fd = fd_eventfd(),
-		};
-	}
-	return x;
-}
-
-static void fix_make(struct fix *x)
-{
-	struct vhost_user_source *source;
-	struct err err = { 0 };
-
-	assert_int_equal(vhost_user_source_connect(x->f.path, &source, &err), 0);
-	assert_int_equal(vhost_user_new(&x->p, source, &x->vu), 0);
-	assert_int_equal(vhost_user_start(x->vu, &err), 0);
-}
-
-static void fix_free(struct fix *x)
-{
-	vhost_user_free(x->vu);
-	fake_fini(&x->f);
-	loop_free(x->loop);
-	for (unsigned i = 0; i < VIRTIO_MAX_QUEUES; i++) {
-		if (x->q[i].kick_fd > 0)
-			close(x->q[i].kick_fd);
-		if (x->q[i].call_fd > 0)
-			close(x->q[i].call_fd);
-	}
-	ram_fini();
-	assert_int_equal(fd_count(), x->fds_before);
-	unlink(x->log);
-	free(x);
-}
-
-/* How many lines of the log hold text. */
-static unsigned logged(const struct fix *x, const char *text)
-{
-	FILE *file = fopen(x->log, "re");
-	char line[1024];
-	unsigned n = 0;
-
-	while (fgets(line, sizeof(line), file))
-		n += strstr(line, text) != NULL;
-	fclose(file);
-	return n;
-}
-
-/* --- conditions --- */
-
-static bool is_connected(void *arg)
-{
-	return vhost_user_connected(((struct fix *)arg)->vu) || ((struct fix *)arg)->w.failed;
-}
-
-static MAYBE_UNUSED bool has_failed(void *arg)
-{
-	return ((struct fix *)arg)->w.failed;
-}
-
-static bool is_lost(void *arg)
-{
-	return ((struct fix *)arg)->w.lost;
-}
-
-static bool is_back(void *arg)
-{
-	return ((struct fix *)arg)->w.back;
-}
-
-static MAYBE_UNUSED bool needs_reset(void *arg)
-{
-	return atomic_load(&((struct fix *)arg)->w.needs_reset);
-}
-
-static void attach(struct fix *x)
-{
-	fake_run(&x->f);
-	fix_make(x);
-	run_until(x->loop, is_connected, x);
-	assert_string_equal(x->w.text, "");
-	assert_int_equal(x->w.attached, 1);
-}
-
-static struct virtio_backend *backend(struct fix *x)
-{
-	return vhost_user_backend(x->vu);
-}
-
-static int start(struct fix *x, uint64_t features)
-{
-	struct virtio_backend *b = backend(x);
-
-	return b->ops->start(b, features | BIT(VIRTIO_BIT_VERSION_1), x->q);
-}
-
-static void stop(struct fix *x)
-{
-	backend(x)->ops->stop(backend(x));
-}
-
-static void lose_and_return(struct fix *x)
-{
-	x->w.lost = x->w.back = 0;
-	fake_hang_up(&x->f);
-	run_until(x->loop, is_lost, x);
-	run_until(x->loop, is_back, x);
-}
+/* vhost_user_test.c - the front-end and a back-end that behaves: handshake, queues, memory, configuration */
+#include "vhost_fixture.h"
 
 /* --- the handshake --- */
 
@@ -242,23 +82,475 @@ static void a_stop_drains_and_the_connection_stays(void **state)
 	fix_free(x);
 }
 
-static void a_lost_back_end_is_replaced_and_goes_on_at_the_used_index(void **state)
+static void only_queues_that_the_driver_made_ready_are_set_up(void **state)
 {
 	struct fix *x = fix_new();
-	uint16_t used = 0xfffe;
 
 	attach(x);
+	x->q[0].enabled = false;
 	assert_int_equal(start(x, 0), 0);
-	memcpy(ram.hva + x->q[1].device + 2, &used, sizeof(used));
+	assert_int_equal(count(&x->f, VHOST_USER_SET_VRING_KICK, 0), 1);
+	assert_int_equal(nth(&x->f, VHOST_USER_SET_VRING_NUM, 1, 0).state.index, 1);
+	assert_int_equal(count(&x->f, VHOST_USER_SET_VRING_ENABLE, 0), 1);
+	fix_free(x);
+}
+
+static void one_queue_is_reset_and_started_while_the_other_runs(void **state)
+{
+	struct fix *x = fix_new();
+	struct virtio_backend *b;
+
+	attach(x);
+	b = backend(x);
+	assert_int_equal(start(x, 0), 0);
+	assert_int_equal(b->ops->queue_stop(b, 1), 0);
+	assert_int_equal(count(&x->f, VHOST_USER_GET_VRING_BASE, 0), 1);
+	assert_int_equal(nth(&x->f, VHOST_USER_GET_VRING_BASE, 1, 0).state.index, 1);
+	x->q[1].size = 16;
+	fd_clear(x->q[0].kick_fd);
 	fd_clear(x->q[1].kick_fd);
-	lose_and_return(x);
-	assert_int_equal(nth(&x->f, VHOST_USER_SET_VRING_BASE, 2, 0).state.num, 0);
-	assert_int_equal(nth(&x->f, VHOST_USER_SET_VRING_BASE, 2, 1).state.num, used);
-	assert_int_equal(count(&x->f, VHOST_USER_SET_VRING_ENABLE, 2), NR);
+	assert_int_equal(b->ops->queue_start(b, 1, &x->q[1]), 0);
+	assert_int_equal(nth(&x->f, VHOST_USER_SET_VRING_NUM, 1, 2).state.num, 16);
+	assert_int_equal(count(&x->f, VHOST_USER_SET_FEATURES, 0), 1);
+	assert_false(fd_clear(x->q[0].kick_fd));
 	assert_true(fd_clear(x->q[1].kick_fd));
-	assert_int_equal(atomic_load(&x->w.needs_reset), 0);
-	assert_int_equal(logged(x, "is away until"), 1);
-	assert_int_equal(logged(x, "is back"), 1);
+	fix_free(x);
+}
+
+static void a_queue_gets_another_descriptor_to_call(void **state)
+{
+	struct fix *x = fix_new();
+	struct virtio_backend *b;
+	struct rec r;
+
+	attach(x);
+	b = backend(x);
+	b->ops->queue_call(b, 0, x->q[1].call_fd); /* not started: said with the start */
+	assert_int_equal(count(&x->f, VHOST_USER_SET_VRING_CALL, 0), 0);
+	assert_int_equal(start(x, 0), 0);
+	b->ops->queue_call(b, 1, -1);
+	r = nth(&x->f, VHOST_USER_SET_VRING_CALL, 1, 2);
+	assert_int_equal(r.u64, 1 | VHOST_USER_NOFD);
+	assert_int_equal(r.nr_fds, 0);
+	b->ops->queue_call(b, 1, x->q[0].call_fd);
+	r = nth(&x->f, VHOST_USER_SET_VRING_CALL, 1, 3);
+	assert_int_equal(r.u64, 1);
+	assert_int_equal(r.nr_fds, 1);
+	fix_free(x);
+}
+
+static void a_back_end_without_acknowledgements_is_told_all_the_same(void **state)
+{
+	struct fix *x = fix_new();
+	struct arrival kicks = { &x->f, VHOST_USER_SET_VRING_ENABLE, 1, NR };
+
+	x->f.protocol = P(MQ);
+	attach(x);
+	assert_int_equal(start(x, 0), 0);
+	run_until(x->loop, has_arrived, &kicks);
+	stop(x);
+	assert_int_equal(count(&x->f, VHOST_USER_GET_VRING_BASE, 0), NR);
+	fix_free(x);
+}
+
+static void a_back_end_without_protocol_features_runs_without_enable(void **state)
+{
+	struct fix *x = fix_new();
+
+	x->f.features &= ~BIT(30);
+	x->p.type = VIRTIO_ID_NET;
+	attach(x);
+	assert_int_equal(backend(x)->info.nr_queues, 2); /* as the type usually has */
+	assert_int_equal(start(x, BIT(9)), 0);
+	stop(x);
+	assert_int_equal(x->f.last_features, BIT(32) | BIT(9));
+	assert_int_equal(count(&x->f, VHOST_USER_SET_PROTOCOL_FEATURES, 0), 0);
+	assert_int_equal(count(&x->f, VHOST_USER_SET_VRING_ENABLE, 0), 0);
+	assert_int_equal(count(&x->f, VHOST_USER_SET_MEM_TABLE, 0), 1);
+	assert_int_equal(count(&x->f, VHOST_USER_SET_VRING_KICK, 0), NR);
+	fix_free(x);
+}
+
+static void a_network_device_without_control_queue_offers_no_features_of_it(void **state)
+{
+	struct fix *x = fix_new();
+
+	x->p.type = VIRTIO_ID_NET;
+	x->f.features |= BIT(5) | BIT(17) | BIT(22);
+	attach(x);
+	assert_int_equal(backend(x)->info.features, BIT(VIRTIO_BIT_VERSION_1) | BIT(5) | BIT(9));
+	fix_free(x);
+
+	x = fix_new();
+	x->p.type = VIRTIO_ID_NET;
+	x->p.queue_sizes = x->sizes;
+	x->p.nr_queues = 3;
+	for (unsigned i = 0; i < 3; i++)
+		x->sizes[i] = 64;
+	x->f.features |= BIT(17);
+	attach(x);
+	assert_true(backend(x)->info.features & BIT(17));
+	assert_int_equal(backend(x)->info.queue_sizes[2], 64);
+	fix_free(x);
+}
+
+static void many_queues_fit_through_a_socket(void **state)
+{
+	struct fix *x = fix_new();
+	unsigned nr = VHU_MAX_QUEUES;
+
+	x->f.queue_num = nr;
+	attach(x);
+	for (unsigned i = NR; i < nr; i++) {
+		x->q[i] = x->q[0];
+		x->q[i].kick_fd = fd_eventfd();
+		x->q[i].call_fd = fd_eventfd();
+	}
+	assert_int_equal(start(x, 0), 0);
+	assert_int_equal(count(&x->f, VHOST_USER_SET_VRING_ENABLE, 1), nr);
+	lose_and_return(x);
+	assert_int_equal(count(&x->f, VHOST_USER_SET_VRING_ENABLE, 2), nr);
+	assert_int_equal(nth(&x->f, VHOST_USER_SET_VRING_KICK, 2, nr - 1).nr_fds, 1);
+	stop(x);
+	assert_int_equal(count(&x->f, VHOST_USER_GET_VRING_BASE, 2), nr);
+	fix_free(x);
+}
+
+static void a_refused_start_is_undone(void **state)
+{
+	struct fix *x = fix_new();
+
+	x->f.refuse = VHOST_USER_SET_VRING_ADDR;
+	attach(x);
+	assert_int_equal(start(x, 0), -EIO);
+	assert_int_equal(logged(x, "refused SET_VRING_ADDR"), 1);
+	assert_int_equal(count(&x->f, VHOST_USER_GET_VRING_BASE, 0), NR);
+	assert_true(vhost_user_connected(x->vu));
+	x->f.refuse = 0;
+	assert_int_equal(start(x, 0), 0);
+	assert_int_equal(start(x, BIT(11)), -EIO); /* was not offered */
+	fix_free(x);
+}
+
+static void a_ring_outside_ram_is_refused_before_the_back_end_hears_of_it(void **state)
+{
+	struct fix *x = fix_new();
+
+	attach(x);
+	x->q[1].device = RAM_SIZE - 6 - 8 * RING_SIZE + 1;
+	assert_int_equal(start(x, 0), -EFAULT);
+	assert_int_equal(logged(x, "queue 1: device's part"), 1);
+	assert_int_equal(count(&x->f, VHOST_USER_SET_FEATURES, 0), 0);
+	x->q[1].device--;
+	assert_int_equal(start(x, 0), 0);
+	fix_free(x);
+}
+
+static void status_goes_to_a_back_end_that_wants_it(void **state)
+{
+	struct fix *x = fix_new();
+
+	x->f.protocol |= P(STATUS);
+	attach(x);
+	assert_int_equal(start(x, 0), 0);
+	stop(x);
+	assert_int_equal(nth(&x->f, VHOST_USER_SET_STATUS, 1, 0).u64, 15);
+	assert_int_equal(nth(&x->f, VHOST_USER_SET_STATUS, 1, 1).u64, 0);
+	fix_free(x);
+}
+
+/* --- memory --- */
+
+static void memory_goes_as_a_table_to_a_back_end_without_slots(void **state)
+{
+	struct fix *x = fix_new();
+	struct rec r;
+
+	ram_add();
+	x->f.protocol &= ~P(CONFIGURE_MEM_SLOTS);
+	attach(x);
+	assert_int_equal(start(x, 0), 0);
+	r = nth(&x->f, VHOST_USER_SET_MEM_TABLE, 1, 0);
+	assert_int_equal(r.h.size, 8 + 2 * 32);
+	assert_int_equal(r.nr_fds, 2);
+	assert_int_equal(r.table.nr, 2);
+	assert_int_equal(r.table.regions[1].gpa, HIGH_GPA + RAM_SIZE);
+	assert_int_equal(r.table.regions[1].user_addr, VHU_USER_BASE + HIGH_GPA + RAM_SIZE);
+	assert_int_equal(r.table.regions[1].mmap_offset, RAM_SIZE);
+	assert_int_equal(count(&x->f, VHOST_USER_ADD_MEM_REG, 0), 0);
+	fix_free(x);
+}
+
+static void memory_that_changes_is_told_while_queues_run(void **state)
+{
+	struct fix *x = fix_new();
+	struct arrival added = { &x->f, VHOST_USER_ADD_MEM_REG, 1, 2 };
+	struct arrival removed = { &x->f, VHOST_USER_REM_MEM_REG, 1, 1 };
+	uint32_t value;
+
+	attach(x);
+	ram_add();
+	ram_remove(); /* before the first start: nobody's business */
+	assert_int_equal(start(x, 0), 0);
+	ram_add();
+	run_until(x->loop, has_arrived, &added);
+	assert_int_equal(nth(&x->f, VHOST_USER_ADD_MEM_REG, 1, 1).reg.region.gpa,
+		HIGH_GPA + RAM_SIZE);
+	ram_remove();
+	run_until(x->loop, has_arrived, &removed);
+	assert_int_equal(nth(&x->f, VHOST_USER_REM_MEM_REG, 1, 0).nr_fds, 0);
+	/* Their answers are taken on the way. */
+	backend(x)->ops->config_read(backend(x), 0, &value, 4);
+	assert_true(vhost_user_connected(x->vu));
+	fix_free(x);
+}
+
+static void more_memory_than_the_back_end_takes_is_refused(void **state)
+{
+	struct fix *x = fix_new();
+
+	for (unsigned i = 0; i < VHOST_USER_MAX_TABLE_REGIONS; i++)
+		ram_add();
+	x->f.protocol &= ~P(CONFIGURE_MEM_SLOTS);
+	attach(x);
+	assert_int_equal(start(x, 0), -EIO);
+	assert_int_equal(logged(x, "takes 8 memory regions, guest RAM has 9"), 1);
+	ram_remove();
+	assert_int_equal(start(x, 0), 0);
+	ram_add();
+	assert_int_equal(logged(x, "does not reach all of it"), 1);
+	fix_free(x);
+
+	x = fix_new();
+	ram_add();
+	x->f.slots = 1;
+	attach(x);
+	assert_int_equal(start(x, 0), -EIO);
+	fix_free(x);
+}
+
+static void a_table_is_told_again_after_a_reset(void **state)
+{
+	struct fix *x = fix_new();
+
+	x->f.protocol &= ~P(CONFIGURE_MEM_SLOTS);
+	attach(x);
+	for (unsigned n = 1; n <= 2; n++) {
+		assert_int_equal(start(x, 0), 0);
+		assert_int_equal(count(&x->f, VHOST_USER_SET_MEM_TABLE, 0), n);
+		stop(x);
+	}
+	fix_free(x);
+}
+
+/* --- configuration --- */
+
+static uint32_t config32(struct fix *x, uint32_t off)
+{
+	uint32_t value = 0x12345678;
+
+	backend(x)->ops->config_read(backend(x), off, &value, sizeof(value));
+	return value;
+}
+
+static void configuration_is_asked_for_from_its_beginning_and_no_further(void **state)
+{
+	struct fix *x = fix_new();
+	uint32_t expected;
+	struct rec r;
+
+	attach(x);
+	memcpy(&expected, x->f.config + 56, 4);
+	assert_int_equal(config32(x, 56), expected);
+	r = nth(&x->f, VHOST_USER_GET_CONFIG, 1, 0);
+	assert_int_equal(r.config.offset, 0);
+	assert_int_equal(r.config.size, 60);
+	assert_int_equal(r.h.size, VHOST_USER_CONFIG_HEADER + 60);
+	/* More than it has is refused, more than a message holds is not asked for. */
+	assert_int_equal(config32(x, 60), UINT32_MAX);
+	assert_int_equal(config32(x, 64), UINT32_MAX);
+	assert_int_equal(logged(x, "refused to read its device configuration"), 1);
+	assert_int_equal(config32(x, 256), UINT32_MAX);
+	assert_int_equal(config32(x, UINT32_MAX - 1), UINT32_MAX);
+	assert_int_equal(count(&x->f, VHOST_USER_GET_CONFIG, 0), 3);
+	assert_int_equal(config32(x, 254), UINT32_MAX);
+	assert_int_equal(nth(&x->f, VHOST_USER_GET_CONFIG, 1, 3).config.size, 256);
+	assert_true(vhost_user_connected(x->vu));
+	fix_free(x);
+}
+
+static void configuration_is_written_where_it_is(void **state)
+{
+	struct fix *x = fix_new();
+	uint16_t value = 0xabcd;
+	struct rec r;
+
+	attach(x);
+	backend(x)->ops->config_write(backend(x), 32, &value, 2);
+	r = nth(&x->f, VHOST_USER_SET_CONFIG, 1, 0);
+	assert_int_equal(r.config.offset, 32);
+	assert_int_equal(r.config.size, 2);
+	assert_int_equal(r.config.flags, 0);
+	assert_memory_equal(r.config.bytes, &value, 2);
+	backend(x)->ops->config_write(backend(x), 255, &value, 2);
+	assert_int_equal(count(&x->f, VHOST_USER_SET_CONFIG, 0), 1);
+	x->f.refuse = VHOST_USER_SET_CONFIG;
+	backend(x)->ops->config_write(backend(x), 32, &value, 2);
+	backend(x)->ops->config_write(backend(x), 32, &value, 2);
+	assert_int_equal(logged(x, "refused to write"), 1);
+	assert_true(vhost_user_connected(x->vu));
+	fix_free(x);
+}
+
+static void a_back_end_without_configuration_has_the_given_bytes(void **state)
+{
+	struct fix *x = fix_new();
+	static const uint8_t given[6] = { 1, 2, 3, 4, 5, 6 };
+
+	x->f.protocol &= ~P(CONFIG);
+	x->p.config = given;
+	x->p.config_size = sizeof(given);
+	attach(x);
+	assert_int_equal(config32(x, 0), 0x04030201);
+	assert_int_equal(config32(x, 4), 0xffff0605);
+	assert_int_equal(config32(x, 8), UINT32_MAX);
+	assert_int_equal(logged(x, "warning"), 0);
+	fix_free(x);
+
+	x = fix_new();
+	x->f.protocol &= ~P(CONFIG);
+	attach(x);
+	assert_int_equal(config32(x, 0), UINT32_MAX);
+	assert_int_equal(config32(x, 0), UINT32_MAX);
+	assert_int_equal(logged(x, "no device configuration"), 1);
+	fix_free(x);
+}
+
+/* --- what the back-end asks --- */
+
+static bool back_answered(void *arg)
+{
+	struct pollfd p = { .fd = ((struct fix *)arg)->f.back_fd, .events = POLLIN };
+
+	return poll(&p, 1, 0) == 1;
+}
+
+/* Send one over the back-end's socket, and return the number that is the answer. */
+static uint64_t ask_front(struct fix *x, uint32_t request, const void *payload, uint32_t len, int fd,
+	bool need_reply)
+{
+	struct vhost_user_header h = {
+		.request = request,
+		.flags = VHOST_USER_FLAG_VERSION | (need_reply ? VHOST_USER_FLAG_NEED_REPLY : 0),
+	};
+	struct {
+		struct vhost_user_header h;
+		uint64_t value;
+	} __attribute__((packed)) answer = { .value = 0 };
+	struct fd_list fds = { .nr = 0 };
+
+	fake_message(x->f.back_fd, h, payload, len, &fd, fd >= 0);
+	if (!need_reply)
+		return 0;
+	run_until(x->loop, back_answered, x);
+	assert_int_equal(sock_recv(x->f.back_fd, &answer, sizeof(answer), &fds), sizeof(answer));
+	assert_int_equal(answer.h.flags, VHOST_USER_FLAG_VERSION | VHOST_USER_FLAG_REPLY);
+	assert_int_equal(answer.h.request, request);
+	assert_int_equal(fds.nr, 0);
+	return answer.value;
+}
+
+static bool has_changed(void *arg)
+{
+	return ((struct fix *)arg)->w.changed;
+}
+
+static void a_change_of_configuration_reaches_the_owner(void **state)
+{
+	struct fix *x = fix_new();
+
+	attach(x);
+	assert_int_equal(
+		ask_front(x, VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, NULL, 0, -1, true), 0);
+	assert_int_equal(x->w.changed, 1);
+	ask_front(x, VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, NULL, 0, -1, false);
+	x->w.changed = 0;
+	run_until(x->loop, has_changed, x);
+	fix_free(x);
+}
+
+static void shared_memory_is_mapped_by_the_owner(void **state)
+{
+	struct fix *x = fix_new();
+	struct vhost_user_mmap map = {
+		.shmid = 3, .fd_offset = 8192, .shm_offset = 4096, .len = 12288, .flags = 1
+	};
+
+	x->f.protocol |= P(SHMEM_MAP) | P(BACKEND_SEND_FD);
+	x->f.shmem = (struct vhost_user_shmem_config){ .nr = 1 };
+	x->f.shmem.sizes[3] = 1 * MIB;
+	attach(x);
+	assert_int_equal(backend(x)->info.shm[0].id, 3);
+	assert_int_equal(backend(x)->info.shm[0].size, 1 * MIB);
+	assert_int_equal(backend(x)->info.shm[1].size, 0);
+	assert_int_equal(
+		ask_front(x, VHOST_USER_BACKEND_SHMEM_MAP, &map, sizeof(map), ram.fd, true), 0);
+	assert_int_equal(x->w.maps, 1);
+	assert_int_equal(x->w.shmid, 3);
+	assert_int_equal(x->w.shm_off, 4096);
+	assert_int_equal(x->w.shm_len, 12288);
+	assert_int_equal(x->w.fd_off, 8192);
+	assert_true(x->w.writable);
+	assert_int_equal(
+		ask_front(x, VHOST_USER_BACKEND_SHMEM_UNMAP, &map, sizeof(map), -1, true), 0);
+	assert_int_equal(x->w.unmaps, 1);
+	x->w.map_rc = -EEXIST;
+	assert_int_equal(
+		ask_front(x, VHOST_USER_BACKEND_SHMEM_MAP, &map, sizeof(map), ram.fd, true),
+		EINVAL);
+	map.len = 100;
+	assert_int_equal(
+		ask_front(x, VHOST_USER_BACKEND_SHMEM_MAP, &map, sizeof(map), ram.fd, true),
+		EINVAL);
+	assert_int_equal(x->w.maps, 2);
+	fix_free(x);
+}
+
+static void other_requests_of_the_back_end_are_refused(void **state)
+{
+	struct fix *x = fix_new();
+	static const uint8_t bytes[200];
+
+	attach(x);
+	assert_int_equal(ask_front(x, VHOST_USER_BACKEND_VRING_CALL, bytes, 8, -1, true), EINVAL);
+	assert_int_equal(ask_front(x, VHOST_USER_BACKEND_SHMEM_MAP, bytes, 40, ram.fd, true), EINVAL);
+	assert_int_equal(
+		ask_front(x, VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, bytes, 8, -1, true), EINVAL);
+	assert_int_equal(
+		ask_front(x, VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, NULL, 0, ram.fd, true), EINVAL);
+	for (uint32_t request = 0; request < 100; request++)
+		if (request != VHOST_USER_BACKEND_CONFIG_CHANGE_MSG)
+			assert_int_equal(ask_front(x, request, bytes, 200, -1, true), EINVAL);
+	assert_true(vhost_user_connected(x->vu));
+	assert_true(logged(x, "refused") <= 5);
+	fix_free(x);
+}
+
+static void an_error_of_a_queue_is_told_once(void **state)
+{
+	struct fix *x = fix_new();
+
+	attach(x);
+	for (int n = 1; n <= 2; n++) {
+		assert_int_equal(start(x, 0), 0);
+		pthread_mutex_lock(&x->f.lock);
+		fd_signal(x->f.err_fd);
+		pthread_mutex_unlock(&x->f.lock);
+		atomic_store(&x->w.needs_reset, 0);
+		run_until(x->loop, needs_reset, x);
+		assert_int_equal(logged(x, "cannot make sense of a queue"), n);
+		stop(x);
+	}
 	fix_free(x);
 }
 
@@ -271,7 +563,27 @@ int main(void)
 		cmocka_unit_test(queues_are_as_many_as_the_back_end_has),
 		cmocka_unit_test(a_start_tells_everything_in_order),
 		cmocka_unit_test(a_stop_drains_and_the_connection_stays),
-		cmocka_unit_test(a_lost_back_end_is_replaced_and_goes_on_at_the_used_index),
+		cmocka_unit_test(only_queues_that_the_driver_made_ready_are_set_up),
+		cmocka_unit_test(one_queue_is_reset_and_started_while_the_other_runs),
+		cmocka_unit_test(a_queue_gets_another_descriptor_to_call),
+		cmocka_unit_test(a_back_end_without_acknowledgements_is_told_all_the_same),
+		cmocka_unit_test(a_back_end_without_protocol_features_runs_without_enable),
+		cmocka_unit_test(a_network_device_without_control_queue_offers_no_features_of_it),
+		cmocka_unit_test(many_queues_fit_through_a_socket),
+		cmocka_unit_test(a_refused_start_is_undone),
+		cmocka_unit_test(a_ring_outside_ram_is_refused_before_the_back_end_hears_of_it),
+		cmocka_unit_test(status_goes_to_a_back_end_that_wants_it),
+		cmocka_unit_test(memory_goes_as_a_table_to_a_back_end_without_slots),
+		cmocka_unit_test(memory_that_changes_is_told_while_queues_run),
+		cmocka_unit_test(more_memory_than_the_back_end_takes_is_refused),
+		cmocka_unit_test(a_table_is_told_again_after_a_reset),
+		cmocka_unit_test(configuration_is_asked_for_from_its_beginning_and_no_further),
+		cmocka_unit_test(configuration_is_written_where_it_is),
+		cmocka_unit_test(a_back_end_without_configuration_has_the_given_bytes),
+		cmocka_unit_test(a_change_of_configuration_reaches_the_owner),
+		cmocka_unit_test(shared_memory_is_mapped_by_the_owner),
+		cmocka_unit_test(other_requests_of_the_back_end_are_refused),
+		cmocka_unit_test(an_error_of_a_queue_is_told_once),
 	};
 
 	log_init("test", LOG_INFO);
