@@ -59,6 +59,8 @@ static int new_pci(struct machine *m, struct err *err)
 		.phys_bits = m->phys_bits,
 		.ram_top = memory_top(m->memory),
 		.ht_hole = m->kvm.host_is_amd,
+		.wants_reset = platform_wants_reset,
+		.arg = m,
 	};
 
 	if (p.ht_hole && p.ram_top > LAYOUT_HT_HOLE)

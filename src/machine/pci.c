@@ -148,6 +148,7 @@ static void reset_function(struct pci_function *fn)
 void pci_reset(struct pci *pci)
 {
 	__atomic_store_n(&pci->config_address, 0, __ATOMIC_RELAXED);
+	__atomic_store_n(&pci->reset_control, 0, __ATOMIC_RELAXED);
 	for (unsigned s = 0; s < pci->nr_segments; s++)
 		for (unsigned i = 0; i < LAYOUT_PCI_SLOTS; i++) {
 			struct pci_function *fn =
@@ -232,6 +233,8 @@ int pci_new(struct io_bus *bus, const struct pci_params *p, struct pci **out, st
 		return err_set(err, -ENOMEM, "out of memory");
 	pci->bus = bus;
 	pci->nr_segments = p->nr_segments;
+	pci->wants_reset = p->wants_reset;
+	pci->reset_arg = p->arg;
 	pthread_mutex_init(&pci->topology, NULL);
 	pci->segments = calloc(p->nr_segments, sizeof(*pci->segments));
 	rc = pci->segments ? 0 : err_set(err, -ENOMEM, "out of memory");

@@ -3,7 +3,7 @@
  *
  * Up to 96 segments, each a host bridge with one bus of 32 slots, one function
  * a slot, no bridges. Configuration space is reached by ECAM, and for segment 0
- * by ports 0xcf8/0xcfc too.
+ * by ports 0xcf8/0xcfc too. In the midst of these lies the reset control register, 0xcf9.
  *
  * A function keeps what the guest sees of its configuration space in config[];
  * the core owns BARs and the command register's decode bits there and calls the
@@ -96,6 +96,9 @@ struct pci_params {
 	unsigned phys_bits;   /* of guest physical addresses */
 	uint64_t ram_top;     /* 64-bit BARs start above, with room left for more RAM */
 	bool ht_hole;	      /* keep out of the HyperTransport hole */
+	/* The guest resets the machine by port 0xcf9. On vCPU threads, must not wait; may be NULL. */
+	void (*wants_reset)(void *arg);
+	void *arg;
 };
 
 /* The windows of one segment that BARs may lie in; size 0: none. */

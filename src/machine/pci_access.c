@@ -1,6 +1,9 @@
 /*
  * pci_access.c - configuration space as a guest reaches it: ECAM, and for segment 0 two ports
  *
+ * The first of these takes dwords alone. A byte of it is a register of its own, by which a PC is
+ * reset: Linux and firmware know it from all chipsets since Intel's PIIX3.
+ *
  * An access runs inside its reader's epoch, so that the function it finds stays allocated.
  */
 #include "machine/pci.h"
@@ -94,11 +97,30 @@ static void ecam_write(void *self, uint64_t off, unsigned size, uint64_t value)
 
 static const struct io_ops ecam_ops = { .read = ecam_read, .write = ecam_write };
 
+/*
+ * Reset control: the rise of RST_CPU resets, of the processors alone or of the whole machine, which
+ * is the same here. Intel ICH9 datasheet, 13.7.5
+ */
+#define RESET_CONTROL_OFFSET 1
+enum { SYS_RST = 1 << 1, RST_CPU = 1 << 2, FULL_RST = 1 << 3 };
+
+static void reset_control_write(struct pci *pci, uint8_t value)
+{
+	uint8_t old;
+
+	value &= SYS_RST | RST_CPU | FULL_RST;
+	old = __atomic_exchange_n(&pci->reset_control, value, __ATOMIC_RELAXED);
+	if (value & ~old & RST_CPU && pci->wants_reset)
+		pci->wants_reset(pci->reset_arg);
+}
+
 /* Configuration mechanism 1: the address at 0xcf8, the data at 0xcfc to 0xcff. PCI 3.0, 3.2.2.3.2 */
 static uint64_t address_read(void *self, uint64_t off, unsigned size)
 {
 	struct pci *pci = self;
 
+	if (off == RESET_CONTROL_OFFSET && size == 1)
+		return __atomic_load_n(&pci->reset_control, __ATOMIC_RELAXED);
 	if (size != 4)
 		return UINT64_MAX;
 	return __atomic_load_n(&pci->config_address, __ATOMIC_RELAXED);
@@ -108,7 +130,9 @@ static void address_write(void *self, uint64_t off, unsigned size, uint64_t valu
 {
 	struct pci *pci = self;
 
-	if (size == 4)
+	if (off == RESET_CONTROL_OFFSET && size == 1)
+		reset_control_write(pci, (uint8_t)value);
+	else if (size == 4)
 		__atomic_store_n(&pci->config_address, (uint32_t)value & 0x80fffffc,
 			__ATOMIC_RELAXED);
 }

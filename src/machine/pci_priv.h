@@ -28,6 +28,9 @@ struct pci {
 	struct segment *segments;
 	uint64_t platform_base;
 	uint32_t config_address; /* port 0xcf8 */
+	uint8_t reset_control;	 /* port 0xcf9 */
+	void (*wants_reset)(void *arg);
+	void *reset_arg;
 	struct log_limit busy_limit;
 	struct pci_function host_bridge;
 };

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-WAYS = ["acpi", "keyboard"]
+WAYS = ["acpi", "keyboard", "cf9"]
 
 
 def next_prompt(guest, start):

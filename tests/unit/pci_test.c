@@ -52,9 +52,22 @@ struct world {
 	struct io_reader *reader;
 };
 
+static void count_reset(void *arg)
+{
+	++*(unsigned *)arg;
+}
+
+static unsigned resets;
+
 static struct world new_world(unsigned segments)
 {
-	struct pci_params p = { .nr_segments = segments, .phys_bits = 40, .ram_top = 5 * GIB };
+	struct pci_params p = {
+		.nr_segments = segments,
+		.phys_bits = 40,
+		.ram_top = 5 * GIB,
+		.wants_reset = count_reset,
+		.arg = &resets,
+	};
 	struct world w = { 0 };
 	struct err err = { 0 };
 
@@ -326,6 +339,33 @@ static void the_hypertransport_hole_stays_free(void **state)
 	}
 }
 
+static void the_rise_of_one_bit_of_the_reset_control_register_resets(void **state)
+{
+	struct world w = new_world(1);
+
+	resets = 0;
+	assert_int_equal(port_read(&w, 0xcf9, 1), 0);
+	port_write(&w, 0xcf9, 1, 0x02);
+	port_write(&w, 0xcf9, 1, 0xf8);
+	assert_int_equal(port_read(&w, 0xcf9, 1), 0x08);
+	port_write(&w, 0xcf8, 4, 0x80000600); /* of the address */
+	port_write(&w, 0xcf8, 2, 0x0600);
+	port_write(&w, 0xcf9, 2, 0x0006);
+	assert_int_equal(resets, 0);
+
+	port_write(&w, 0xcf9, 1, 0x06);
+	assert_int_equal(resets, 1);
+	port_write(&w, 0xcf9, 1, 0x0e); /* it is up already */
+	assert_int_equal(resets, 1);
+	port_write(&w, 0xcf9, 1, 0x02);
+	port_write(&w, 0xcf9, 1, 0x04);
+	assert_int_equal(resets, 2);
+	assert_int_equal(port_read(&w, 0xcf8, 4), 0x80000600 & 0x80fffffc);
+	pci_reset(w.pci);
+	assert_int_equal(port_read(&w, 0xcf9, 1), 0);
+	free_world(&w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -339,6 +379,7 @@ int main(void)
 		cmocka_unit_test(a_bar_that_fits_nowhere_is_refused_with_a_reason),
 		cmocka_unit_test(the_windows_of_segments_do_not_touch),
 		cmocka_unit_test(the_hypertransport_hole_stays_free),
+		cmocka_unit_test(the_rise_of_one_bit_of_the_reset_control_register_resets),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -55,6 +55,7 @@ __attribute__((noreturn)) void sys_off(void);
 /* The ways to reset or to die; they return only if nothing happened. */
 void sys_reset_acpi(void);
 void sys_reset_keyboard(void);
+void sys_reset_cf9(void);
 void sys_triple_fault(void);
 
 #endif

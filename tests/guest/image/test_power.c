@@ -59,6 +59,7 @@ static void report_fresh(void)
 	equal(masked, 24, "all pins of the IOAPIC are masked");
 	equal(decoding, 0, "no device decodes or masters");
 	equal(inl(0xcf8), 0, "the configuration address is 0");
+	equal(inb(0xcf9), 0, "and the reset control register");
 	equal(apic_first_base() & 0xfffff900, 0xfee00900, "the local APIC is on, on the first CPU");
 	equal(apic_first_base() & 0x400, 0, "and not in x2APIC mode");
 	equal(apic_first_svr() & 0x1ff, 0xff, "it is switched off by software");
@@ -117,6 +118,7 @@ void test_command(void)
 	} ends[] = {
 		{ "acpi", sys_reset_acpi },
 		{ "keyboard", sys_reset_keyboard },
+		{ "cf9", sys_reset_cf9 },
 		{ "triple", sys_triple_fault },
 	};
 	uint64_t gpio = pci_find(0x494f, 0x0dc8, 0);

@@ -245,6 +245,15 @@ void sys_reset_keyboard(void)
 	outb(0x64, 0xfe);
 }
 
+/* As Linux does it: what kind, then that it is to be. */
+void sys_reset_cf9(void)
+{
+	uint8_t other = inb(0xcf9) & ~0x06;
+
+	outb(0xcf9, other | 0x02);
+	outb(0xcf9, other | 0x06);
+}
+
 static uint64_t triple_fault0(uint64_t a, uint64_t b)
 {
 	struct __attribute__((packed)) {
