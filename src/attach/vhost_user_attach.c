@@ -222,11 +222,11 @@ static int run_send(struct vhost_user *vu, struct err *err)
 
 static int run_done(struct vhost_user *vu, struct err *err)
 {
-	bool overtaken;
+	bool overtaken, refused = vu->refusal.text[0];
 
 	pthread_mutex_lock(&vu->want_lock);
 	overtaken = vu->generation != vu->told;
-	if (!overtaken && !vu->refusal.text[0])
+	if (!overtaken && !refused)
 		/* Whoever changes something from here on tells the back-end himself. */
 		atomic_store(&vu->state, VHU_READY);
 	pthread_mutex_unlock(&vu->want_lock);
@@ -234,7 +234,7 @@ static int run_done(struct vhost_user *vu, struct err *err)
 		vu->attach.step = STEP_QUIESCE;
 		return 1;
 	}
-	return vu->refusal.text[0] ? err_set(err, -EPROTO, "%s", vu->refusal.text) : 0;
+	return refused ? err_set(err, -EPROTO, "%s", vu->refusal.text) : 0;
 }
 
 /* --- the engine --- */

@@ -362,6 +362,15 @@ static bool serve_one(struct fake *f)
 	return true;
 }
 
+static void close_connection(struct fake *f)
+{
+	pthread_mutex_lock(&f->lock);
+	fd_close(&f->conn);
+	fd_close(&f->back_fd);
+	fd_close(&f->err_fd);
+	pthread_mutex_unlock(&f->lock);
+}
+
 /* One connection after the other. */
 static void *serve(void *arg)
 {
@@ -387,11 +396,7 @@ static void *serve(void *arg)
 		pthread_mutex_unlock(&f->lock);
 		while (f->conn >= 0 && serve_one(f))
 			;
-		pthread_mutex_lock(&f->lock);
-		fd_close(&f->conn);
-		fd_close(&f->back_fd);
-		fd_close(&f->err_fd);
-		pthread_mutex_unlock(&f->lock);
+		close_connection(f);
 	}
 }
 
@@ -420,6 +425,22 @@ static void fake_init(struct fake *f)
 	f->wake = fd_eventfd();
 	f->listen_fd = sock_listen(f->path, 8, &err);
 	assert_true(f->listen_fd >= 0);
+}
+
+/* Serve one connection that there is already, until its end. */
+static MAYBE_UNUSED void *serve_connected(void *arg)
+{
+	struct fake *f = arg;
+
+	while (serve_one(f))
+		;
+	close_connection(f);
+	return NULL;
+}
+
+static MAYBE_UNUSED void fake_run_connected(struct fake *f)
+{
+	assert_int_equal(pthread_create(&f->thread, NULL, serve_connected, f), 0);
 }
 
 static void fake_run(struct fake *f)

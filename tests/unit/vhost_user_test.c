@@ -428,11 +428,24 @@ static void a_back_end_without_configuration_has_the_given_bytes(void **state)
 
 /* --- what the back-end asks --- */
 
+struct back_answer {
+	struct fake *f;
+	struct {
+		struct vhost_user_header h;
+		uint64_t value;
+	} __attribute__((packed)) m;
+	struct fd_list fds;
+};
+
 static bool back_answered(void *arg)
 {
-	struct pollfd p = { .fd = ((struct fix *)arg)->f.back_fd, .events = POLLIN };
+	struct back_answer *a = arg;
+	ssize_t n;
 
-	return poll(&p, 1, 0) == 1;
+	pthread_mutex_lock(&a->f->lock);
+	n = sock_recv(a->f->back_fd, &a->m, sizeof(a->m), &a->fds);
+	pthread_mutex_unlock(&a->f->lock);
+	return n == sizeof(a->m);
 }
 
 /* Send one over the back-end's socket, and return the number that is the answer. */
@@ -443,21 +456,18 @@ static uint64_t ask_front(struct fix *x, uint32_t request, const void *payload, 
 		.request = request,
 		.flags = VHOST_USER_FLAG_VERSION | (need_reply ? VHOST_USER_FLAG_NEED_REPLY : 0),
 	};
-	struct {
-		struct vhost_user_header h;
-		uint64_t value;
-	} __attribute__((packed)) answer = { .value = 0 };
-	struct fd_list fds = { .nr = 0 };
+	struct back_answer a = { .f = &x->f };
 
+	pthread_mutex_lock(&x->f.lock);
 	fake_message(x->f.back_fd, h, payload, len, &fd, fd >= 0);
+	pthread_mutex_unlock(&x->f.lock);
 	if (!need_reply)
 		return 0;
-	run_until(x->loop, back_answered, x);
-	assert_int_equal(sock_recv(x->f.back_fd, &answer, sizeof(answer), &fds), sizeof(answer));
-	assert_int_equal(answer.h.flags, VHOST_USER_FLAG_VERSION | VHOST_USER_FLAG_REPLY);
-	assert_int_equal(answer.h.request, request);
-	assert_int_equal(fds.nr, 0);
-	return answer.value;
+	run_until(x->loop, back_answered, &a);
+	assert_int_equal(a.m.h.flags, VHOST_USER_FLAG_VERSION | VHOST_USER_FLAG_REPLY);
+	assert_int_equal(a.m.h.request, request);
+	assert_int_equal(a.fds.nr, 0);
+	return a.m.value;
 }
 
 static bool has_changed(void *arg)
