@@ -222,6 +222,22 @@ struct drv {
 	struct drv_req *reqs; /* by head or id */
 };
 
+/* Where the ring lies in the test's process. */
+static inline void drv_point(struct drv *d)
+{
+	struct drv_mem *m = d->m;
+	uint64_t n = d->config.size;
+
+	d->desc = drv_at(m, d->desc_iova);
+	d->avail = drv_at(m, d->driver_iova);
+	d->used = drv_at(m, d->device_iova);
+	d->used_event = &d->avail->ring[n];
+	d->avail_event = (uint16_t *)&d->used->ring[n];
+	d->ring = drv_at(m, d->desc_iova);
+	d->driver = drv_at(m, d->driver_iova);
+	d->device = drv_at(m, d->device_iova);
+}
+
 static inline void drv_layout(struct drv *d)
 {
 	struct drv_mem *m = d->m;
@@ -231,14 +247,7 @@ static inline void drv_layout(struct drv *d)
 	d->driver_iova = drv_alloc(m, d->config.packed ? 4 : 6 + 2 * n, 64);
 	d->device_iova = drv_alloc(m, d->config.packed ? 4 : 6 + 8 * n, 64);
 	d->table_iova = d->config.indirect ? drv_alloc(m, n * DRV_MAX_TABLE * 16, 16) : 0;
-	d->desc = drv_at(m, d->desc_iova);
-	d->avail = drv_at(m, d->driver_iova);
-	d->used = drv_at(m, d->device_iova);
-	d->used_event = &d->avail->ring[n];
-	d->avail_event = (uint16_t *)&d->used->ring[n];
-	d->ring = drv_at(m, d->desc_iova);
-	d->driver = drv_at(m, d->driver_iova);
-	d->device = drv_at(m, d->device_iova);
+	drv_point(d);
 }
 
 /* As after a reset of the device: an empty ring. */
@@ -279,6 +288,30 @@ static inline struct drv *drv_new(struct drv_mem *m, const struct drv_config *co
 		abort();
 	drv_layout(d);
 	drv_reset(d);
+	return d;
+}
+
+/* The same driver at the same moment, with a copy of its memory, or of bytes that its memory held. */
+static inline struct drv *drv_clone(const struct drv *from, const void *bytes)
+{
+	struct drv *d = calloc(1, sizeof(*d));
+	uint16_t n = from->config.size;
+
+	if (!d)
+		abort();
+	*d = *from;
+	d->m = drv_mem_new(from->m->size);
+	d->m->next = from->m->next;
+	memcpy(d->m->hva, bytes ? bytes : from->m->hva, from->m->size);
+	d->reqs = calloc(n, sizeof(d->reqs[0]));
+	d->next_free = calloc(n, sizeof(uint16_t));
+	d->ids = calloc(n, sizeof(uint16_t));
+	if (!d->reqs || !d->next_free || !d->ids)
+		abort();
+	memcpy(d->reqs, from->reqs, n * sizeof(d->reqs[0]));
+	memcpy(d->next_free, from->next_free, n * sizeof(uint16_t));
+	memcpy(d->ids, from->ids, n * sizeof(uint16_t));
+	drv_point(d);
 	return d;
 }
 
