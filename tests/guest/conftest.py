@@ -12,6 +12,8 @@ import pytest
 
 from harness import TREE, Program, Vmm
 
+ECHO_TYPE = 62  # device/echo.h
+
 
 @pytest.fixture(scope="session")
 def build():
@@ -107,5 +109,18 @@ def exerciser(build, folder, programs):
 
     def start(*arguments, name="exerciser"):
         return server.start(name, [f"{build}/tests/guest/exerciser", "{fd}", *arguments])
+
+    return start
+
+
+@pytest.fixture
+def echo(build, folder, programs):
+    """Start the virtio device that gives back what it is given; .option is of --generic-vhost-user."""
+    server = Server(folder, programs)
+
+    def start(*arguments, name="echo"):
+        device = server.start(name, [f"{build}/tests/guest/echo", "{fd}", *arguments])
+        device.option += f",virtio_id={ECHO_TYPE},queue_sizes=[64,64,64]"
+        return device
 
     return start

@@ -38,6 +38,9 @@ static const struct test tests[] = {
 	{ "power", test_power },
 	{ "serial", test_serial },
 	{ "smp", test_smp },
+	{ "virtio", test_virtio },
+	{ "virtio-chaos", test_virtio_chaos },
+	{ "virtio-poll", test_virtio_poll },
 };
 
 static void run(void)

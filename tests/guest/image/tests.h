@@ -22,5 +22,8 @@ void test_pci(void);
 void test_power(void);
 void test_serial(void);
 void test_smp(void);
+void test_virtio(void);
+void test_virtio_chaos(void);
+void test_virtio_poll(void);
 
 #endif
