@@ -27,6 +27,7 @@ struct irqs {
 	struct msi_route {
 		bool used; /* the GSI belongs to a vector */
 		bool routed;
+		bool fresh; /* the table under way is the first with this route */
 		struct msi_message msg;
 	} *msi; /* [gsi - GSI_MSI_BASE] */
 	struct kvm_irq_routing *table; /* room for all routes */
@@ -205,16 +206,26 @@ static bool route_differs(const struct msi_route *r, const struct msi_message *m
 	return !r->routed || r->msg.addr != msg->addr || r->msg.data != msg->data;
 }
 
-int irq_vectors_unmask(struct irqs *irqs, struct irq_vector *const *v, unsigned nr)
+static struct msi_route *route_of(struct irqs *irqs, const struct irq_vector *v)
+{
+	return &irqs->msi[v->gsi - GSI_MSI_BASE];
+}
+
+/*
+ * Route all of v, in one table update. KVM takes a table whole or not at all: if it does not, those
+ * that would have changed are without a route, in the next table too.
+ */
+static int route(struct irqs *irqs, struct irq_vector *const *v, unsigned nr)
 {
 	bool changed = false;
 	int rc = 0;
 
 	pthread_mutex_lock(&irqs->lock);
 	for (unsigned i = 0; i < nr; i++) {
-		struct msi_route *r = &irqs->msi[v[i]->gsi - GSI_MSI_BASE];
+		struct msi_route *r = route_of(irqs, v[i]);
 
-		if (route_differs(r, &v[i]->msg)) {
+		r->fresh = route_differs(r, &v[i]->msg);
+		if (r->fresh) {
 			r->routed = true;
 			r->msg = v[i]->msg;
 			changed = true;
@@ -222,14 +233,41 @@ int irq_vectors_unmask(struct irqs *irqs, struct irq_vector *const *v, unsigned 
 	}
 	if (changed)
 		rc = send_routes(irqs);
+	for (unsigned i = 0; i < nr && rc; i++)
+		if (route_of(irqs, v[i])->fresh)
+			route_of(irqs, v[i])->routed = false;
 	pthread_mutex_unlock(&irqs->lock);
-	for (unsigned i = 0; i < nr && !rc; i++) {
-		if (v[i]->live)
-			continue;
-		rc = irqfd(irqs, (unsigned)v[i]->gsi, v[i]->eventfd, 0, 0);
-		v[i]->live = !rc;
-	}
 	return rc;
+}
+
+/* KVM does not deliver it: what it is signalled stays pending. */
+static void keep_masked(struct irqs *irqs, struct irq_vector *v)
+{
+	if (v->live)
+		irqfd(irqs, (unsigned)v->gsi, v->eventfd, 0, KVM_IRQFD_FLAG_DEASSIGN);
+	v->live = false;
+	pthread_mutex_lock(&irqs->lock);
+	route_of(irqs, v)->routed = false;
+	pthread_mutex_unlock(&irqs->lock);
+}
+
+int irq_vectors_unmask(struct irqs *irqs, struct irq_vector *const *v, unsigned nr)
+{
+	int first = route(irqs, v, nr);
+
+	for (unsigned i = 0; i < nr; i++) {
+		int rc = route_of(irqs, v[i])->routed ? 0 : first;
+
+		if (!rc && !v[i]->live)
+			rc = irqfd(irqs, (unsigned)v[i]->gsi, v[i]->eventfd, 0, 0);
+		if (rc)
+			keep_masked(irqs, v[i]);
+		else
+			v[i]->live = true;
+		if (!first)
+			first = rc;
+	}
+	return first;
 }
 
 bool irq_vector_pending(const struct irq_vector *v)

@@ -45,7 +45,8 @@ void irq_vector_release(struct irqs *irqs, struct irq_vector *v);
 /*
  * Deliver from now on: route every vector to its msg, in one table update, then
  * connect the eventfds. Vectors that are live are re-routed without losing a signal.
- * Each must be prepared. 0 or -errno.
+ * Each must be prepared. 0; or -errno when KVM refused one, which is masked then as its `live` says;
+ * the others are delivered.
  */
 int irq_vectors_unmask(struct irqs *irqs, struct irq_vector *const *v, unsigned nr);
 void irq_vector_mask(struct irqs *irqs, struct irq_vector *v);

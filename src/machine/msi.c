@@ -79,6 +79,7 @@ void msi_update(struct msi *msi, const uint8_t *cap)
 	uint32_t masked = 0;
 	struct irq_vector *open[32];
 	unsigned n = 0;
+	int rc;
 
 	if (!(flags & PCI_MSI_FLAGS_ENABLE) || !nr || !prepare(msi, nr)) {
 		switch_off(msi);
@@ -100,7 +101,10 @@ void msi_update(struct msi *msi, const uint8_t *cap)
 	}
 	msi->enabled = true;
 	msi->nr_enabled = nr;
-	irq_vectors_unmask(msi->irqs, open, n);
+	rc = irq_vectors_unmask(msi->irqs, open, n);
+	if (rc)
+		log_limited(&msi->limit, LOG_WARN,
+			"MSI: KVM does not deliver all vectors: %s; they stay masked", strerror(-rc));
 }
 
 void msi_reset(struct msi *msi)

@@ -83,6 +83,20 @@ static void prepare(struct msix *msix, unsigned first, unsigned nr)
 	}
 }
 
+/* Those that KVM refuses stay masked, until the guest writes to their entries again. */
+static void unmask(struct msix *msix, struct irq_vector *const *batch, unsigned n)
+{
+	int rc = irq_vectors_unmask(msix->irqs, batch, n);
+
+	for (unsigned i = 0; i < n && rc; i++)
+		if (!batch[i]->live) {
+			log_limited(&msix->limit, LOG_WARN,
+				"MSI-X vector %u: KVM does not deliver it: %s; it stays masked",
+				(unsigned)(batch[i] - msix->vectors), strerror(-rc));
+			break;
+		}
+}
+
 /* Bring the vectors of [first, first + nr) in line with the table. */
 static void update(struct msix *msix, unsigned first, unsigned nr)
 {
@@ -108,12 +122,12 @@ static void update(struct msix *msix, unsigned first, unsigned nr)
 		v->msg = (struct msi_message){ (uint64_t)e->addr_hi << 32 | e->addr_lo, e->data };
 		batch[n++] = v;
 		if (n == ARRAY_SIZE(batch)) {
-			irq_vectors_unmask(msix->irqs, batch, n);
+			unmask(msix, batch, n);
 			n = 0;
 		}
 	}
 	if (n)
-		irq_vectors_unmask(msix->irqs, batch, n);
+		unmask(msix, batch, n);
 }
 
 /* The table is accessed by aligned doublewords or quadwords; others read all-ones and are dropped. */

@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <errno.h>
 #include <linux/pci_regs.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,28 @@
 #include "machine/msix.h"
 
 static struct kvm kvm;
+static unsigned long refused; /* the request that KVM is to refuse... */
+static unsigned refusals;     /* ... so many times */
+static unsigned routings;     /* tables that it was sent */
+
+int __real_kvm_vm_ioctl(const struct kvm *kvm, unsigned long request, void *arg);
+int __wrap_kvm_vm_ioctl(const struct kvm *kvm, unsigned long request, void *arg);
+
+int __wrap_kvm_vm_ioctl(const struct kvm *k, unsigned long request, void *arg)
+{
+	routings += request == KVM_SET_GSI_ROUTING;
+	if (request == refused && refusals) {
+		refusals--;
+		return -ENOMEM;
+	}
+	return __real_kvm_vm_ioctl(k, request, arg);
+}
+
+static void refuse(unsigned long request, unsigned times)
+{
+	refused = request;
+	refusals = times;
+}
 static struct irqs *irqs;
 static bool no_kvm;
 
@@ -135,6 +158,80 @@ static void a_signal_while_masked_is_pending_and_goes_out_with_the_unmask(void *
 	msix_set_flags(&u.msix, PCI_MSIX_FLAGS_ENABLE);
 	assert_int_equal(msix_pba_read(&u.msix, 8, 8), 0);
 	assert_false(fd_clear(u.msix.vectors[66].eventfd)); /* KVM has taken it */
+	msix_fini(&u.msix);
+}
+
+static void what_kvm_refuses_stays_masked_and_can_be_unmasked_later(void **state)
+{
+	static const unsigned long requests[] = { KVM_SET_GSI_ROUTING, KVM_IRQFD };
+
+	if (no_kvm)
+		skip();
+	for (unsigned i = 0; i < ARRAY_SIZE(requests); i++) {
+		unsigned before;
+		struct uses u;
+
+		init(&u, 4);
+		msix_set_flags(&u.msix, PCI_MSIX_FLAGS_ENABLE);
+		program(&u, 1);
+		refuse(requests[i], 1);
+		unmask(&u, 1);
+		assert_int_equal(refusals, 0);
+		assert_false(u.msix.vectors[1].live);
+		assert_int_equal(u.msix.limit.used, 1); /* lines in the log */
+		fd_signal(u.msix.vectors[1].eventfd);
+		assert_int_equal(msix_pba_read(&u.msix, 0, 8), 1 << 1);
+		before = routings;
+		unmask(&u, 1);
+		assert_int_equal(routings, before + 1);
+		assert_true(u.msix.vectors[1].live);
+		assert_int_equal(msix_pba_read(&u.msix, 0, 8), 0);
+		assert_false(fd_clear(u.msix.vectors[1].eventfd)); /* KVM has taken it */
+		msix_fini(&u.msix);
+	}
+}
+
+static void a_vector_that_kvm_refuses_does_not_stop_the_others(void **state)
+{
+	struct uses u;
+
+	if (no_kvm)
+		skip();
+	init(&u, 4);
+	msix_set_flags(&u.msix, PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL);
+	for (unsigned i = 0; i < 4; i++) {
+		program(&u, i);
+		unmask(&u, i);
+	}
+	refuse(KVM_IRQFD, 1);
+	msix_set_flags(&u.msix, PCI_MSIX_FLAGS_ENABLE);
+	assert_false(u.msix.vectors[0].live);
+	for (unsigned i = 1; i < 4; i++)
+		assert_true(u.msix.vectors[i].live);
+	msix_fini(&u.msix);
+}
+
+/* Sent elsewhere by the old route it would interrupt whom the guest did not mean. */
+static void a_vector_whose_new_message_kvm_refuses_is_masked(void **state)
+{
+	struct uses u;
+
+	if (no_kvm)
+		skip();
+	init(&u, 4);
+	msix_set_flags(&u.msix, PCI_MSIX_FLAGS_ENABLE);
+	for (unsigned i = 0; i < 2; i++) {
+		program(&u, i);
+		unmask(&u, i);
+	}
+	refuse(KVM_SET_GSI_ROUTING, 1);
+	msix_table_write(&u.msix, 8, 4, 0x77);
+	assert_false(u.msix.vectors[0].live);
+	assert_true(u.msix.vectors[1].live);
+	fd_signal(u.msix.vectors[0].eventfd);
+	assert_int_equal(msix_pba_read(&u.msix, 0, 8), 1);
+	unmask(&u, 0);
+	assert_true(u.msix.vectors[0].live);
 	msix_fini(&u.msix);
 }
 
@@ -289,6 +386,9 @@ int main(void)
 		cmocka_unit_test(a_vector_comes_into_use_at_its_first_unmask_and_only_once),
 		cmocka_unit_test(vectors_opened_together_are_told_together),
 		cmocka_unit_test(a_signal_while_masked_is_pending_and_goes_out_with_the_unmask),
+		cmocka_unit_test(what_kvm_refuses_stays_masked_and_can_be_unmasked_later),
+		cmocka_unit_test(a_vector_that_kvm_refuses_does_not_stop_the_others),
+		cmocka_unit_test(a_vector_whose_new_message_kvm_refuses_is_masked),
 		cmocka_unit_test(switching_off_is_told_and_reset_masks_all),
 		cmocka_unit_test(after_a_reset_nothing_is_pending),
 		cmocka_unit_test(a_guest_does_not_fill_the_log),
