@@ -124,7 +124,9 @@ void options_print_help(FILE *out)
 {
 	fputs("Usage: outboard --kernel PATH [OPTION]...\n"
 	      "       outboard --firmware PATH [OPTION]...\n"
+	      "       outboard --api-socket PATH [OPTION]...\n"
 	      "       outboard device MODEL [OPTION]...    (the program outboard-device)\n"
+	      "       outboard remote COMMAND [OPTION]...  (the program outboard-remote)\n"
 	      "\n"
 	      "Run a virtual machine whose devices live in other processes.\n"
 	      "\n"

@@ -30,6 +30,17 @@ def test_pages_pass_mandoc(build):
     assert not lines
 
 
+def test_page_of_the_remote_program_has_all_its_commands(build):
+    program = build / "src" / "outboard-remote"
+    text = subprocess.run(
+        [program, "--help"], capture_output=True, text=True, check=True, timeout=30
+    ).stdout
+    page = (TREE / "doc" / "outboard-remote.1.scd").read_text()
+    commands = re.findall(r"^  ([a-z][\w-]+) ", text.partition("\nOptions:")[0], re.M)
+    assert "shutdown-vmm" in commands and len(commands) > 10
+    assert [c for c in commands if f"*{c}*" not in page] == []
+
+
 def test_page_of_the_device_program_has_all_its_options(build):
     program = build / "src" / "outboard-device"
     text = subprocess.run(
