@@ -46,6 +46,7 @@ struct device_model {
 extern const struct device_model block_model;
 extern const struct device_model console_model;
 extern const struct device_model gpio_model;
+extern const struct device_model net_model;
 extern const struct device_model rng_model;
 
 /* The rows, nr of them. */

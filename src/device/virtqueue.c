@@ -254,6 +254,11 @@ unsigned vq_index(const struct vq *vq)
 	return vq->index;
 }
 
+uint16_t vq_size(const struct vq *vq)
+{
+	return vq->size;
+}
+
 /* Descriptors */
 
 void vq_set_call(struct vq *vq, int call_fd)

@@ -154,6 +154,8 @@ const char *vq_broken(const struct vq *vq);
 /* The model found that the driver broke its rules on this queue: nothing more comes from it. text: borrowed literal. */
 void vq_break(struct vq *vq, const char *text);
 unsigned vq_index(const struct vq *vq);
+/* Entries of the ring, as set up last. */
+uint16_t vq_size(const struct vq *vq);
 
 /* Byte copies out of and into a request, from `off` in its readable or writable part. The bytes copied. */
 size_t vq_req_read(const struct vq_req *req, uint64_t off, void *buf, size_t len);
