@@ -175,7 +175,7 @@ struct fake {
 	int listen_fd, conn, back_fd, wake, inflight_fd, err_fd;
 	uint64_t acked, last_features;
 	bool ending;
-	unsigned connections;
+	unsigned connections, mute;
 	struct rec *recs;
 	unsigned nr_recs;
 };
