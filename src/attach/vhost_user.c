@@ -100,6 +100,7 @@ int vhost_user_new(const struct vhost_user_params *p, struct vhost_user_source *
 	vu->b.info.type = p->type;
 	vu->source = source;
 	vu->force = p->force;
+	vu->config_is_ours = p->config_is_ours;
 	vu->default_queue_size = (uint16_t)or_default(p->default_queue_size, DEFAULT_QUEUE_SIZE);
 	vu->features_off = p->features_off;
 	vu->loop = p->loop;

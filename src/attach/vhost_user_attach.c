@@ -85,10 +85,12 @@ static int protocol_send(struct vhost_user *vu, struct err *err)
 
 /* --- limits --- */
 
-static uint64_t choose_protocol(uint64_t theirs)
+static uint64_t choose_protocol(const struct vhost_user *vu)
 {
-	uint64_t ours = theirs & PROTOCOL_FEATURES;
+	uint64_t ours = vu->protocol & PROTOCOL_FEATURES;
 
+	if (vu->config_is_ours)
+		ours &= ~VHOST_USER_PROTOCOL_BIT(CONFIG);
 	/* Mappings are asked for over the back-end's socket. */
 	if (!(ours & VHOST_USER_PROTOCOL_BIT(BACKEND_REQ)))
 		ours &= ~(VHOST_USER_PROTOCOL_BIT(SHMEM_MAP) |
@@ -117,7 +119,7 @@ static int send_back_fd(struct vhost_user *vu, struct err *err)
 static int limits_send(struct vhost_user *vu, struct err *err)
 {
 	struct vhu_attach *a = &vu->attach;
-	uint64_t protocol = choose_protocol(vu->protocol);
+	uint64_t protocol = choose_protocol(vu);
 	int rc;
 
 	vu->protocol = 0; /* nothing is acknowledged yet */

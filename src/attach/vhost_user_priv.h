@@ -110,7 +110,7 @@ struct vhu_attach {
 struct vhost_user {
 	struct virtio_backend b; /* the head; its id is ours */
 	char *where;
-	bool force;
+	bool force, config_is_ours;
 	uint16_t *queue_sizes;
 	unsigned nr_queue_sizes;
 	uint16_t default_queue_size;

@@ -417,6 +417,15 @@ static void a_back_end_without_configuration_has_the_given_bytes(void **state)
 	assert_int_equal(logged(x, "warning"), 0);
 	fix_free(x);
 
+	x = fix_new(); /* which has one, but is not to be asked */
+	x->p.config = given;
+	x->p.config_size = sizeof(given);
+	x->p.config_is_ours = true;
+	attach(x);
+	assert_false(x->f.acked & P(CONFIG));
+	assert_int_equal(config32(x, 0), 0x04030201);
+	fix_free(x);
+
 	x = fix_new();
 	x->f.protocol &= ~P(CONFIG);
 	attach(x);
