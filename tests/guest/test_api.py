@@ -2,9 +2,11 @@
 
 import json
 import os
+import pty
 import select
 import signal
 import socket
+import termios
 import time
 
 import pytest
@@ -317,6 +319,27 @@ def test_payload_on_the_command_line_and_an_api(build, folder, programs, kvm):
     vmm.api.does("vm.create", vmm.config("command"))
     vmm.api.does("vm.boot")
     prompt(vmm, index)
+
+
+def test_serial_port_on_a_terminal_under_the_filter(served, kvm):
+    """The process that looks after the terminal starts under the filter, and puts it back at the end."""
+    master, slave = pty.openpty()
+    before = termios.tcgetattr(slave)
+    vmm = served("--no-shutdown", stdin=slave)
+    for _ in range(2):
+        vmm.api.does("vm.create", vmm.config("command"))
+        vmm.api.does("vm.boot")
+        assert termios.tcgetattr(slave) != before
+        keepers = vmm.children()
+        assert len(keepers) == 1
+        vmm.api.does("vm.delete")
+        assert termios.tcgetattr(slave) == before
+        assert vmm.children() == []
+    vmm.api.does("vmm.shutdown")
+    assert vmm.wait() == 0
+    assert not [line for line in vmm.err.lines if "sandbox" in line], vmm.said()
+    os.close(master)
+    os.close(slave)
 
 
 @pytest.mark.parametrize("cpus", [1, 4])
