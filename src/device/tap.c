@@ -358,10 +358,12 @@ static bool receive_link(struct tap *t)
 	size_t left = n > 0 ? (size_t)n : 0;
 
 	if (n < 0 && errno == ENOBUFS) {
-		/* Some were lost: what counts is how it is now. */
-		ask_link(t);
+		t->missed = true;
 		return true;
 	}
+	/* Some were lost: what counts is how it is now. There is room for the answer again. */
+	if (n < 0 && t->missed)
+		t->missed = ask_link(t) != 0;
 	for (const struct nlmsghdr *head = (struct nlmsghdr *)buf;
 		left >= sizeof(*head) && head->nlmsg_len >= sizeof(*head) &&
 		head->nlmsg_len <= left;) {

@@ -37,7 +37,8 @@ struct tap {
 	int ifindex; /* 0: not in this network namespace */
 	int netlink_fd;
 	struct loop_source netlink;
-	bool up; /* as last heard */
+	bool missed; /* messages were lost */
+	bool up;     /* as last heard */
 	void (*link_changed)(void *arg);
 	void *arg;
 };
