@@ -8,13 +8,10 @@
  *
  * RAM is a memfd of this program's own: it stands in for memory.c.
  */
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "base/util.h"
+#include "fuzz.h"
 #include "machine/boot.h"
 #include "machine/boot_image.h"
 
@@ -24,23 +21,9 @@ struct memory {
 	struct mem_range ram;
 };
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-int LLVMFuzzerInitialize(int *argc, char ***argv);
-
 static struct memory memory;
 static int image_fd = -1;
 static char image_path[32];
-
-static void require(bool holds)
-{
-	if (!holds)
-		abort();
-}
-
-static void require_text(int rc, const struct err *err)
-{
-	require(rc < 0 ? err->text[0] && !strchr(err->text, '\n') : !err->text[0]);
-}
 
 unsigned memory_nr_ranges(const struct memory *m)
 {

@@ -7,29 +7,12 @@
  * uninitialised bytes; a refusal has a text, of one line; what is accepted passes
  * the same checks when they are made again.
  */
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "base/util.h"
 #include "control/grammar.h"
 #include "control/option_table.h"
 #include "control/options.h"
+#include "fuzz.h"
 
 #define MAX_ARGS 64
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void require(bool holds)
-{
-	if (!holds)
-		abort();
-}
-
-static void require_text(int rc, const struct err *err)
-{
-	require(rc >= 0 || (err->text[0] && !strchr(err->text, '\n')));
-}
 
 static void fuzz_grammar(const char *text)
 {

@@ -4,13 +4,16 @@
  *
  * The input is a guest's accesses and a server's answers:
  *
- *   byte 0      bits 0-4: number of accesses n; bit 5: after them, give a lost device time to come
- * back n * 8       accesses: kind, size, offset (2), value (4) the rest    one answer after the
- * other: a control byte, then what it asks for bits 0-1  0 a good answer; 1 a good one with bytes
- * changed: a count, then position (2) and value each; 2 a good header and a payload from here: its
- *                           length (2) and bytes; 3 bytes as they are: length (2) and bytes
- *                 bits 2-3  that many descriptors with it: a file, an eventfd, a socket
- *                 bit 4     a DMA_READ or DMA_WRITE of the server's goes before it
+ *   byte 0     bits 0-4: number of accesses n; bit 5: after them, give a lost device time to come back
+ *   n * 8      accesses: kind, size, offset (2), value (4)
+ *   the rest   one answer after the other: a control byte, then what it asks for
+ *
+ *   bits 0-1   0 a good answer
+ *              1 a good one with bytes changed: a count, then position (2) and value each
+ *              2 a good header and a payload from here: its length (2) and bytes
+ *              3 bytes as they are: length (2) and bytes
+ *   bits 2-3   that many descriptors with it: a file, an eventfd, a socket
+ *   bit 4      a DMA_READ or DMA_WRITE of the server's goes before it
  *
  * The server runs in a thread and hangs up when the input is used up. No KVM: its ioctls succeed
  * and do nothing. What must hold: no crash, no hang, no leak, a text of one line for each refusal,
@@ -19,9 +22,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -31,7 +31,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/sock.h"
-#include "base/util.h"
+#include "fuzz.h"
 #include "machine/layout.h"
 #include "wire/vfio_user.h"
 
@@ -42,61 +42,19 @@
 #define SERVE_MS     2000
 #define COME_BACK_MS 5
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-int LLVMFuzzerInitialize(int *argc, char ***argv);
-
 int kvm_vm_ioctl(const struct kvm *kvm, unsigned long request, void *arg)
 {
 	return 0;
 }
 
-static void require_at(bool holds, int line)
+/* A length, then that many bytes, of which at most `most` are there. */
+static uint32_t take_copy(struct input *in, void *to, uint32_t most)
 {
-	if (holds)
-		return;
-	fprintf(stderr, "line %d: does not hold\n", line);
-	abort();
-}
-#define require(holds) require_at(holds, __LINE__)
+	size_t said = take16(in), len = MIN(said, most);
+	const uint8_t *bytes = take_bytes(in, &len);
 
-/* --- input --- */
-
-struct input {
-	const uint8_t *at;
-	size_t left;
-};
-
-static uint8_t take8(struct input *in)
-{
-	if (!in->left)
-		return 0;
-	in->left--;
-	return *in->at++;
-}
-
-static uint32_t take16(struct input *in)
-{
-	uint32_t low = take8(in);
-
-	return low | (uint32_t)take8(in) << 8;
-}
-
-static uint32_t take32(struct input *in)
-{
-	uint32_t low = take16(in);
-
-	return low | take16(in) << 16;
-}
-
-static uint32_t take_bytes(struct input *in, void *to, uint32_t most)
-{
-	uint32_t len = take16(in);
-
-	len = MIN(MIN(len, most), (uint32_t)in->left);
-	memcpy(to, in->at, len);
-	in->at += len;
-	in->left -= len;
-	return len;
+	memcpy(to, bytes, len);
+	return (uint32_t)len;
 }
 
 /* --- the server --- */
@@ -256,7 +214,7 @@ static void send_dma(int fd, struct input *in)
 		uint8_t data[64];
 	} m = { 0 };
 	bool write = take8(in) & 1;
-	uint32_t len = write ? take_bytes(in, m.data, sizeof(m.data)) : 0;
+	uint32_t len = write ? take_copy(in, m.data, sizeof(m.data)) : 0;
 
 	m.h.command = write ? VFIO_USER_DMA_WRITE : VFIO_USER_DMA_READ;
 	m.h.size = (uint32_t)(sizeof(m.h) + sizeof(m.a)) + len;
@@ -283,11 +241,11 @@ static bool answer(int fd, const struct vfio_user_header *h, const uint8_t *requ
 	memset(m, 0, sizeof(m));
 	reply.flags = VFIO_USER_TYPE_REPLY;
 	if ((control & 3) == 3) {
-		len = take_bytes(in, m, sizeof(m));
+		len = take_copy(in, m, sizeof(m));
 		send_message(fd, m, len, control >> 2 & 3);
 		return true;
 	}
-	len = (control & 3) == 2 ? take_bytes(in, m + sizeof(*h), MAX_REPLY)
+	len = (control & 3) == 2 ? take_copy(in, m + sizeof(*h), MAX_REPLY)
 				 : good_payload(h, request, m + sizeof(*h));
 	reply.size = (uint32_t)sizeof(*h) + len;
 	memcpy(m, &reply, sizeof(reply));
@@ -385,7 +343,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 
 static void attached(void *arg, struct device *dev, int rc, const struct err *err)
 {
-	require(rc ? err->text[0] && !strchr(err->text, '\n') : !err->text[0]);
+	require_text(rc, err);
 	*(int *)arg = rc;
 	loop_quit(machine.loop, 0);
 }

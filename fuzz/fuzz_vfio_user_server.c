@@ -20,9 +20,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -33,58 +30,13 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/sock.h"
-#include "base/util.h"
 #include "device/gpio.h"
+#include "fuzz.h"
 #include "serve/vfio_user.h"
 #include "wire/vfio_user.h"
 
 #define MEMORY_SIZE 65536u
 #define MAX_BYTES   70000u
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-int LLVMFuzzerInitialize(int *argc, char ***argv);
-
-static void require_at(bool holds, int line)
-{
-	if (holds)
-		return;
-	fprintf(stderr, "line %d: does not hold\n", line);
-	abort();
-}
-#define require(holds) require_at(holds, __LINE__)
-
-struct input {
-	const uint8_t *at;
-	size_t left;
-};
-
-static uint8_t take(struct input *in)
-{
-	if (!in->left)
-		return 0;
-	in->left--;
-	return *in->at++;
-}
-
-static uint64_t take_number(struct input *in, int bytes)
-{
-	uint64_t v = 0;
-
-	while (bytes--)
-		v = v << 8 | take(in);
-	return v;
-}
-
-/* The next bytes of the input, up to len of them. */
-static const uint8_t *take_bytes(struct input *in, size_t *len)
-{
-	const uint8_t *bytes = in->at;
-
-	*len = MIN(*len, in->left);
-	in->at += *len;
-	in->left -= *len;
-	return bytes;
-}
 
 struct client {
 	int sock;
@@ -119,7 +71,7 @@ static void say_message(struct client *c, uint16_t id, uint16_t command, uint32_
 
 static void say_version(struct client *c, struct input *in)
 {
-	uint8_t what = take(in);
+	uint8_t what = take8(in);
 	char text[300] = { 0, 0, 1, 0 }; /* 0.1 */
 	int len = snprintf(text + 4, sizeof(text) - 4,
 		"{\"capabilities\":{\"max_msg_fds\":%d,\"twin_socket\":{\"supported\":%s},"
@@ -133,8 +85,8 @@ static void say_answer(struct client *c, struct input *in, uint8_t control)
 {
 	uint8_t payload[sizeof(struct vfio_user_dma_access) + 0xffff] = { 0 };
 	bool write = control & 0x80;
-	uint16_t id = take(in);
-	struct vfio_user_dma_access a = { .addr = take_number(in, 8), .count = take_number(in, 2) };
+	uint16_t id = take8(in);
+	struct vfio_user_dma_access a = { .addr = take64(in), .count = take16(in) };
 
 	memcpy(payload, &a, sizeof(a));
 	say_message(c, id, write ? VFIO_USER_DMA_WRITE : VFIO_USER_DMA_READ, VFIO_USER_TYPE_REPLY,
@@ -143,7 +95,7 @@ static void say_answer(struct client *c, struct input *in, uint8_t control)
 
 static void act(struct client *c, struct input *in)
 {
-	uint8_t control = take(in), command = 0, flags = 0;
+	uint8_t control = take8(in), command = 0, flags = 0;
 	const uint8_t *bytes;
 	size_t len;
 
@@ -157,10 +109,10 @@ static void act(struct client *c, struct input *in)
 	case 5:
 		break;
 	default:
-		command = take(in) % (VFIO_USER_COMMAND_END + 1);
-		flags = take(in);
+		command = take8(in) % (VFIO_USER_COMMAND_END + 1);
+		flags = take8(in);
 	}
-	len = take_number(in, 2);
+	len = take16(in);
 	bytes = take_bytes(in, &len);
 	if ((control & 7) == 5)
 		say(c, bytes, len, NULL, 0, control);
@@ -218,7 +170,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (!size || size > MAX_BYTES)
 		return 0;
 	require(!loop_new(&loop));
-	require(!(take(&in) & 1 ? gpio_new(&model, &gpio) : probe_new(&model, loop)));
+	require(!(take8(&in) & 1 ? gpio_new(&model, &gpio) : probe_new(&model, loop)));
 	require(!sock_pair(socks));
 	c.sock = socks[0];
 	for (int i = 0; i < 2; i++)
