@@ -431,10 +431,9 @@ static void large_datagrams_are_cut_by_the_host(void **state)
 	char got[2000];
 	FD_AUTO sock = -1;
 
-	make(ORDINARY, 0);
+	make(ORDINARY, BIT(CSUM) | VIRTIO_BIT(56));
 	if (!(r.model->features & VIRTIO_BIT(56)))
 		skip(); /* a kernel without USO */
-	r.model->ops->set_features(r.model, BIT(CSUM) | VIRTIO_BIT(56));
 	sock = host_listens();
 	send_packet(TX, &head, frame, make_udp(frame, payload, sizeof(payload)));
 	assert_int_equal(host_reads(sock, got, sizeof(got)), 1000);
@@ -450,7 +449,6 @@ static void large_datagrams_are_cut_unless_the_guest_takes_them(void **state)
 	for (int takes = 0; takes < 2; takes++) {
 		FD_AUTO sock = -1;
 		int segment = 1000;
-		struct rig_used u = { 0 };
 		const uint8_t *packet;
 		uint32_t len;
 
@@ -474,7 +472,6 @@ static void large_datagrams_are_cut_unless_the_guest_takes_them(void **state)
 			next_frame(RX, ETH_P_IP, &len);
 			assert_int_equal(len, ETH_HLEN + 28 + 1000);
 		}
-		(void)u;
 		rig_fini(&r);
 		rig_init(&r);
 	}

@@ -31,7 +31,7 @@
 struct rig_queue {
 	struct drv *drv;
 	struct vq *vq;
-	int kick, call;
+	int kick, call, err;
 	bool running;
 };
 
@@ -55,7 +55,7 @@ static inline void rig_init(struct rig *r)
 		abort();
 	r->mem = drv_mem_new(4 * MIB);
 	for (unsigned i = 0; i < RIG_QUEUES; i++)
-		r->q[i].kick = r->q[i].call = -1;
+		r->q[i].kick = r->q[i].call = r->q[i].err = -1;
 }
 
 static inline void rig_count_change(struct virtio_model *m, void *arg)
@@ -73,7 +73,8 @@ static inline void rig_queue(struct rig *r, unsigned i, const struct drv_config 
 	q->drv = drv_new(r->mem, config);
 	q->kick = fd_eventfd();
 	q->call = fd_eventfd();
-	if (q->kick < 0 || q->call < 0 || vq_new(&q->vq, i, config->size))
+	q->err = fd_eventfd();
+	if (q->kick < 0 || q->call < 0 || q->err < 0 || vq_new(&q->vq, i, config->size))
 		abort();
 }
 
@@ -88,6 +89,7 @@ static inline int rig_start_as(struct rig *r, unsigned i, const struct vq_setup 
 		return rc;
 	vq_set_kick(q->vq, q->kick);
 	vq_set_call(q->vq, q->call);
+	vq_set_err(q->vq, q->err);
 	rc = r->model->ops->queue_start(r->model, i, q->vq);
 	q->running = rc == 0;
 	return rc;
@@ -175,6 +177,7 @@ static inline void rig_fini(struct rig *r)
 			drv_free(q->drv);
 		fd_close(&q->kick);
 		fd_close(&q->call);
+		fd_close(&q->err);
 	}
 	loop_free(r->loop);
 	drv_mem_free(r->mem);
