@@ -1,4 +1,7 @@
-"""Servers for the tests to attack: outboard-device gpio, and a device with one of everything."""
+"""
+Servers for the tests to attack: outboard-device gpio and a device with one of everything over
+vfio-user, outboard-device rng and a device that echoes over vhost-user.
+"""
 import os
 import pathlib
 import signal
@@ -7,6 +10,7 @@ import subprocess
 import pytest
 
 from vfio_user import DEADLINE, Client, wait_until
+from vhost_user import FrontEnd
 
 BUILD = pathlib.Path(os.environ.get("OUTBOARD_BUILD",
                                     pathlib.Path(__file__).parents[2] / "build"))
@@ -24,8 +28,9 @@ def listens(path):
 class Server:
     """A running server, its log, and what it holds."""
 
-    def __init__(self, argv, path, log, pass_fds=(), stdout=None):
+    def __init__(self, argv, path, log, client=Client, pass_fds=(), stdout=None):
         self.path = path
+        self.make_client = client
         self.log_path = log
         self.sanitized = b"__asan_init" in pathlib.Path(argv[0]).read_bytes()
         with open(log, "wb") as stderr:
@@ -44,7 +49,7 @@ class Server:
         assert self.process.poll() is None, self.log()
         if self.path:
             # It answers once it is set up; then it holds what it will hold while it is idle.
-            Client(self.path).close()
+            self.client().close()
             wait_until(self.settled, "the first client's end is not noticed")
 
     def settled(self):
@@ -60,7 +65,7 @@ class Server:
         return self.log_path.read_text()
 
     def client(self, **kwargs):
-        return Client(self.path, **kwargs)
+        return self.make_client(self.path, **kwargs)
 
     def fds(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
@@ -112,7 +117,9 @@ class Server:
 @pytest.fixture(scope="session")
 def programs():
     found = {"gpio": BUILD / "src" / "outboard-device",
-             "probe": BUILD / "tests" / "wire" / "probe_device"}
+             "rng": BUILD / "src" / "outboard-device",
+             "probe": BUILD / "tests" / "wire" / "probe_device",
+             "echo": BUILD / "tests" / "wire" / "echo_device"}
     for path in found.values():
         if not path.exists():
             pytest.fail(f"{path} is not there: build first, or set OUTBOARD_BUILD")
@@ -121,19 +128,20 @@ def programs():
 
 @pytest.fixture
 def start(programs, tmp_path):
-    """start("gpio", "--loopback") or start("probe", patience_ms=...); stopped, and checked, at the end."""
+    """start("gpio", "--loopback"), start("probe", patience_ms=...); stopped, and checked, at the end."""
     running = []
 
     def starter(kind, *options, patience_ms=5000, listen=True, **kwargs):
         n = len(running)
         path = tmp_path / f"{kind}{n}.sock" if listen else None
-        if kind == "gpio":
-            argv = [programs[kind], "gpio", "-v", *options]
+        if kind in ("gpio", "rng"):
+            argv = [programs[kind], kind, "-v", *options]
             if listen:
                 argv.append(f"--socket-path={path}")
         else:
             argv = [programs[kind], path, patience_ms]
-        server = Server(argv, path, tmp_path / f"{kind}{n}.log", **kwargs)
+        client = FrontEnd if kind in ("rng", "echo") else Client
+        server = Server(argv, path, tmp_path / f"{kind}{n}.log", client, **kwargs)
         running.append(server)
         return server
 
@@ -162,6 +170,22 @@ def probe(start):
 def short_probe(start):
     """A probe that loses its patience after 200 ms."""
     return start("probe", patience_ms=200)
+
+
+@pytest.fixture
+def echo(start):
+    return start("echo")
+
+
+@pytest.fixture
+def short_echo(start):
+    """An echo device that loses its patience after 200 ms."""
+    return start("echo", patience_ms=200)
+
+
+@pytest.fixture
+def rng(start):
+    return start("rng")
 
 
 @pytest.fixture(autouse=True)
