@@ -240,7 +240,7 @@ def test_reboot_and_nmi(served, kvm):
     index = running(vmm)
     vmm.api.does("vm.nmi")
     vmm.send("nmis")
-    index = vmm.out.wait("^# nmis 1", index)[0]
+    index = prompt(vmm, vmm.out.wait("^# nmis 1", index)[0])
     for _ in range(3):
         vmm.api.does("vm.reboot")
         index = vmm.out.wait("^# test command", index)[0]
