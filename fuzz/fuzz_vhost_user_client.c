@@ -21,9 +21,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -33,25 +30,13 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/sock.h"
-#include "base/util.h"
+#include "fuzz.h"
 #include "wire/vhost_user.h"
 
 #define RAM_SIZE     (1 * MIB)
 #define NR_QUEUES    4u
 #define SERVE_MS     2000
 #define COME_BACK_MS 5
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-int LLVMFuzzerInitialize(int *argc, char ***argv);
-
-static void require_at(bool holds, int line)
-{
-	if (holds)
-		return;
-	fprintf(stderr, "line %d: does not hold\n", line);
-	abort();
-}
-#define require(holds) require_at(holds, __LINE__)
 
 /* --- guest RAM --- */
 
@@ -89,35 +74,14 @@ int memory_read(const struct memory *m, uint64_t gpa, void *buf, uint64_t len)
 	return 0;
 }
 
-/* --- input --- */
-
-struct input {
-	const uint8_t *at;
-	size_t left;
-};
-
-static uint8_t take8(struct input *in)
+/* len bytes, of which at most `most` are there. */
+static uint32_t take_copy(struct input *in, uint32_t said, void *to, uint32_t most)
 {
-	if (!in->left)
-		return 0;
-	in->left--;
-	return *in->at++;
-}
+	size_t len = MIN(said, most);
+	const uint8_t *bytes = take_bytes(in, &len);
 
-static uint32_t take16(struct input *in)
-{
-	uint32_t low = take8(in);
-
-	return low | (uint32_t)take8(in) << 8;
-}
-
-static uint32_t take_bytes(struct input *in, uint32_t len, void *to, uint32_t most)
-{
-	len = MIN(MIN(len, most), (uint32_t)in->left);
-	memcpy(to, in->at, len);
-	in->at += len;
-	in->left -= len;
-	return len;
+	memcpy(to, bytes, len);
+	return (uint32_t)len;
 }
 
 /* --- the back-end --- */
@@ -194,7 +158,7 @@ static uint32_t good_payload(const struct vhost_user_header *h, union vhost_user
 static void send_own_request(struct input *in)
 {
 	uint8_t bytes[128];
-	uint32_t len = take_bytes(in, take8(in) & 127, bytes, sizeof(bytes));
+	uint32_t len = take_copy(in, take8(in) & 127, bytes, sizeof(bytes));
 
 	if (server.back_fd >= 0)
 		send_message(server.back_fd, bytes, len, bytes[0] >> 6 & 3);
@@ -226,11 +190,11 @@ static bool answer(int fd, const struct vhost_user_header *h, const union vhost_
 	if (control & 0x10)
 		send_own_request(in);
 	if ((control & 3) == 3) {
-		len = take_bytes(in, take16(in), m, sizeof(m));
+		len = take_copy(in, take16(in), m, sizeof(m));
 		send_message(fd, m, len, control >> 2 & 3);
 		return true;
 	}
-	reply.size = (control & 3) == 2 ? take_bytes(in, take16(in), &p, sizeof(p)) :
+	reply.size = (control & 3) == 2 ? take_copy(in, take16(in), &p, sizeof(p)) :
 					  good_payload(h, &p, &nr_fds);
 	len = (uint32_t)sizeof(reply) + reply.size;
 	memcpy(m, &reply, sizeof(reply));
@@ -317,7 +281,8 @@ static int attached(struct virtio_owner *o, struct err *err)
 
 static void failed(struct virtio_owner *o, int rc, const struct err *err)
 {
-	require(rc < 0 && err->text[0] && !strchr(err->text, '\n'));
+	require(rc < 0);
+	require_text(rc, err);
 	outcome = rc;
 	loop_quit(loop, 0);
 }
