@@ -8,6 +8,7 @@
  * Follows the conventions for back-end programs of the vfio-user and vhost-user
  * specifications: it never daemonises, SIGTERM ends it with 0, --print-capabilities.
  */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -30,12 +31,14 @@
 #include "device/model.h"
 #include "device/state_file.h"
 #include "serve/vfio_user.h"
+#include "serve/vhost_user.h"
 
 #define EXIT_USAGE 2
 
 enum {
 	OPT_SOCKET_PATH,
 	OPT_FD,
+	OPT_NAME,
 	OPT_STATE,
 	OPT_SECCOMP,
 	OPT_LOG_FILE,
@@ -49,6 +52,7 @@ enum {
 static const struct device_option common[NR_COMMON] = {
 	[OPT_SOCKET_PATH] = { "socket-path", "PATH", "listen at PATH" },
 	[OPT_FD] = { "fd", "N", "serve on descriptor N: connected, or listening" },
+	[OPT_NAME] = { "name", "TEXT", "what the device is called in messages" },
 	[OPT_STATE] = { "state", "FILE", "keep the device's state in FILE, and start from it" },
 	[OPT_SECCOMP] = { "seccomp", "MODE", "true (default), false, log or errno" },
 	[OPT_LOG_FILE] = { "log-file", "FILE", "append to FILE instead of writing to stderr" },
@@ -60,7 +64,7 @@ static const struct device_option common[NR_COMMON] = {
 };
 
 /* What this program's own work needs beyond what the base does. */
-static const struct sandbox_call calls[] = {
+static const struct sandbox_call own_calls[] = {
 	{ SYS_socketpair, "a twin socket for a client that asks for one" },
 	{ SYS_getsockopt, "what kind of socket --fd is" },
 	{ SYS_openat, "the new state file" },
@@ -68,6 +72,7 @@ static const struct sandbox_call calls[] = {
 	{ SYS_unlinkat, "it could not be written" },
 	{ SYS_unlink, "the socket, at the end" },
 };
+#define MAX_CALLS 64
 
 struct args {
 	const struct device_model *model;
@@ -78,11 +83,14 @@ struct args {
 	int fd;
 };
 
+/* A PCI model with its port, or a virtio model with its: the others are NULL. */
 struct program {
 	struct loop *loop;
-	struct pci_model *model;
+	struct pci_model *pci;
+	struct vfio_user_port *pci_port;
 	struct state_file *state;
-	struct vfio_user_port *port;
+	struct virtio_model *virtio;
+	struct vhost_user_port *virtio_port;
 	const char *socket_path; /* made by us: to be removed */
 };
 
@@ -102,7 +110,8 @@ static void print_help(FILE *out)
 	const struct device_model *const *models = device_models(&nr);
 
 	fprintf(out, "usage: outboard-device MODEL (--socket-path=PATH | --fd=N) [OPTIONS]\n\n"
-		     "Serve one PCI device over a vfio-user socket.\n\noptions:\n");
+		     "Serve one device over a socket: a PCI device by vfio-user, a virtio device "
+		     "by vhost-user.\n\noptions:\n");
 	for (size_t i = 0; i < ARRAY_SIZE(common); i++)
 		print_option(out, &common[i]);
 	for (size_t m = 0; m < nr; m++) {
@@ -122,7 +131,7 @@ static int print_capabilities(const struct device_model *model)
 		json_array_append_new(options, json_string(model->options[i].name));
 	root = json_pack("{s:s, s:s, s:s, s:s, s:[s], s:o}", "type", model->name, "description",
 		model->summary, "program", "outboard-device", "version", OUTBOARD_VERSION,
-		"protocols", "vfio-user", "options", options);
+		"protocols", model->new_pci ? "vfio-user" : "vhost-user", "options", options);
 	rc = root ? json_dumpf(root, stdout, JSON_INDENT(2)) : -1;
 	putchar('\n');
 	json_decref(root);
@@ -231,6 +240,8 @@ static int check_args(struct args *a, struct err *err)
 		return err_prefix(err, rc, "--socket-path");
 	if (mode && sandbox_parse_mode(mode, &a->sandbox, err))
 		return err_prefix(err, -EINVAL, "--seccomp");
+	if (a->values[OPT_STATE] && !a->model->new_pci)
+		return err_set(err, -EINVAL, "--state: %s keeps no state of its own", a->model->name);
 	if (a->values[OPT_FD])
 		rc = parse_fd(a->values[OPT_FD], &a->fd, err);
 	return rc;
@@ -274,7 +285,32 @@ static int open_dir_of(const char *path)
 	return fd < 0 ? -errno : fd;
 }
 
-static int confine(const struct program *prog, enum sandbox_mode mode, struct err *err)
+/* The lists of whoever has a part in the device, as one. */
+struct call_list {
+	struct sandbox_call calls[MAX_CALLS];
+	size_t nr;
+};
+
+static void add_calls(struct call_list *list, const struct sandbox_call *calls, size_t nr)
+{
+	assert(nr <= ARRAY_SIZE(list->calls) - list->nr);
+	if (nr)
+		memcpy(&list->calls[list->nr], calls, nr * sizeof(*calls));
+	list->nr += nr;
+}
+
+static int confine_calls(const struct args *a, struct err *err)
+{
+	struct call_list list = { .nr = 0 };
+
+	add_calls(&list, own_calls, ARRAY_SIZE(own_calls));
+	add_calls(&list, a->model->calls, a->model->nr_calls);
+	if (a->model->new_virtio)
+		add_calls(&list, vhost_user_port_calls, ARRAY_SIZE(vhost_user_port_calls));
+	return sandbox_calls(list.calls, list.nr, a->sandbox, err);
+}
+
+static int confine(const struct program *prog, const struct args *a, struct err *err)
 {
 	struct sandbox_dir dirs[2];
 	FD_AUTO socket_dir = -1;
@@ -294,14 +330,37 @@ static int confine(const struct program *prog, enum sandbox_mode mode, struct er
 	if (!rc)
 		rc = sandbox_files(dirs, nr, err);
 	if (!rc)
-		rc = sandbox_calls(calls, ARRAY_SIZE(calls), mode, err);
+		rc = confine_calls(a, err);
 	return rc;
+}
+
+static int make_model(struct program *prog, const struct args *a, struct err *err)
+{
+	int rc;
+
+	if (a->model->new_virtio)
+		return a->model->new_virtio(a->model_values, prog->loop, &prog->virtio, err);
+	rc = a->model->new_pci(a->model_values, &prog->pci, err);
+	if (!rc && a->values[OPT_STATE])
+		rc = state_file_open(&prog->state, a->values[OPT_STATE], prog->pci, err);
+	return rc;
+}
+
+/* Takes fd, also on failure. */
+static int make_port(struct program *prog, int fd, struct err *err)
+{
+	const struct vfio_user_port_config pci = { .deserted = deserted, .arg = prog };
+	const struct vhost_user_port_config virtio = { .deserted = deserted, .arg = prog };
+
+	if (prog->virtio)
+		return vhost_user_port_new(
+			&prog->virtio_port, prog->loop, prog->virtio, fd, &virtio, err);
+	return vfio_user_port_new(&prog->pci_port, prog->loop, prog->pci, fd, &pci, err);
 }
 
 static int set_up(struct program *prog, const struct args *a, struct err *err)
 {
 	static const int signals[] = { SIGTERM, SIGINT, 0 };
-	const struct vfio_user_port_config config = { .deserted = deserted, .arg = prog };
 	FD_AUTO fd = a->fd;
 	int rc;
 
@@ -314,11 +373,7 @@ static int set_up(struct program *prog, const struct args *a, struct err *err)
 		rc = loop_signals(prog->loop, signals, on_signal, prog);
 	if (rc)
 		return err_set(err, rc, "event loop: %s", strerror(-rc));
-	if (!a->model->new_pci)
-		return err_set(err, -ENOTSUP, "this program has no port for a virtio device");
-	rc = a->model->new_pci(a->model_values, &prog->model, err);
-	if (!rc && a->values[OPT_STATE])
-		rc = state_file_open(&prog->state, a->values[OPT_STATE], prog->model, err);
+	rc = make_model(prog, a, err);
 	if (rc)
 		return rc;
 	if (a->values[OPT_SOCKET_PATH]) {
@@ -329,21 +384,36 @@ static int set_up(struct program *prog, const struct args *a, struct err *err)
 	} else if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
 		return err_set(err, -errno, "--fd: %s", strerror(errno));
 	}
-	rc = vfio_user_port_new(&prog->port, prog->loop, prog->model, fd_take(&fd), &config, err);
+	rc = make_port(prog, fd_take(&fd), err);
 	if (!rc)
-		rc = confine(prog, a->sandbox, err);
+		rc = confine(prog, a, err);
 	if (!rc && prog->state)
 		rc = state_file_write(prog->state, err);
 	return rc;
 }
 
+static void port_freed(void *arg)
+{
+	struct program *prog = arg;
+
+	prog->virtio_port = NULL;
+	loop_quit(prog->loop, 0);
+}
+
+/* Requests that are under way are finished first. */
 static void tear_down(struct program *prog)
 {
-	vfio_user_port_free(prog->port);
+	vfio_user_port_free(prog->pci_port);
+	if (prog->virtio_port) {
+		vhost_user_port_free(prog->virtio_port, port_freed, prog);
+		while (prog->virtio_port)
+			loop_run(prog->loop);
+	}
 	if (prog->socket_path)
 		unlink(prog->socket_path);
 	state_file_close(prog->state);
-	pci_model_free(prog->model);
+	pci_model_free(prog->pci);
+	virtio_model_free(prog->virtio);
 	loop_free(prog->loop);
 }
 
@@ -351,9 +421,10 @@ static int serve(const struct args *a)
 {
 	struct program prog = { 0 };
 	struct err err = { 0 };
+	const char *name = a->values[OPT_NAME] ? a->values[OPT_NAME] : "outboard-device";
 	int code = EXIT_FAILURE;
 
-	log_init("outboard-device", (enum log_level)MIN(LOG_WARN + a->verbose, LOG_DEBUG));
+	log_init(name, (enum log_level)MIN(LOG_WARN + a->verbose, LOG_DEBUG));
 	if (a->values[OPT_LOG_FILE] && log_open(a->values[OPT_LOG_FILE])) {
 		fprintf(stderr, "outboard-device: --log-file %s: %s\n", a->values[OPT_LOG_FILE],
 			strerror(errno));

@@ -101,13 +101,27 @@ static int check_payload(const struct payload_config *payload, struct err *err)
 }
 
 /* Only a body can say the mode and leave out the place. A path beside another mode means nothing. */
-static int check_serial(const struct console_config *serial, struct err *err)
+static int check_terminal(const char *option, uint32_t mode, const char *file, const char *socket,
+	struct err *err)
 {
-	if (serial->mode == CONSOLE_FILE && !serial->file)
-		return err_set(err, -EINVAL, "--serial: file: expected a path, got none");
-	if (serial->mode == CONSOLE_SOCKET && !serial->socket)
-		return err_set(err, -EINVAL, "--serial: socket: expected a path, got none");
+	if (mode == CONSOLE_FILE && !file)
+		return err_set(err, -EINVAL, "--%s: file: expected a path, got none", option);
+	if (mode == CONSOLE_SOCKET && !socket)
+		return err_set(err, -EINVAL, "--%s: socket: expected a path, got none", option);
 	return 0;
+}
+
+static int check_terminals(const struct console_config *serial,
+	const struct virtio_console_config *console, struct err *err)
+{
+	int rc = check_terminal("serial", serial->mode, serial->file, serial->socket, err);
+
+	if (!rc)
+		rc = check_terminal(
+			"console", console->mode, console->file, console->socket, err);
+	if (!rc && serial->mode == CONSOLE_TTY && console->mode == CONSOLE_TTY)
+		rc = err_set(err, -EINVAL, "--console: tty: expected another mode, --serial has the terminal");
+	return rc;
 }
 
 int options_check(struct vm_config *config, struct err *err)
@@ -119,7 +133,7 @@ int options_check(struct vm_config *config, struct err *err)
 	if (!rc)
 		rc = check_payload(&config->payload, err);
 	if (!rc)
-		rc = check_serial(&config->serial, err);
+		rc = check_terminals(&config->serial, &config->console, err);
 	if (!rc)
 		rc = check_devices(config, err);
 	return rc;

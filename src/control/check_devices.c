@@ -4,12 +4,16 @@
  * Every kind of device begins with a struct device_config, so names and places are checked for all
  * of them by one table of kinds; what only one kind knows follows.
  *
+ * A text that is let pass here (an address, hexadecimal bytes) is read by the two functions at the end.
+ *
  * Ids: a device without one is called by its kind's prefix and a number, _disk0, _fs1, as users
  * know it, skipping names that somebody has taken.
  */
 #include "control/check_devices.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,10 +28,11 @@
 struct kind {
 	const char *option;
 	const char *prefix; /* of names we make */
-	size_t list;	    /* offset in struct vm_config */
+	size_t list;	    /* offset of the list in struct vm_config, or of the one device */
 	size_t item_size;
 	size_t socket; /* offset of its path, or NO_SOCKET */
 	int (*check)(void *item, struct err *err);
+	bool (*present)(const void *item); /* of the one device; NULL: there is a list */
 };
 
 struct any_list {
@@ -80,6 +85,14 @@ static int check_generic(void *item, struct err *err)
 	return check_reconnect(&g->backend, err);
 }
 
+static int check_queue_size(uint16_t size, struct err *err)
+{
+	if (size & (size - 1))
+		return err_set(err, -EINVAL, "queue_size: Queue size must be a power of 2, got %u",
+			size);
+	return 0;
+}
+
 static int check_fs(void *item, struct err *err)
 {
 	const struct fs_config *fs = item;
@@ -87,16 +100,134 @@ static int check_fs(void *item, struct err *err)
 	if (!*fs->tag || strlen(fs->tag) > 36)
 		return err_set(err, -EINVAL, "tag: expected 1 to 36 bytes, got %zu",
 			strlen(fs->tag));
-	if (fs->queue_size & (fs->queue_size - 1))
-		return err_set(err, -EINVAL, "queue_size: Queue size must be a power of 2, got %u",
-			fs->queue_size);
+	if (check_queue_size(fs->queue_size, err))
+		return -EINVAL;
 	return check_reconnect(&fs->backend, err);
+}
+
+static int check_rate(const char *what, uint64_t size, uint64_t burst, uint64_t ms, struct err *err)
+{
+	if (!size == !ms && (size || !burst))
+		return 0;
+	return err_set(err, -EINVAL, "%s_size: expected %s_refill_time beside it, and the other way round",
+		what, what);
+}
+
+/* A back-end of somebody else's is a socket; a program of ours is not. */
+static int check_whose(bool vhost_user, const char *socket, struct err *err)
+{
+	if (vhost_user && !socket)
+		return err_set(err, -EINVAL, "vhost_user: expected socket=PATH beside it");
+	if (!vhost_user && socket)
+		return err_set(err, -EINVAL, "socket: expected vhost_user=on beside it");
+	return 0;
+}
+
+static int check_disk(void *item, struct err *err)
+{
+	const struct disk_config *d = item;
+	const struct rate_config *r = &d->rate;
+	int rc = check_whose(d->vhost_user, d->socket, err);
+
+	if (rc)
+		return rc;
+	if (!d->path == !d->vhost_user)
+		return err_set(err, -EINVAL, "path: expected %s",
+			d->path ? "no vhost_user=on beside it" : "path=PATH, got none");
+	if (d->serial && strlen(d->serial) > 20)
+		return err_set(err, -EINVAL, "serial: expected at most 20 bytes, got %zu",
+			strlen(d->serial));
+	rc = check_queue_size(d->queue_size, err);
+	if (!rc)
+		rc = check_rate("bw", r->bw_size, r->bw_one_time_burst, r->bw_refill_time, err);
+	if (!rc)
+		rc = check_rate("ops", r->ops_size, r->ops_one_time_burst, r->ops_refill_time, err);
+	return rc ? rc : check_reconnect(&d->backend, err);
+}
+
+static int check_mac(const char *name, const char *text, struct err *err)
+{
+	unsigned byte[6];
+	int end = 0;
+
+	if (!text)
+		return 0;
+	if (sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%n", &byte[0], &byte[1], &byte[2], &byte[3],
+		    &byte[4], &byte[5], &end) == 6 && end == 17 && !text[end] && !(byte[0] & 1))
+		return 0;
+	return err_set(err, -EINVAL,
+		"%s: expected an address like 2e:89:a8:e4:bf:95, not a multicast one, got \"%s\"",
+		name, grammar_show(text).text);
+}
+
+static int check_address(const char *name, const char *text, struct err *err)
+{
+	struct in_addr ip;
+
+	if (!text || inet_pton(AF_INET, text, &ip) == 1)
+		return 0;
+	return err_set(err, -EINVAL, "%s: expected an IPv4 address like 192.168.249.1, got \"%s\"",
+		name, grammar_show(text).text);
+}
+
+static int check_net_end(const struct net_config *n, struct err *err)
+{
+	if (!!n->tap + !!n->fds.nr + n->vhost_user > 1)
+		return err_set(err, -EINVAL, "expected at most one of tap=, fd= and vhost_user=on");
+	if (n->fds.nr && n->fds.nr != n->num_queues / 2u)
+		return err_set(err, -EINVAL,
+			"fd: expected %u descriptors (num_queues / 2), got %zu", n->num_queues / 2u,
+			n->fds.nr);
+	if (n->tap && (!*n->tap || strlen(n->tap) > 15))
+		return err_set(err, -EINVAL, "tap: expected a name of 1 to 15 bytes, got %zu",
+			strlen(n->tap));
+	return check_whose(n->vhost_user, n->socket, err);
+}
+
+static int check_net(void *item, struct err *err)
+{
+	const struct net_config *n = item;
+	int rc;
+
+	if (n->num_queues % 2)
+		return err_set(err, -EINVAL, "num_queues: expected an even number, got %u",
+			n->num_queues);
+	if (n->mtu && n->mtu < 68)
+		return err_set(err, -EINVAL, "mtu: expected 68 to 65535, got %u", n->mtu);
+	rc = check_queue_size(n->queue_size, err);
+	if (!rc)
+		rc = check_net_end(n, err);
+	if (!rc)
+		rc = check_mac("mac", n->mac, err);
+	if (!rc)
+		rc = check_mac("host_mac", n->host_mac, err);
+	if (!rc)
+		rc = check_address("ip", n->ip, err);
+	if (!rc)
+		rc = check_address("mask", n->mask, err);
+	return rc ? rc : check_reconnect(&n->backend, err);
+}
+
+static bool has_rng(const void *item)
+{
+	return ((const struct rng_config *)item)->src != NULL;
+}
+
+static bool has_console(const void *item)
+{
+	return ((const struct virtio_console_config *)item)->mode != CONSOLE_OFF;
 }
 
 #define KIND(name, made, member, type, sock, fn)                                                   \
 	{                                                                                          \
 		.option = name, .prefix = made, .list = offsetof(struct vm_config, member),        \
 		.item_size = sizeof(struct type), .socket = sock, .check = fn                      \
+	}
+
+#define ONE(name, made, member, fn)                                                                \
+	{                                                                                          \
+		.option = name, .prefix = made, .list = offsetof(struct vm_config, member),        \
+		.socket = NO_SOCKET, .present = fn                                                 \
 	}
 
 static const struct kind kinds[] = {
@@ -106,6 +237,10 @@ static const struct kind kinds[] = {
 		generic_vhost_user_config, offsetof(struct generic_vhost_user_config, socket),
 		check_generic),
 	KIND("fs", "_fs", fs, fs_config, offsetof(struct fs_config, socket), check_fs),
+	KIND("disk", "_disk", disks, disk_config, offsetof(struct disk_config, socket), check_disk),
+	KIND("net", "_net", nets, net_config, offsetof(struct net_config, socket), check_net),
+	ONE("rng", "_rng", rng, has_rng),
+	ONE("console", "_console", console, has_console),
 };
 
 /* --- all devices of all kinds, one after the other --- */
@@ -123,17 +258,24 @@ static struct each each_begin(const struct vm_config *config)
 	return (struct each){ .config = config, .kind = kinds, .i = SIZE_MAX };
 }
 
+/* Device i of the kind, or NULL. */
+static void *item_of(const struct each *e)
+{
+	char *at = (char *)e->config + e->kind->list;
+	const struct any_list *list = (const void *)at;
+
+	if (e->kind->present)
+		return !e->i && e->kind->present(at) ? at : NULL;
+	return e->i < list->nr ? list->items + e->i * e->kind->item_size : NULL;
+}
+
 static bool each_next(struct each *e)
 {
 	for (e->i++; e->kind < kinds + ARRAY_SIZE(kinds); e->kind++, e->i = 0) {
-		const struct any_list *list =
-			(const void *)((const char *)e->config + e->kind->list);
-
-		if (e->i < list->nr) {
-			e->item = list->items + e->i * e->kind->item_size;
-			e->at = e->item;
+		e->item = item_of(e);
+		e->at = e->item;
+		if (e->item)
 			return true;
-		}
 	}
 	return false;
 }
@@ -240,4 +382,31 @@ int check_devices(struct vm_config *config, struct err *err)
 	for (struct each e = each_begin(config); !rc && each_next(&e);)
 		rc = name_device(&e, err);
 	return rc;
+}
+
+bool config_wants_programs(const struct vm_config *config)
+{
+	bool wanted = has_rng(&config->rng) || has_console(&config->console);
+
+	for (size_t i = 0; i < config->disks.nr; i++)
+		wanted |= !config->disks.items[i].vhost_user;
+	for (size_t i = 0; i < config->nets.nr; i++)
+		wanted |= !config->nets.items[i].vhost_user;
+	return wanted;
+}
+
+static unsigned digit(char c)
+{
+	return c <= '9' ? (unsigned)(c - '0') : (unsigned)((c | 0x20) - 'a' + 10);
+}
+
+uint8_t config_byte(const char *hex)
+{
+	return (uint8_t)(digit(hex[0]) << 4 | digit(hex[1]));
+}
+
+void config_mac(const char *text, uint8_t mac[6])
+{
+	for (unsigned i = 0; i < 6; i++)
+		mac[i] = config_byte(text + 3 * i);
 }

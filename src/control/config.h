@@ -228,11 +228,14 @@ struct vm_config {
 	struct memory_config memory;
 	struct payload_config payload;
 	struct console_config serial;
-	struct console_config console;
+	struct virtio_console_config console;
 	struct platform_config platform;
 	struct user_device_list user_devices;
 	struct generic_vhost_user_list generic_vhost_users;
 	struct fs_list fs;
+	struct disk_list disks;
+	struct net_list nets;
+	struct rng_config rng;
 	struct endpoint_config api_socket;
 	struct endpoint_config event_monitor;
 	uint32_t no_shutdown; /* not 0: go on when the guest has ended */
@@ -240,6 +243,13 @@ struct vm_config {
 	uint32_t verbosity; /* number of -v: 0 warnings, 1 and information, 2 and debugging */
 	uint32_t seccomp;   /* enum seccomp_mode */
 };
+
+/* Texts that options_check() has let pass: two hexadecimal digits; "2e:89:a8:e4:bf:95". */
+uint8_t config_byte(const char *hex);
+void config_mac(const char *text, uint8_t mac[6]);
+
+/* Whether a program of ours has to be started for a device of it. */
+bool config_wants_programs(const struct vm_config *config);
 
 /* Every member at its default. Accepts any storage. 0 or -ENOMEM (then nothing is owned). */
 int config_init(struct vm_config *config);

@@ -53,4 +53,10 @@ extern const struct field_row user_device_fields[];
 extern const struct field_row generic_vhost_user_fields[];
 extern const struct field_row fs_fields[];
 
+/* option_programs.c */
+extern const struct field_row disk_fields[];
+extern const struct field_row net_fields[];
+extern const struct field_row rng_fields[];
+extern const struct field_row console_fields[];
+
 #endif

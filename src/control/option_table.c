@@ -196,30 +196,6 @@ static const struct field_row serial_fields[] = {
 	{ 0 },
 };
 
-#define NO_CONSOLE "there is no virtio console; use --serial"
-
-static const struct choice console_modes[] = {
-	{ "off", "Off", CONSOLE_OFF, .help = "no virtio console (the default here)" },
-	{ "null", "Null", CONSOLE_NULL, .refused = NO_CONSOLE },
-	{ "tty", "Tty", CONSOLE_TTY, .refused = NO_CONSOLE },
-	{ "pty", "Pty", CONSOLE_PTY, .refused = NO_CONSOLE },
-	{ "file", "File", CONSOLE_FILE, .refused = NO_CONSOLE },
-	{ "socket", "Socket", CONSOLE_SOCKET, .refused = NO_CONSOLE },
-	{ 0 },
-};
-
-static const struct field_row console_fields[] = {
-	{ .name = "mode", .json = "mode", .type = FIELD_CHOICE, .fallback = "off",
-	  .choices = console_modes, .word_only = true, MEMBER(console_config, mode) },
-	{ .name = "file", .json = "file", .type = FIELD_PATH, .arg = "PATH", .refused = NO_CONSOLE,
-	  .help = "output to a file" },
-	{ .name = "socket", .json = "socket", .type = FIELD_SOCKET, .arg = "PATH",
-	  .refused = NO_CONSOLE, .help = "listen at a UNIX socket" },
-	{ .name = "iommu", .json = "iommu", .type = FIELD_TOGGLE, .arg = ON_OFF, .fallback = "off",
-	  .refused = NO_CONSOLE, .help = "behind the virtual IOMMU" },
-	{ 0 },
-};
-
 static const struct field_row api_socket_fields[] = {
 	{ .name = "path", .type = FIELD_SOCKET, .arg = "PATH", MEMBER(endpoint_config, path),
 	  .help = "listen at a UNIX socket" },
@@ -260,14 +236,6 @@ static const struct field_row seccomp_fields[] = {
  * a random number device, for something that a guest can do without).
  */
 #define NOT_HERE "not in this version"
-
-static const struct field_row rng_fields[] = {
-	{ .name = "src", .json = "src", .type = FIELD_PATH, .arg = "PATH",
-	  .fallback = "/dev/urandom", .refused = NOT_HERE, .help = "where it reads" },
-	{ .name = "iommu", .json = "iommu", .type = FIELD_TOGGLE, .arg = ON_OFF, .fallback = "off",
-	  .refused = NOT_HERE, .help = "behind the virtual IOMMU" },
-	{ 0 },
-};
 
 static const struct field_row balloon_fields[] = {
 	{ .name = "size", .json = "size", .type = FIELD_SIZE, .arg = "SIZE", .fallback = "0",
@@ -334,8 +302,19 @@ const struct option_row option_table[] = {
 	  .help = "Serial port, the guest's ttyS0 (default: null)." },
 	{ .name = "console", .kind = OPTION_FIELDS, .group = GROUP_PORTS, .json = "console",
 	  .fields = console_fields, .bare = "mode", IN_CONFIG(console), .arg = "MODE",
-	  .help = "Virtio console." },
+	  .help = "Virtio console, the guest's hvc0 (default: off)." },
 
+	{ .name = "disk", .kind = OPTION_LIST, .group = GROUP_DEVICES, .json = "disks",
+	  .fields = disk_fields, IN_CONFIG(disks), .item_size = sizeof(struct disk_config),
+	  .arg = "path=PATH[,FIELD=VALUE]... [...]",
+	  .help = "Disks: raw images and block devices, or vhost-user back-ends." },
+	{ .name = "net", .kind = OPTION_LIST, .group = GROUP_DEVICES, .json = "net",
+	  .fields = net_fields, IN_CONFIG(nets), .item_size = sizeof(struct net_config),
+	  .arg = "tap=NAME[,FIELD=VALUE]... [...]",
+	  .help = "Networks: taps of the host, or vhost-user back-ends." },
+	{ .name = "rng", .kind = OPTION_FIELDS, .group = GROUP_DEVICES, .json = "rng",
+	  .fields = rng_fields, IN_CONFIG(rng), .arg = "src=PATH[,FIELD=VALUE]...",
+	  .help = "Random numbers from the host." },
 	{ .name = "user-device", .kind = OPTION_LIST, .group = GROUP_DEVICES,
 	  .json = "user_devices", .fields = user_device_fields, IN_CONFIG(user_devices),
 	  .item_size = sizeof(struct user_device_config),
@@ -384,7 +363,6 @@ const struct option_row option_table[] = {
 	REFUSED("dbus-system-bus", NULL),
 	REFUSED_KEY("debug-console", "debug_console", "use --serial", .fields = debug_console_fields),
 	REFUSED_KEY("device", "devices", NULL),
-	REFUSED_KEY("disk", "disks", "a disk can be attached with --user-device and a vfio-user server"),
 	REFUSED("fw-cfg-config", NULL),
 	REFUSED("gdb", NULL),
 	REFUSED_KEY("host-data", "payload.host_data", NULL),
@@ -395,7 +373,6 @@ const struct option_row option_table[] = {
 	REFUSED_KEY("landlock-rules", "landlock_rules", NULL),
 	REFUSED("log-format", NULL),
 	REFUSED_KEY("memory-zone", "memory.zones", "use --memory"),
-	REFUSED_KEY("net", "net", NULL),
 	REFUSED_KEY("numa", "numa", NULL),
 	REFUSED_KEY("pci-segment", "pci_segments", "use --platform num_pci_segments="),
 	REFUSED_KEY("pmem", "pmem", NULL),
@@ -403,7 +380,6 @@ const struct option_row option_table[] = {
 	REFUSED_KEY("pvpanic", "pvpanic", NULL),
 	REFUSED_KEY("rate-limit-group", "rate_limit_groups", NULL),
 	REFUSED("restore", NULL),
-	REFUSED_KEY("rng", "rng", NULL, .fields = rng_fields),
 	REFUSED_KEY("rtc", "rtc", NULL),
 	REFUSED_KEY("tpm", "tpm", NULL),
 	REFUSED_KEY("vdpa", "vdpa", NULL),

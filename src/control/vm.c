@@ -28,6 +28,7 @@ struct pending {
 
 struct vm {
 	struct loop *loop;
+	struct spawner *spawner;
 	const struct vm_events *events;
 	void *arg;
 	struct vm_config config;
@@ -183,8 +184,8 @@ static int begin_boot(struct vm *vm, struct err *err)
 	vm->params.events_arg = vm;
 	rc = machine_new(vm->loop, &vm->params, &vm->machine, err);
 	if (!rc)
-		rc = vm_devices_begin(
-			vm->machine, &vm->config, devices_done, vm, &vm->devices, err);
+		rc = vm_devices_begin(vm->machine, vm->spawner, &vm->config, devices_done, vm,
+			&vm->devices, err);
 	return rc;
 }
 
@@ -285,8 +286,8 @@ int vm_nmi(struct vm *vm, struct err *err)
 
 /* --- life --- */
 
-int vm_new(struct loop *loop, struct vm_config *config, const struct vm_events *events, void *arg,
-	struct vm **out, struct err *err)
+int vm_new(struct loop *loop, struct spawner *spawner, struct vm_config *config,
+	const struct vm_events *events, void *arg, struct vm **out, struct err *err)
 {
 	struct vm *vm = calloc(1, sizeof(*vm));
 
@@ -295,6 +296,7 @@ int vm_new(struct loop *loop, struct vm_config *config, const struct vm_events *
 		return err_set(err, -ENOMEM, "out of memory");
 	}
 	vm->loop = loop;
+	vm->spawner = spawner;
 	vm->events = events;
 	vm->arg = arg;
 	vm->config = *config;
@@ -325,6 +327,11 @@ const struct vm_config *vm_config(const struct vm *vm)
 const char *vm_serial_pty(const struct vm *vm)
 {
 	return vm->machine && vm->machine->serial ? serial_pty_path(vm->machine->serial) : NULL;
+}
+
+const char *vm_console_pty(const struct vm *vm)
+{
+	return vm->devices ? vm_devices_console_pty(vm->devices) : NULL;
 }
 
 size_t vm_nr_devices(const struct vm *vm)

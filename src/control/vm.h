@@ -23,6 +23,7 @@
 #include "attach/device.h"
 #include "base/loop.h"
 #include "control/config.h"
+#include "control/spawner.h"
 #include "machine/machine.h"
 
 /* A negative errno that nothing else returns here. */
@@ -57,19 +58,20 @@ typedef void (*vm_done_fn)(void *arg, int rc, const struct err *err);
 struct vm;
 
 /*
- * Takes what config (checked, see options_check()) owns and leaves it empty, also on failure. loop and events
- * are borrowed. Gives *out. 0 or -ENOMEM with a text.
+ * Takes what config (checked, see options_check()) owns and leaves it empty, also on failure. loop, spawner
+ * (NULL: config_wants_programs() is false) and events are borrowed. Gives *out. 0 or -ENOMEM with a text.
  */
-int vm_new(struct loop *loop, struct vm_config *config, const struct vm_events *events, void *arg,
-	struct vm **out, struct err *err);
+int vm_new(struct loop *loop, struct spawner *spawner, struct vm_config *config,
+	const struct vm_events *events, void *arg, struct vm **out, struct err *err);
 
 /* In any state; first as vm_shutdown(). NULL is fine. */
 void vm_free(struct vm *vm);
 
 enum vm_state vm_state(const struct vm *vm);
 const struct vm_config *vm_config(const struct vm *vm);
-/* The name of the serial port's pseudo-terminal, or NULL. */
+/* The name of the serial port's, and of the console's, pseudo-terminal, or NULL. */
 const char *vm_serial_pty(const struct vm *vm);
+const char *vm_console_pty(const struct vm *vm);
 /* Devices, none unless the machine exists. */
 size_t vm_nr_devices(const struct vm *vm);
 const struct device *vm_device(const struct vm *vm, size_t i);

@@ -80,6 +80,12 @@ static int begin_user_devices(struct vm_devices *d, const struct vm_config *c, s
 
 static int (*const routes[])(struct vm_devices *, const struct vm_config *, struct err *) = {
 	begin_user_devices,
+	vm_begin_generic_vhost_users,
+	vm_begin_fs,
+	vm_begin_disks,
+	vm_begin_nets,
+	vm_begin_rng,
+	vm_begin_console,
 };
 
 /* --- all of them --- */
@@ -108,15 +114,16 @@ static void none_to_wait_for(struct loop_work *work)
 	finish(container_of(work, struct vm_devices, none_work));
 }
 
-int vm_devices_begin(struct machine *m, const struct vm_config *c, vm_devices_done_fn done,
-	void *arg, struct vm_devices **out, struct err *err)
+int vm_devices_begin(struct machine *m, struct spawner *spawner, const struct vm_config *c,
+	vm_devices_done_fn done, void *arg, struct vm_devices **out, struct err *err)
 {
 	struct vm_devices *d = calloc(1, sizeof(*d));
 	int rc = 0;
 
 	if (!d)
 		return err_set(err, -ENOMEM, "out of memory");
-	*d = (struct vm_devices){ .m = m, .done = done, .arg = arg };
+	*d = (struct vm_devices){ .m = m, .spawner = spawner, .done = done, .arg = arg };
+	char_end_init(&d->console);
 	for (size_t i = 0; i < ARRAY_SIZE(routes) && !rc; i++)
 		rc = routes[i](d, c, err);
 	if (rc) {
@@ -139,6 +146,11 @@ const struct device *vm_devices_at(const struct vm_devices *d, size_t i)
 	return d->held[i].dev;
 }
 
+const char *vm_devices_console_pty(const struct vm_devices *d)
+{
+	return d->console.pty_slave >= 0 ? d->console.path : NULL;
+}
+
 void vm_devices_free(struct vm_devices *d)
 {
 	if (!d)
@@ -147,5 +159,6 @@ void vm_devices_free(struct vm_devices *d)
 	for (size_t i = 0; i < d->nr; i++)
 		device_free(d->held[i].dev);
 	free(d->held);
+	char_end_fini(&d->console);
 	free(d);
 }

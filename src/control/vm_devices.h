@@ -16,6 +16,7 @@
 
 #include "attach/device.h"
 #include "control/config.h"
+#include "control/spawner.h"
 #include "machine/machine.h"
 
 struct vm_devices;
@@ -24,15 +25,19 @@ struct vm_devices;
 typedef void (*vm_devices_done_fn)(void *arg, int rc, const struct err *err);
 
 /*
- * Start the attach of every device in c. m and c are borrowed until vm_devices_free(). Gives *out. 0:
- * done() will be called; else -errno with a text, and it will not.
+ * Start the attach of every device in c. m, spawner (NULL: config_wants_programs() is false) and c are
+ * borrowed until vm_devices_free(). Gives *out. 0: done() will be called; else -errno with a text, and
+ * it will not.
  */
-int vm_devices_begin(struct machine *m, const struct vm_config *c, vm_devices_done_fn done,
-	void *arg, struct vm_devices **out, struct err *err);
+int vm_devices_begin(struct machine *m, struct spawner *spawner, const struct vm_config *c,
+	vm_devices_done_fn done, void *arg, struct vm_devices **out, struct err *err);
 
 /* How many there are, and each of them: attached or not. */
 size_t vm_devices_nr(const struct vm_devices *d);
 const struct device *vm_devices_at(const struct vm_devices *d, size_t i);
+
+/* The name of the console's pseudo-terminal, or NULL. */
+const char *vm_devices_console_pty(const struct vm_devices *d);
 
 /* Hang up on all, also in the middle of an attach: done() is not called then. NULL is fine. */
 void vm_devices_free(struct vm_devices *d);

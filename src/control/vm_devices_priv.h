@@ -6,6 +6,7 @@
 #ifndef CONTROL_VM_DEVICES_PRIV_H
 #define CONTROL_VM_DEVICES_PRIV_H
 
+#include "base/char_end.h"
 #include "control/vm_devices.h"
 
 struct held {
@@ -15,6 +16,8 @@ struct held {
 
 struct vm_devices {
 	struct machine *m;
+	struct spawner *spawner;
+	struct char_end console; /* what --console is wired to: its program has copies */
 	vm_devices_done_fn done;
 	void *arg;
 	struct held *held;
@@ -37,5 +40,19 @@ int vm_device_slot(const struct device_config *at);
 int vm_begin_generic_vhost_users(
 	struct vm_devices *d, const struct vm_config *c, struct err *err);
 int vm_begin_fs(struct vm_devices *d, const struct vm_config *c, struct err *err);
+/* One of --disk or --net, with vhost_user=on. */
+int vm_begin_foreign_disk(struct vm_devices *d, const struct disk_config *disk, struct err *err);
+int vm_begin_foreign_net(struct vm_devices *d, const struct net_config *net, struct err *err);
+
+/* vm_programs.c: start the program and attach what it serves. Takes a, also on failure. */
+struct program_args;
+int vm_begin_program(struct vm_devices *d, const char *kind, uint32_t type,
+	const struct device_config *at, struct program_args *a, struct err *err);
+int vm_begin_disks(struct vm_devices *d, const struct vm_config *c, struct err *err);
+int vm_begin_rng(struct vm_devices *d, const struct vm_config *c, struct err *err);
+int vm_begin_console(struct vm_devices *d, const struct vm_config *c, struct err *err);
+
+/* vm_net.c */
+int vm_begin_nets(struct vm_devices *d, const struct vm_config *c, struct err *err);
 
 #endif

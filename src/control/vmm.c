@@ -32,6 +32,7 @@
 
 struct vmm {
 	struct loop *loop;
+	struct spawner *spawner; /* NULL: no device process can be wanted */
 	struct vm_config config; /* the program's part; the machine's goes to the VM */
 	struct vm *vm;
 	struct api *api;
@@ -46,10 +47,12 @@ struct vmm {
 /* A new terminal is of no use to somebody who does not know its name. */
 static void announce(const struct vm *vm)
 {
-	const char *pty = vm_serial_pty(vm);
+	const char *serial = vm_serial_pty(vm), *console = vm_console_pty(vm);
 
-	if (pty)
-		fprintf(stderr, "outboard: --serial pty: %s\n", pty);
+	if (serial)
+		fprintf(stderr, "outboard: --serial pty: %s\n", serial);
+	if (console)
+		fprintf(stderr, "outboard: --console pty: %s\n", console);
 }
 
 static int vm_is_ready(void *arg, struct err *err)
@@ -100,7 +103,7 @@ struct vm *vmm_vm(struct vmm *vmm)
 
 int vmm_create_vm(struct vmm *vmm, struct vm_config *config, struct err *err)
 {
-	return vm_new(vmm->loop, config, &vm_events, vmm, &vmm->vm, err);
+	return vm_new(vmm->loop, vmm->spawner, config, &vm_events, vmm, &vmm->vm, err);
 }
 
 void vmm_delete_vm(struct vmm *vmm)
@@ -164,6 +167,13 @@ static int take_signals(struct vmm *vmm)
 
 /* --- the API's socket --- */
 
+static bool wants_api(const struct vmm *vmm)
+{
+	const struct endpoint_config *api = &vmm->config.api_socket;
+
+	return api->path || api->fd != CONFIG_NO_FD;
+}
+
 /* An inherited descriptor: what is it? Gives it, or -errno with a text. */
 static int inherited_listener(int fd, struct err *err)
 {
@@ -199,10 +209,9 @@ static int open_listener(struct vmm *vmm)
 /* The filter is on before the first request is read. */
 static int open_api(struct vmm *vmm)
 {
-	const struct endpoint_config *api = &vmm->config.api_socket;
 	int fd, rc;
 
-	if (!api->path && api->fd == CONFIG_NO_FD)
+	if (!wants_api(vmm))
 		return 0;
 	fd = open_listener(vmm);
 	if (fd < 0)
@@ -237,6 +246,14 @@ static int boot_first(struct vmm *vmm)
 	return rc ? rc : vm_boot(vmm->vm, first_boot_done, vmm, &vmm->err);
 }
 
+/* Early, before there is memory to copy or a filter that forbids it. */
+static int open_spawner(struct vmm *vmm)
+{
+	if (!wants_api(vmm) && !config_wants_programs(&vmm->config))
+		return 0;
+	return spawner_new(vmm->loop, &vmm->spawner, &vmm->err);
+}
+
 static int begin(struct vmm *vmm)
 {
 	int rc = loop_new(&vmm->loop);
@@ -244,6 +261,8 @@ static int begin(struct vmm *vmm)
 	if (rc)
 		return err_set(&vmm->err, rc, "event loop: %s", strerror(-rc));
 	rc = take_signals(vmm);
+	if (!rc)
+		rc = open_spawner(vmm);
 	if (!rc)
 		rc = open_events(vmm);
 	events_tell(vmm->events, "vmm", "starting");
@@ -255,6 +274,7 @@ static int begin(struct vmm *vmm)
 static void end(struct vmm *vmm)
 {
 	vm_free(vmm->vm);
+	spawner_free(vmm->spawner);
 	api_free(vmm->api);
 	events_tell(vmm->events, "vmm", "shutdown");
 	events_free(vmm->events);

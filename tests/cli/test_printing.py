@@ -72,7 +72,7 @@ def bash_script(outboard, tmp_path_factory):
         ("outboard --user-device socket=a,id=b socket=x/s", ["x/sock"]),
         ("outboard --user-device socket=a pci_d", ["pci_device_id="]),
         ("outboard --cmdline ", []),
-        ("outboard --console t", []),
+        ("outboard --console t", ["tty"]),
     ],
 )
 def test_bash_completes(bash_script, tmp_path, line, candidates):

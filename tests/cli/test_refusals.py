@@ -16,7 +16,7 @@ ID = (
     "id: expected a name of 1 to 64 printable characters without blank, slash and quote that does "
     "not begin with __, got"
 )
-NO_CONSOLE = "is not available in this version: there is no virtio console; use --serial"
+NO_IOMMU = "is not available in this version: there is no virtual IOMMU"
 
 # As they stand, without a kernel before them.
 WHOLE = [
@@ -47,13 +47,11 @@ WHOLE = [
     ("--verbose=3", '--verbose takes no value, got "3"'),
     ("--print-completion fish", "--print-completion: expected bash or zsh"),
     # what the program does not have
-    ("--net tap=x", "--net is not available in this version"),
+    ("--vdpa path=x", "--vdpa is not available in this version"),
     ("--balloon size=1M", "--balloon is not available in this version"),
     ("--debug-console tty", "--debug-console is not available in this version; use --serial"),
     ("--memory-zone size=1G", "--memory-zone is not available in this version; use --memory"),
-    ("--console tty", f"--console tty: tty {NO_CONSOLE}"),
-    ("--console file=/tmp/x", f"--console file=/tmp/x: file {NO_CONSOLE}"),
-    ("--console off,iommu=on", f"--console off,iommu=on: iommu=on {NO_CONSOLE}"),
+    ("--console off,iommu=on", f"--console off,iommu=on: iommu=on {NO_IOMMU}"),
     ("--seccomp maybe", '--seccomp: expected false, true, log or errno, got "maybe"'),
     # what to boot
     ("--initramfs i", "nothing to boot: expected --kernel or --firmware"),
@@ -239,6 +237,58 @@ WITH_KERNEL = [
         "--user-device socket=a,pci_segment=96",
         "--user-device socket=a,pci_segment=96: pci_segment: "
         'expected a whole number from 0 to 95, got "96"',
+    ),
+    (
+        "--serial tty --console tty",
+        "--console: tty: expected another mode, --serial has the terminal",
+    ),
+    ("--disk readonly=on", "--disk: path: expected path=PATH, got none"),
+    ("--disk path=x,socket=y", "--disk: socket: expected vhost_user=on beside it"),
+    ("--disk vhost_user=on", "--disk: vhost_user: expected socket=PATH beside it"),
+    (
+        "--disk path=x,vhost_user=on,socket=y",
+        "--disk: path: expected no vhost_user=on beside it",
+    ),
+    (
+        "--disk path=x,queue_size=100",
+        "--disk: queue_size: Queue size must be a power of 2, got 100",
+    ),
+    (
+        "--disk path=x,serial=123456789012345678901",
+        "--disk: serial: expected at most 20 bytes, got 21",
+    ),
+    (
+        "--disk path=x,bw_size=1M",
+        "--disk: bw_size: expected bw_refill_time beside it, and the other way round",
+    ),
+    (
+        "--disk path=x,image_type=qcow2",
+        "--disk path=x,image_type=qcow2: image_type qcow2 is not available in this version: "
+        "use qemu-storage-daemon or qemu-nbd for other formats than raw",
+    ),
+    ("--disk path=x,id=a path=y,id=a", "--disk: id: Identifier a is not unique"),
+    ("--disk path=x,id=a --net id=a", "--net: id: Identifier a is not unique"),
+    ("--net num_queues=3", "--net: num_queues: expected an even number, got 3"),
+    ("--net mtu=67", "--net: mtu: expected 68 to 65535, got 67"),
+    ("--net tap=x,fd=[3]", "--net: expected at most one of tap=, fd= and vhost_user=on"),
+    ("--net fd=[3,4]", "--net: fd: expected 1 descriptors (num_queues / 2), got 2"),
+    (
+        "--net mac=01:00:00:00:00:00",
+        "--net: mac: expected an address like 2e:89:a8:e4:bf:95, not a multicast one, "
+        'got "01:00:00:00:00:00"',
+    ),
+    ("--net ip=1.2.3", '--net: ip: expected an IPv4 address like 192.168.249.1, got "1.2.3"'),
+    (
+        "--generic-vhost-user socket=x",
+        "--generic-vhost-user: expected one of device_type=TYPE and virtio_id=TYPE",
+    ),
+    (
+        "--fs tag=t,socket=x,queue_size=1000",
+        "--fs: queue_size: Queue size must be a power of 2, got 1000",
+    ),
+    (
+        "--fs tag=t,socket=x,reconnect=maybe",
+        '--fs: reconnect: expected on, off or 1 to 86400 seconds, got "maybe"',
     ),
 ]
 

@@ -1,0 +1,106 @@
+/*
+ * vm_net.c - --net: a tap of the host, and the program that moves packets between it and the guest
+ *
+ * The tap is opened and set up here, and its queues are handed to the program: it lives as long as
+ * the machine does, whatever becomes of the program, and keeps its place in a bridge.
+ */
+#include <errno.h>
+#include <linux/virtio_ids.h>
+#include <stdio.h>
+#include <sys/random.h>
+
+#include "control/program_args.h"
+#include "control/vm_devices_priv.h"
+#include "device/tap.h"
+
+static int open_tap(const struct net_config *net, struct tap *tap, struct err *err)
+{
+	uint8_t mac[TAP_MAC_SIZE];
+	const struct tap_host host = {
+		.ip = net->ip,
+		.mask = net->ip && !net->mask ? "255.255.255.0" : net->mask,
+		.mac = net->host_mac ? mac : NULL,
+		.mtu = net->mtu,
+	};
+	int rc = tap_open(tap, net->tap ? net->tap : "", net->num_queues / 2u, err);
+
+	if (rc)
+		return rc;
+	if (net->host_mac)
+		config_mac(net->host_mac, mac);
+	rc = tap_set_up(tap, &host, err);
+	if (rc)
+		tap_close(tap);
+	return rc;
+}
+
+/* --tap-fd=4,5,...: those of a tap of ours, or what the user gave. */
+static void pass_tap(struct program_args *a, const int *fds, unsigned nr)
+{
+	char list[16 * TAP_MAX_QUEUES] = "";
+	size_t used = 0;
+
+	for (unsigned i = 0; i < nr; i++)
+		used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%d", i ? "," : "",
+			program_fd_copy(a, fds[i]));
+	program_arg(a, "--tap-fd=%s", list);
+}
+
+/* The guest's address stays the same however often the program is started. */
+static void pass_mac(struct program_args *a, const struct net_config *net)
+{
+	uint8_t mac[TAP_MAC_SIZE];
+
+	if (net->mac)
+		config_mac(net->mac, mac);
+	else if (getrandom(mac, sizeof(mac), 0) != sizeof(mac))
+		a->rc = -EIO;
+	if (!net->mac)
+		mac[0] = (uint8_t)((mac[0] & ~1u) | 2u); /* of one station, local */
+	program_arg(a, "--mac=%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3],
+		mac[4], mac[5]);
+}
+
+static void add_net_args(struct program_args *a, const struct net_config *net)
+{
+	program_arg(a, "--name=%s", net->at.id);
+	pass_mac(a, net);
+	program_arg(a, "--queues=%u", net->num_queues / 2u);
+	program_arg(a, "--queue-size=%u", net->queue_size);
+	if (net->mtu)
+		program_arg(a, "--mtu=%u", net->mtu);
+	program_arg(a, "--offload-tso=%s", net->offload_tso ? "on" : "off");
+	program_arg(a, "--offload-ufo=%s", net->offload_ufo ? "on" : "off");
+	program_arg(a, "--offload-csum=%s", net->offload_csum ? "on" : "off");
+}
+
+static int begin_net(struct vm_devices *d, const struct net_config *net, struct err *err)
+{
+	struct program_args a;
+	struct tap tap;
+	int rc;
+
+	if (net->vhost_user)
+		return vm_begin_foreign_net(d, net, err);
+	rc = net->fds.nr ? 0 : open_tap(net, &tap, err);
+	if (rc)
+		return err_prefix(err, rc, "%s", net->at.id);
+	program_args_init(&a, "net");
+	add_net_args(&a, net);
+	if (net->fds.nr) {
+		pass_tap(&a, (const int *)net->fds.items, (unsigned)net->fds.nr);
+	} else {
+		pass_tap(&a, tap.fds, tap.nr);
+		tap_close(&tap);
+	}
+	return vm_begin_program(d, "net", VIRTIO_ID_NET, &net->at, &a, err);
+}
+
+int vm_begin_nets(struct vm_devices *d, const struct vm_config *c, struct err *err)
+{
+	int rc = 0;
+
+	for (size_t i = 0; i < c->nets.nr && !rc; i++)
+		rc = begin_net(d, &c->nets.items[i], err);
+	return rc;
+}
