@@ -2,11 +2,11 @@
  * iothread.c - the loop of a thread that serves queues: calls, pollers, timers, when to sleep
  *
  * A round takes completions, then calls and timers, then the pollers. Rounds follow each other for
- * as long as one of these had something to do. Then the thread goes on looking for a while, because
- * what is awaited often comes within microseconds and a sleep with its wake-up costs more than
- * that. How long is learnt: if it slept although the work came within the longest time allowed, it
- * looks twice as long the next time; if the work came later, half as long. With a single CPU
- * nothing can come while it looks, so it never does.
+ * as long as one of these had something to do. Then the thread goes on looking for about as long as
+ * a sleep and its wake-up would cost, which is at worst twice as dear as having known what comes. A
+ * look that finds nothing is not repeated before the next sleep, then the next two, the next four
+ * and so on; one that finds something ends that. So nothing is wasted on a driver that is slow, nor
+ * on one that waits for the very CPU that the thread looks on. With a single CPU it never looks.
  *
  * Before it sleeps, each poller asks its driver for kicks and looks once more: what came before the
  * driver saw the question is found by the look, what comes after it brings a kick.
@@ -29,8 +29,8 @@
 #include "base/fd.h"
 #include "base/util.h"
 
-/* The first step of looking longer, and below half of it there is none. */
-#define SPIN_STEP_NS (4 * NS_PER_US)
+/* Sleeps between two looks of which none has paid, at most. */
+#define MAX_PENALTY 1024u
 
 /* Enough for kernel-facing code without recursion; the default of 8 MiB counts against limits. */
 #define STACK_SIZE (256 * KIB)
@@ -290,29 +290,28 @@ static bool go_on_looking(struct iothread *t)
 {
 	uint64_t now;
 
-	if (!t->spin_max_ns)
+	if (!t->spin_max_ns || t->sleeps_before_look)
 		return false;
 	now = clock_now_ns();
 	if (!t->idle_since_ns)
 		t->idle_since_ns = now;
-	if (now - t->idle_since_ns >= t->spin_ns)
+	if (now - t->idle_since_ns >= t->spin_max_ns)
 		return false;
 	__builtin_ia32_pause();
 	return true;
 }
 
-/* Work has come after a sleep: would a longer look have found it? */
-static void learn(struct iothread *t)
+static void look_paid(struct iothread *t)
 {
-	uint64_t gap;
+	t->idle_since_ns = 0;
+	t->penalty = 0;
+}
 
-	if (!t->spin_max_ns)
-		return;
-	gap = clock_now_ns() - t->idle_since_ns;
-	if (gap > t->spin_max_ns)
-		t->spin_ns = t->spin_ns > SPIN_STEP_NS ? t->spin_ns / 2 : 0;
-	else
-		t->spin_ns = MIN(MAX(t->spin_ns * 2, SPIN_STEP_NS), t->spin_max_ns);
+static void look_failed(struct iothread *t)
+{
+	t->idle_since_ns = 0;
+	t->penalty = t->penalty ? MIN(2 * t->penalty, MAX_PENALTY) : 1;
+	t->sleeps_before_look = t->penalty;
 }
 
 static bool tell_pollers(struct iothread *t, bool asleep)
@@ -329,16 +328,18 @@ static void fall_asleep(struct iothread *t)
 {
 	uint64_t now, timeout = IOTHREAD_FOREVER;
 
+	if (t->idle_since_ns)
+		look_failed(t);
+	else if (t->sleeps_before_look)
+		t->sleeps_before_look--;
 	if (!tell_pollers(t, true)) {
 		if (t->timers) {
 			now = clock_now_ns();
 			timeout = t->timers->at_ns > now ? t->timers->at_ns - now : 0;
 		}
 		t->engine->wait(t, timeout);
-		learn(t);
 	}
 	tell_pollers(t, false);
-	t->idle_since_ns = 0;
 }
 
 static void serve(struct iothread *t)
@@ -349,10 +350,10 @@ static void serve(struct iothread *t)
 		any |= run_calls(t);
 		any |= run_timers(t);
 		any |= run_pollers(t);
-		if (any)
-			t->idle_since_ns = 0;
-		else if (!go_on_looking(t))
+		if (!any && !go_on_looking(t))
 			fall_asleep(t);
+		else if (any && t->idle_since_ns)
+			look_paid(t);
 	}
 }
 

@@ -3,9 +3,9 @@
  *
  * Reads and writes of files, readiness of descriptors (kicks, taps) and calls from other threads
  * are completions of one ring, so a busy thread makes one system call per batch and an idle one
- * sleeps in it. After work the thread polls for a few tens of microseconds, if another CPU
- * could bring more, and less so when polling brings nothing. Where io_uring is forbidden, epoll and
- * helpers with preadv2/pwritev2 stand in; iothread_has_uring() tells.
+ * sleeps in it. After work the thread looks for more, for about as long as a sleep would cost, if
+ * another CPU could bring it, and less often when that brings nothing. Where io_uring is forbidden,
+ * epoll and helpers with preadv2/pwritev2 stand in; iothread_has_uring() tells.
  *
  * A program makes its threads in two steps. iothread_new() takes what a confined process may not
  * take; iothread_start() starts the thread proper, which inherits what the process has given up by
@@ -26,8 +26,8 @@
 #include "base/err.h"
 #include "base/sandbox.h"
 
-/* Longest polling before sleep, for models whose user does not say. */
-#define IOTHREAD_POLL_US 20
+/* Longest polling before sleep, for models whose user does not say: what a sleep costs. */
+#define IOTHREAD_POLL_US 2
 
 struct iothread;
 

@@ -87,8 +87,10 @@ struct iothread {
 	struct iothread_timer *timers; /* the next one first */
 	struct iothread_watch *watches;
 	unsigned nr_watches;
-	uint64_t spin_max_ns, spin_ns; /* longest polling, and the one that paid lately */
-	uint64_t idle_since_ns;	       /* 0: not idle */
+	uint64_t spin_max_ns;	     /* longest look for work; 0: none */
+	uint64_t idle_since_ns;	     /* looking since then; 0: not */
+	unsigned sleeps_before_look; /* after looks that found nothing */
+	unsigned penalty;	     /* what it was set to last */
 
 	struct io_uring ring;
 	bool ring_open;
