@@ -215,6 +215,7 @@ int vq_set_mem(struct vq *vq, struct guest_mem *mem, struct err *err)
 	vq_fail(vq, "its ring is not in guest memory any more");
 	vq->epoch++;
 	vq->nr_pending = vq->open = 0;
+	vq_inflight_leave(vq);
 	return rc;
 }
 

@@ -279,13 +279,17 @@ static void list_free(struct vq *vq)
 			f->free[f->nr_free++] = i;
 }
 
-static bool recover(struct vq *vq, struct again *list)
+static int recover(struct vq *vq, struct err *err)
 {
-	if (!vq->packed) {
+	FREE_AUTO struct again *list = calloc(vq->size, sizeof(*list));
+
+	if (!list)
+		return err_set(err, -ENOMEM, "no memory");
+	if (!vq->packed)
 		split_recover(vq, list);
-		return true;
-	}
-	return load_position(vq) && packed_recover(vq, list);
+	else if (!load_position(vq) || !packed_recover(vq, list))
+		return err_set(err, -EINVAL, "the inflight region makes no sense");
+	return 0;
 }
 
 static bool in_use(const struct vq *vq)
@@ -316,7 +320,6 @@ static int check_area(const struct vq *vq, const struct vq_setup *s, struct err 
 
 int vq_inflight_open(struct vq *vq, const struct vq_setup *s, bool *resumed, struct err *err)
 {
-	FREE_AUTO struct again *list = NULL;
 	int rc = check_area(vq, s, err);
 
 	if (rc)
@@ -326,18 +329,21 @@ int vq_inflight_open(struct vq *vq, const struct vq_setup *s, bool *resumed, str
 	else
 		vq->inflight.split = s->inflight;
 	*resumed = in_use(vq);
-	if (*resumed) {
-		list = calloc(vq->size, sizeof(*list));
-		if (!list)
-			return err_set(err, -ENOMEM, "no memory");
-		if (!recover(vq, list))
-			return err_set(err, -EINVAL, "the inflight region makes no sense");
-	} else {
+	if (*resumed)
+		rc = recover(vq, err);
+	else
 		init(vq);
-	}
-	if (vq->packed)
+	if (rc)
+		vq_inflight_leave(vq);
+	else if (vq->packed)
 		list_free(vq);
-	return 0;
+	return rc;
+}
+
+void vq_inflight_leave(struct vq *vq)
+{
+	vq->inflight.split = NULL;
+	vq->inflight.packed = NULL;
 }
 
 /*

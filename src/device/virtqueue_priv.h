@@ -195,7 +195,9 @@ static inline void vq_dirty(struct vq *vq, uint64_t iova, uint64_t off, size_t l
  * by a process that is gone, its requests are to be popped again, and the ring's position is set.
  */
 int vq_inflight_open(struct vq *vq, const struct vq_setup *s, bool *resumed, struct err *err);
+/* The ring stops where it is. vq_inflight_leave(): or is lost, and the area stays as it is. */
 void vq_inflight_close(struct vq *vq);
+void vq_inflight_leave(struct vq *vq);
 
 /* split: head is taken; given back; the pending ones are about to be, and have been, published. */
 void vq_inflight_split_take(struct vq *vq, uint16_t head);
