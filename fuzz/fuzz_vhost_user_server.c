@@ -21,8 +21,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -35,6 +33,7 @@
 #include "base/loop.h"
 #include "base/sock.h"
 #include "base/util.h"
+#include "fuzz.h"
 #include "serve/vhost_user.h"
 #include "wire/vhost_user.h"
 
@@ -44,44 +43,13 @@
 #define MAX_BYTES   8192u
 #define MAX_FDS	    15
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-int LLVMFuzzerInitialize(int *argc, char ***argv);
-
 enum kind { MEMORY, KICK, CALL, SHORT, PIPE_OUT, PIPE_IN, SOCKET, FULL, NR_KINDS };
 
-static void require_at(bool holds, int line)
+/* A length of one byte, then that many bytes, or what is left. */
+static const uint8_t *take_string(struct input *in, size_t *len)
 {
-	if (holds)
-		return;
-	fprintf(stderr, "line %d: does not hold\n", line);
-	abort();
-}
-#define require(holds) require_at(holds, __LINE__)
-
-struct input {
-	const uint8_t *at;
-	size_t left;
-};
-
-static uint8_t take(struct input *in)
-{
-	if (!in->left)
-		return 0;
-	in->left--;
-	return *in->at++;
-}
-
-/* A length, then that many of the next bytes, or what is left. */
-static const uint8_t *take_bytes(struct input *in, size_t *len)
-{
-	const uint8_t *bytes;
-
-	*len = take(in);
-	*len = MIN(*len, in->left);
-	bytes = in->at;
-	in->at += *len;
-	in->left -= *len;
-	return bytes;
+	*len = take8(in);
+	return take_bytes(in, len);
 }
 
 struct front {
@@ -147,7 +115,7 @@ static void say_queue(struct front *f)
 	static const uint64_t ring_bits[] = { VIRTIO_BIT(VIRTIO_BIT_RING_PACKED),
 		VIRTIO_BIT(VIRTIO_BIT_EVENT_IDX), VIRTIO_BIT(VIRTIO_BIT_INDIRECT),
 		VIRTIO_BIT(VIRTIO_BIT_IN_ORDER), VIRTIO_BIT(VHOST_USER_F_LOG_ALL) };
-	uint8_t bits = take(&f->in), what = take(&f->in);
+	uint8_t bits = take8(&f->in), what = take8(&f->in);
 	uint64_t features = VIRTIO_BIT(VIRTIO_BIT_VERSION_1);
 	unsigned q = what % ECHO_QUEUES, at = q * 0x2000;
 	struct vhost_user_vring_addr a = { .index = q,
@@ -167,11 +135,9 @@ static void say_queue(struct front *f)
 
 static void write_memory(struct front *f)
 {
-	size_t off = (size_t)take(&f->in) << 8, len;
-	const uint8_t *bytes;
+	size_t off = take16(&f->in), len;
+	const uint8_t *bytes = take_string(&f->in, &len);
 
-	off |= take(&f->in);
-	bytes = take_bytes(&f->in, &len);
 	memcpy(f->mem + off, bytes, MIN(len, MEMORY_SIZE - off));
 }
 
@@ -182,11 +148,11 @@ static void send_something(struct front *f, bool message)
 	size_t len;
 
 	if (message) {
-		request = take(&f->in) % (VHOST_USER_REQUEST_END + 1);
-		flags = take(&f->in);
+		request = take8(&f->in) % (VHOST_USER_REQUEST_END + 1);
+		flags = take8(&f->in);
 	}
-	which = take(&f->in);
-	bytes = take_bytes(&f->in, &len);
+	which = take8(&f->in);
+	bytes = take_string(&f->in, &len);
 	if (message)
 		say_message(f, request, flags & 15 ? flags & 15 : 1, bytes, len, which);
 	else
@@ -202,7 +168,7 @@ static void end(struct front *f)
 
 static void act(struct front *f)
 {
-	uint8_t control = take(&f->in) & 15;
+	uint8_t control = take8(&f->in) & 15;
 
 	switch (control) {
 	case 7:
