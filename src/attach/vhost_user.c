@@ -293,6 +293,7 @@ static void clean_up(struct loop_work *work)
 	if (atomic_load(&vu->state) != VHU_BROKEN)
 		return;
 	vhu_hangup(vu);
+	vhu_renew_errors(vu);
 	vu->lost_ns = now;
 	if (now - vu->ready_ns >= LASTING * vu->times.retry_max_ms * NS_PER_MS)
 		vu->retry_ms = vu->times.retry_min_ms;

@@ -276,6 +276,8 @@ void vhu_rings_forget(struct vhost_user *vu);
 /* An eventfd that the back-end signals when a queue makes no sense to it. Loop thread. */
 int vhu_watch_errors(struct vhost_user *vu);
 void vhu_unwatch_errors(struct vhost_user *vu);
+/* Another descriptor: what was signalled on the old one is of the past. */
+void vhu_renew_errors(struct vhost_user *vu);
 
 /* --- vhost_user_config.c --- */
 

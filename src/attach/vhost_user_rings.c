@@ -433,9 +433,7 @@ static void on_error(struct loop_source *src, uint32_t events)
 {
 	struct vhost_user *vu = container_of(src, struct vhost_user, err_src);
 
-	vhu_unwatch_errors(vu);
-	if (vhu_watch_errors(vu))
-		log_err("%s: no descriptor for the errors of queues", vu->b.id);
+	vhu_renew_errors(vu);
 	log_limited(&vu->refusal_limit, LOG_WARN,
 		"%s: the back-end cannot make sense of a queue; the driver has to reset the device",
 		vu->b.id);
@@ -457,6 +455,13 @@ int vhu_watch_errors(struct vhost_user *vu)
 	vu->err_fd = fd;
 	pthread_mutex_unlock(&vu->want_lock);
 	return 0;
+}
+
+void vhu_renew_errors(struct vhost_user *vu)
+{
+	vhu_unwatch_errors(vu);
+	if (vhu_watch_errors(vu))
+		log_err("%s: no descriptor for the errors of queues", vu->b.id);
 }
 
 void vhu_unwatch_errors(struct vhost_user *vu)

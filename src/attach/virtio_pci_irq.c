@@ -173,9 +173,19 @@ void vio_config_interrupt(struct virtio_pci *v)
 		kick(fd);
 }
 
-/* 2.1.2: told by a configuration interrupt, if the driver is there to hear it. */
+/*
+ * 2.1.2. Only a device in use can need a reset: what is heard of a queue that was stopped since is
+ * of the past, and one that cannot be had any more says so when it is started.
+ */
 void vio_needs_reset(struct virtio_pci *v)
 {
-	atomic_fetch_or(&v->status, VIRTIO_CONFIG_S_NEEDS_RESET);
-	vio_config_interrupt(v);
+	bool running;
+
+	pthread_mutex_lock(&v->intr.lock);
+	running = v->intr.running;
+	if (running)
+		atomic_fetch_or(&v->status, VIRTIO_CONFIG_S_NEEDS_RESET);
+	pthread_mutex_unlock(&v->intr.lock);
+	if (running)
+		vio_config_interrupt(v);
 }

@@ -288,6 +288,20 @@ static void a_device_at_its_end_needs_a_reset(void **state)
 	world_free(w);
 }
 
+static void a_device_that_rests_needs_none(void **state)
+{
+	struct world *w = world_plugged();
+
+	w->owner->ops->needs_reset(w->owner);
+	assert_int_equal(status(w), 0);
+	accept_features(w, VERSION_1);
+	set_status(w, DRIVER_OK);
+	set_status(w, 0);
+	w->owner->ops->needs_reset(w->owner);
+	assert_int_equal(status(w), 0);
+	world_free(w);
+}
+
 /* --- doorbells --- */
 
 static uint64_t doorbell(struct world *w, unsigned queue)
@@ -709,6 +723,7 @@ int main(void)
 		cmocka_unit_test(a_change_is_a_generation_and_an_interrupt),
 		cmocka_unit_test(a_change_signals_the_configuration_vector),
 		cmocka_unit_test(a_device_at_its_end_needs_a_reset),
+		cmocka_unit_test(a_device_that_rests_needs_none),
 		cmocka_unit_test(doorbells_follow_the_bar),
 		cmocka_unit_test(an_old_kvm_gets_a_doorbell_for_each_length),
 		cmocka_unit_test(a_doorbell_that_traps_is_rung_too),
