@@ -8,8 +8,8 @@
  * whoever waits for it. The loop thread then takes the lock (nobody waits under it any
  * more), closes the sockets, tells the owner, and connects again: when the source says that it
  * is worthwhile, else with a pause that doubles up to 1 s, for ever or for as long as
- * the user said. The pause starts small again only after a connection that lasted, so a back-end
- * that greets well and then misbehaves is not asked a hundred times a second.
+ * the user said. The pause starts small again after a connection that lasted longer than it, so a
+ * back-end that greets well and then misbehaves is not asked a hundred times a second.
  *
  * What the driver wants (features, rings, descriptors) is kept here and told to each new back-end
  * (vhost_user_attach.c). Doorbells meanwhile stay in their eventfds.
@@ -42,9 +42,6 @@
 #define DEFAULT_RETRY_MIN_MS 10
 #define DEFAULT_RETRY_MAX_MS 1000
 #define DEFAULT_QUEUE_SIZE   256
-
-/* A connection that lasted that many of the longest pauses was a good one. */
-#define LASTING 2
 
 static uint32_t or_default(uint32_t value, uint32_t by_default)
 {
@@ -295,7 +292,8 @@ static void clean_up(struct loop_work *work)
 	vhu_hangup(vu);
 	vhu_renew_errors(vu);
 	vu->lost_ns = now;
-	if (now - vu->ready_ns >= LASTING * vu->times.retry_max_ms * NS_PER_MS)
+	/* retry_ms: the pause that would be next. */
+	if (now >= vu->ready_ns + vu->retry_ms * NS_PER_MS)
 		vu->retry_ms = vu->times.retry_min_ms;
 	vu->owner->ops->lost(vu->owner);
 	vu->owner->ops->shm_clear(vu->owner);

@@ -155,7 +155,7 @@ static int read_more(struct vhost_user *vu, struct err *err)
 	if (n == -EAGAIN)
 		return 0;
 	if (!n || n == -ECONNRESET)
-		return err_set(err, -ECONNRESET, "the back-end closed the socket for its requests");
+		return err_set(err, -ECONNRESET, "the back-end hung up (at the socket for its requests)");
 	return n > 0 ? 1 : err_set(err, (int)n, "socket: %s", strerror((int)-n));
 }
 
