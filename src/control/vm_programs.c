@@ -21,12 +21,20 @@
 #include "control/supervisor.h"
 #include "control/vm_devices_priv.h"
 
+/* A process has to be started first, which takes its time on a busy host. */
+enum { START_MS = 20000 };
+
 int vm_begin_program(struct vm_devices *d, const char *kind, uint32_t type,
 	const struct device_config *at, struct program_args *a, struct err *err)
 {
 	struct vhost_user_device_params p = {
 		.kind = kind,
-		.vu = { .id = at->id, .where = "its process", .type = type },
+		.vu = {
+			.id = at->id,
+			.where = "its process",
+			.type = type,
+			.times.handshake_ms = START_MS,
+		},
 		.segment = at->pci_segment,
 		.slot = vm_device_slot(at),
 		.attached = vm_device_attached,
