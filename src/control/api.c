@@ -189,16 +189,21 @@ static void nmi(struct api *api, struct http_request *req)
 
 /* --- what there is to know --- */
 
+static void name_pty(json_t *config, const char *key, const char *pty)
+{
+	if (pty)
+		json_object_set_new(json_object_get(config, key), "file", json_text(pty));
+}
+
 /* The configuration as it was given, and the names that only the running machine knows. */
 static json_t *config_now(const struct vm *vm)
 {
-	const char *pty = vm_serial_pty(vm);
 	json_t *json;
 
 	if (config_to_json(vm_config(vm), &json))
 		return NULL;
-	if (pty)
-		json_object_set_new(json_object_get(json, "serial"), "file", json_text(pty));
+	name_pty(json, "serial", vm_serial_pty(vm));
+	name_pty(json, "console", vm_console_pty(vm));
 	return json;
 }
 

@@ -142,8 +142,20 @@ static int check_required(
 	return 0;
 }
 
-int item_from_json(const struct option_row *option, const json_t *object, const char *path,
-	void *base, struct err *err)
+/* Whether fields of the option are in an object at that key. */
+static bool has_below(const struct option_row *o, const char *key)
+{
+	size_t len = strlen(key);
+
+	for_each_field (f, o)
+		if (f->json && !strncmp(f->json, key, len) && f->json[len] == '.')
+			return true;
+	return false;
+}
+
+/* The members of an object, or of one in it: above is "" or what stands before their names in the table. */
+static int members_from_json(const struct option_row *option, const json_t *object,
+	const char *above, const char *path, void *base, struct err *err)
 {
 	const char *key;
 	json_t *member;
@@ -152,14 +164,30 @@ int item_from_json(const struct option_row *option, const json_t *object, const 
 	if (!json_is_object(object))
 		return expected(path, "an object", err);
 	json_object_foreach ((json_t *)object, key, member) {
-		const struct field_row *f = field_of_key(option, key);
+		struct path place = join(path, key);
+		struct path in_table = join(above, key);
+		const struct field_row *f = field_of_key(option, in_table.text);
 
-		if (!f)
+		if (f)
+			rc = field_from_json(option, f, member, place.text, base, err);
+		else if (!has_below(option, in_table.text))
 			return unknown_key(option, "", path, key, err);
-		rc = field_from_json(option, f, member, join(path, key).text, base, err);
+		else if (!json_is_null(member))
+			rc = members_from_json(
+				option, member, in_table.text, place.text, base, err);
 		if (rc)
 			return rc;
 	}
+	return 0;
+}
+
+int item_from_json(const struct option_row *option, const json_t *object, const char *path,
+	void *base, struct err *err)
+{
+	int rc = members_from_json(option, object, "", path, base, err);
+
+	if (rc)
+		return rc;
 	set_implied(option, object, base);
 	return check_required(option, path, base, err);
 }
@@ -258,19 +286,64 @@ int config_from_json(const json_t *body, struct vm_config *config, struct err *e
 
 /* --- writing --- */
 
+/* Put value at a key that may be in an object in object. Takes value. 0 or -ENOMEM. */
+static int set_at(json_t *object, const char *key, json_t *value)
+{
+	const char *dot = strchr(key, '.');
+	struct path first;
+	json_t *inner;
+
+	if (!dot)
+		return json_object_set_new(object, key, value) ? -ENOMEM : 0;
+	snprintf(first.text, sizeof(first.text), "%.*s", (int)(dot - key), key);
+	inner = json_object_get(object, first.text);
+	if (!inner) {
+		inner = json_object();
+		if (json_object_set_new(object, first.text, inner)) {
+			json_decref(value);
+			return -ENOMEM;
+		}
+	}
+	return set_at(inner, dot + 1, value);
+}
+
+/* What is in an inner object is left out where it says nothing: nobody asked for limits of 0. */
+static bool is_silent(const struct option_row *o, const struct field_row *f, const void *base)
+{
+	struct value fallback = { 0 };
+	bool same = false;
+
+	if (strchr(f->json, '.') && value_is_number(f) && !value_default(o, f, &fallback))
+		same = value_number(f, base) == fallback.number;
+	value_fini(&fallback);
+	return same;
+}
+
 /* Add the option's fields to object. 0 or -ENOMEM. */
 static int fields_to_json(const struct option_row *o, const void *base, json_t *object)
 {
 	for_each_field (f, o) {
 		json_t *value = NULL;
-		int rc = f->json ? field_to_json(o, f, base, &value) : 0;
+		int rc = 0;
 
-		if (!rc && value && json_object_set_new(object, f->json, value))
-			rc = -ENOMEM;
+		if (!f->json || (!f->refused && is_silent(o, f, base)))
+			continue;
+		rc = field_to_json(o, f, base, &value);
+		if (!rc && value)
+			rc = set_at(object, f->json, value);
 		if (rc)
 			return rc;
 	}
 	return 0;
+}
+
+/* A device of which there is at most one, and which nobody asked for. */
+static bool is_absent(const struct option_row *o, const void *base)
+{
+	for_each_field (f, o)
+		if (f->makes && !field_is_set(f, base))
+			return true;
+	return false;
 }
 
 static int list_to_json(const struct option_row *o, const struct any_list *list, json_t *config)
@@ -295,6 +368,8 @@ static int object_to_json(const struct option_row *o, const void *base, json_t *
 {
 	json_t *object = json_object_get(config, o->json);
 
+	if (is_absent(o, base))
+		return 0;
 	if (!object) {
 		object = json_object();
 		if (json_object_set_new(config, o->json, object))

@@ -13,20 +13,20 @@
 
 /* own: a struct with a member `rate`. */
 #define RATE_FIELDS(own)                                                                           \
-	{ .name = "bw_size", .type = FIELD_SIZE, .arg = "SIZE", .fallback = "0",                   \
+	{ .name = "bw_size", .json = "rate_limiter_config.bandwidth.size", .type = FIELD_SIZE, .arg = "SIZE", .fallback = "0",                   \
 	  .max = INT64_MAX, MEMBER(own, rate.bw_size),                                             \
 	  .help = "bytes that may pass within bw_refill_time" },                                   \
-	{ .name = "bw_one_time_burst", .type = FIELD_SIZE, .arg = "SIZE", .fallback = "0",         \
+	{ .name = "bw_one_time_burst", .json = "rate_limiter_config.bandwidth.one_time_burst", .type = FIELD_SIZE, .arg = "SIZE", .fallback = "0",         \
 	  .max = INT64_MAX, MEMBER(own, rate.bw_one_time_burst),                                   \
 	  .help = "and so many once beside it" },                                                  \
-	{ .name = "bw_refill_time", .type = FIELD_UINT, .arg = "MS", .fallback = "0",              \
+	{ .name = "bw_refill_time", .json = "rate_limiter_config.bandwidth.refill_time", .type = FIELD_UINT, .arg = "MS", .fallback = "0",              \
 	  .max = 86400000, MEMBER(own, rate.bw_refill_time), .help = "milliseconds" },             \
-	{ .name = "ops_size", .type = FIELD_UINT, .arg = "N", .fallback = "0", .max = INT64_MAX,   \
+	{ .name = "ops_size", .json = "rate_limiter_config.ops.size", .type = FIELD_UINT, .arg = "N", .fallback = "0", .max = INT64_MAX,   \
 	  MEMBER(own, rate.ops_size), .help = "requests that may pass within ops_refill_time" },   \
-	{ .name = "ops_one_time_burst", .type = FIELD_UINT, .arg = "N", .fallback = "0",           \
+	{ .name = "ops_one_time_burst", .json = "rate_limiter_config.ops.one_time_burst", .type = FIELD_UINT, .arg = "N", .fallback = "0",           \
 	  .max = INT64_MAX, MEMBER(own, rate.ops_one_time_burst),                                  \
 	  .help = "and so many once beside it" },                                                  \
-	{ .name = "ops_refill_time", .type = FIELD_UINT, .arg = "MS", .fallback = "0",             \
+	{ .name = "ops_refill_time", .json = "rate_limiter_config.ops.refill_time", .type = FIELD_UINT, .arg = "MS", .fallback = "0",             \
 	  .max = 86400000, MEMBER(own, rate.ops_refill_time), .help = "milliseconds" }
 
 #define NO_FORMATS "use qemu-storage-daemon or qemu-nbd for other formats than raw"
@@ -97,7 +97,8 @@ static const struct choice vhost_modes[] = {
 const struct field_row net_fields[] = {
 	{ .name = "tap", .json = "tap", .type = FIELD_STRING, .arg = "NAME",
 	  MEMBER(net_config, tap), .help = "network interface of the host (default: a new one)" },
-	{ .name = "fd", .json = "fds", .type = FIELD_INT_LIST, .arg = "[N,...]", .min = 3,
+	/* not in a body: whoever sends one does not know our descriptors */
+	{ .name = "fd", .type = FIELD_INT_LIST, .arg = "[N,...]", .min = 3,
 	  .max = INT32_MAX, MEMBER(net_config, fds),
 	  .help = "open taps, one for each pair of queues" },
 	{ .name = "ip", .json = "ip", .type = FIELD_STRING, .arg = "ADDRESS",
@@ -137,7 +138,9 @@ const struct field_row net_fields[] = {
 };
 
 const struct field_row rng_fields[] = {
-	{ .name = "src", .json = "src", .type = FIELD_PATH, .arg = "PATH", MEMBER(rng_config, src), .help = "where the host's end reads: /dev/urandom" },
+	{ .name = "src", .json = "src", .type = FIELD_PATH, .arg = "PATH", .makes = true,
+	  MEMBER(rng_config, src),
+	  .help = "where the host's end reads: /dev/urandom" },
 	IOMMU_FIELD,
 	DEVICE_FIELDS(rng_config, "_rng0"),
 	{ 0 },

@@ -44,7 +44,7 @@ struct choice {
 
 struct field_row {
 	const char *name;
-	const char *json; /* key in the option's JSON object; NULL: not in JSON */
+	const char *json; /* key in the option's JSON object, a.b in an object in it; NULL: not in JSON */
 	enum field_type type;
 	const char *arg;      /* what stands for the value in help: SIZE, PATH, on|off */
 	const char *fallback; /* default as the user would write it; NULL: unset */
@@ -54,6 +54,7 @@ struct field_row {
 	const struct choice *choices;
 	size_t offset, size; /* the member in the option's struct */
 	bool required;
+	bool makes; /* OPTION_FIELDS: while this one is unset there is no such thing, whatever the others hold */
 	bool json_number; /* FIELD_STRING: a number is a number in JSON */
 	bool word_only; /* a FIELD_CHOICE given as a bare word (tty), never as name=value */
 	/* This field also sets the FIELD_CHOICE `implies` to `implied` (file=PATH is mode File). */

@@ -120,6 +120,28 @@ static void lists_have_elements_of_numbers_and_places(void **state)
 
 #define PAYLOAD "\"payload\":{\"kernel\":\"k\"}"
 
+static void limits_are_objects_in_objects(void **state)
+{
+	struct vm_config config;
+	json_t *json, *disks, *limits;
+
+	accept_body(&config,
+		"{\"payload\":{\"kernel\":\"k\"},\"disks\":[{\"path\":\"/a\",\"rate_limiter_config\":"
+		"{\"bandwidth\":{\"size\":1000,\"one_time_burst\":0,\"refill_time\":100},\"ops\":null}},"
+		"{\"path\":\"/b\",\"rate_limiter_config\":null}]}");
+	assert_int_equal(config.disks.items[0].rate.bw_size, 1000);
+	assert_int_equal(config.disks.items[0].rate.bw_refill_time, 100);
+	assert_int_equal(config_to_json(&config, &json), 0);
+	disks = json_object_get(json, "disks");
+	limits = json_object_get(json_array_get(disks, 0), "rate_limiter_config");
+	assert_int_equal(
+		json_integer_value(json_object_get(json_object_get(limits, "bandwidth"), "size")), 1000);
+	assert_null(json_object_get(limits, "ops"));
+	assert_null(json_object_get(json_array_get(disks, 1), "rate_limiter_config"));
+	json_decref(json);
+	config_fini(&config);
+}
+
 static void a_mode_that_is_given_wins_wherever_it_stands(void **state)
 {
 	struct vm_config config;
@@ -186,11 +208,16 @@ static void errors_name_the_place_and_what_was_expected(void **state)
 			"payload.igvm is not available in this version" },
 		{ "{\"serial\":{\"mode\":\"pty\"}}",
 			"serial.mode: expected Off, Null, Tty, Pty, File or Socket, got \"pty\"" },
-		{ "{\"console\":{\"mode\":\"Tty\"}}",
-			"console.mode: Tty is not available in this version: there is no virtio "
-			"console; use --serial" },
-		{ "{\"rng\":{\"src\":\"/dev/hwrng\"}}",
-			"rng.src=/dev/hwrng is not available in this version: not in this version" },
+		{ "{\"disks\":[{\"path\":\"/d\",\"image_type\":\"Qcow2\"}]}",
+			"disks[0].image_type: Qcow2 is not available in this version: use "
+			"qemu-storage-daemon or qemu-nbd for other formats than raw" },
+		{ "{\"disks\":[{\"rate_limiter_config\":{\"ops\":{\"siz\":1}}}]}",
+			"disks[0].rate_limiter_config.ops.siz: unknown key" },
+		{ "{\"disks\":[{\"rate_limiter_config\":{\"ops\":[]}}]}",
+			"disks[0].rate_limiter_config.ops: expected an object" },
+		{ "{\"net\":[{\"fds\":[3]}]}", "net[0].fds: unknown key" },
+		{ "{\"balloon\":{\"size\":1}}",
+			"balloon.size=1 is not available in this version: not in this version" },
 		{ "{\"rng\":{\"iomu\":\"x\"}}", "rng.iomu: unknown key; did you mean iommu?" },
 		{ "{\"watchdog\":true}", "watchdog is not available in this version" },
 		{ "{\"vsock\":{\"cid\":3,\"socket\":\"/s\"}}",
@@ -370,6 +397,7 @@ int main(void)
 		cmocka_unit_test(the_body_of_libvirt_is_understood),
 		cmocka_unit_test(the_body_of_kata_is_understood_but_for_its_devices),
 		cmocka_unit_test(lists_have_elements_of_numbers_and_places),
+		cmocka_unit_test(limits_are_objects_in_objects),
 		cmocka_unit_test(a_mode_that_is_given_wins_wherever_it_stands),
 		cmocka_unit_test(errors_name_the_place_and_what_was_expected),
 		cmocka_unit_test(what_is_no_json_is_refused),
