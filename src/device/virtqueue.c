@@ -100,12 +100,12 @@ int vq_map(struct vq *vq, const char *what, uint64_t iova, uint64_t len, unsigne
 	void *p;
 
 	if (iova & (align - 1))
-		return err_set(err, -EINVAL, "the %s at 0x%" PRIx64 " is not aligned to %u bytes", what,
-			iova, align);
+		return err_set(err, -EINVAL, "the %s at 0x%" PRIx64 " is not aligned to %u bytes",
+			what, iova, align);
 	p = iova > UINT64_MAX - len ? NULL : guest_mem_ptr(vq->mem->mem, iova, &n, write);
 	if (!p)
-		return err_set(err, -EFAULT, "the %s at 0x%" PRIx64 " is not in guest memory", what,
-			iova);
+		return err_set(
+			err, -EFAULT, "the %s at 0x%" PRIx64 " is not in guest memory", what, iova);
 	if (n < len)
 		return err_set(err, -EFAULT,
 			"the %s at 0x%" PRIx64 ", %" PRIu64
@@ -353,7 +353,8 @@ bool vq_table_open(struct vq_gather *g, struct vq_table *t, const struct vq_desc
 	if (!g->vq->indirect)
 		return vq_fail(g->vq, "an indirect descriptor, and the feature was not accepted");
 	if (!d->len || d->len % sizeof(struct vring_desc))
-		return vq_fail(g->vq, "an indirect table is empty, or no whole number of descriptors");
+		return vq_fail(
+			g->vq, "an indirect table is empty, or no whole number of descriptors");
 	if (d->len / sizeof(struct vring_desc) > VQ_MAX_CHAIN)
 		return vq_fail(g->vq, "an indirect table has more descriptors than any queue");
 	*t = (struct vq_table){
@@ -408,8 +409,8 @@ static int taken(struct vq *vq, struct vq_gather *g, int *bad)
 		req->nr_out = req->nr_in = 0;
 		req->out_len = req->in_len = 0;
 		if (!bad) {
-			vq_fail(vq, g->bad == -E2BIG ? "a request has too many pieces" :
-						       "a request is not in guest memory");
+			vq_fail(vq, g->bad == -E2BIG ? "a request has too many pieces"
+						     : "a request is not in guest memory");
 			return -EINVAL;
 		}
 	}
@@ -430,8 +431,8 @@ static int pop_again(struct vq *vq, struct vq_req *req, int *bad)
 	int rc;
 
 	begin(vq, req, true);
-	rc = vq->packed ? vq_packed_pop_again(vq, &g, f->again[f->at_again]) :
-			  vq_split_pop_again(vq, &g, f->again[f->at_again]);
+	rc = vq->packed ? vq_packed_pop_again(vq, &g, f->again[f->at_again])
+			: vq_split_pop_again(vq, &g, f->again[f->at_again]);
 	if (rc <= 0)
 		return rc;
 	f->at_again++;
@@ -605,8 +606,8 @@ bool vq_want_kicks(struct vq *vq, bool want)
 
 /* Copies */
 
-static size_t copy_pieces(const struct iovec *iov, unsigned nr, uint64_t off, uint8_t *buf,
-	size_t len, bool write)
+static size_t copy_pieces(
+	const struct iovec *iov, unsigned nr, uint64_t off, uint8_t *buf, size_t len, bool write)
 {
 	size_t done = 0;
 
@@ -634,6 +635,6 @@ size_t vq_req_read(const struct vq_req *req, uint64_t off, void *buf, size_t len
 size_t vq_req_write(const struct vq_req *req, uint64_t off, const void *buf, size_t len)
 {
 	/* The cast: the buffer is only read. */
-	return copy_pieces(req->iov + req->nr_out, req->nr_in, off, (uint8_t *)(uintptr_t)buf, len,
-		true);
+	return copy_pieces(
+		req->iov + req->nr_out, req->nr_in, off, (uint8_t *)(uintptr_t)buf, len, true);
 }

@@ -43,17 +43,17 @@ struct vq_setup {
 	bool packed, event_idx, indirect, in_order; /* features the driver accepted */
 	uint64_t desc, driver, device; /* IOVAs: descriptor table, available ring, used ring */
 	/*
-	 * Where to go on. split: the next available index. packed: bits 0-14 available offset, 15 its
-	 * wrap counter, 16-30 used offset, 31 its wrap counter (as SET_VRING_BASE). What the driver
-	 * has seen counts for more: a split ring goes on from the used index in its memory, a packed
-	 * one from the used half; and an inflight area that was in use when its process died
-	 * counts for more than either.
+	 * Where to go on. split: the next available index. packed: bits 0-14 available offset, 15
+	 * its wrap counter, 16-30 used offset, 31 its wrap counter (as SET_VRING_BASE). What the
+	 * driver has seen counts for more: a split ring goes on from the used index in its memory,
+	 * a packed one from the used half; and an inflight area that was in use when its process
+	 * died counts for more than either.
 	 */
 	uint32_t base;
 	/*
-	 * This queue's region of the inflight area, or NULL; borrowed while it runs. 8-byte aligned,
-	 * vhost_user_inflight_region() bytes or more. All zero, or left behind by a queue that was
-	 * stopped: as good as new.
+	 * This queue's region of the inflight area, or NULL; borrowed while it runs. 8-byte
+	 * aligned, vhost_user_inflight_region() bytes or more. All zero, or left behind by a queue
+	 * that was stopped: as good as new.
 	 */
 	void *inflight;
 	uint64_t inflight_size;
@@ -68,11 +68,12 @@ struct vq_req {
 	struct vq *vq;
 	struct guest_mem *mem; /* what iov points into: held until the request is pushed */
 	uint16_t max_iov;
-	uint16_t nr_out, nr_in; /* iov[0 .. nr_out - 1] readable, the next nr_in writable */
-	uint16_t id;	       /* head (split) or buffer id (packed) */
+	uint16_t nr_out, nr_in;	  /* iov[0 .. nr_out - 1] readable, the next nr_in writable */
+	uint16_t id;		  /* head (split) or buffer id (packed) */
 	uint64_t out_len, in_len; /* bytes in all */
-	struct iovec *iov; /* the caller's, max_iov of them: no piece is empty */
-	uint64_t *iova; /* the caller's, max_iov of them, too: where each piece lies for the guest */
+	struct iovec *iov;	  /* the caller's, max_iov of them: no piece is empty */
+	uint64_t
+		*iova; /* the caller's, max_iov of them, too: where each piece lies for the guest */
 
 	/* The queue's own */
 	struct vq_mem *hold;
@@ -96,17 +97,18 @@ void vq_free(struct vq *vq);
  * Requests that are still open are the model's to forget: pushing them comes to the same.
  */
 int vq_setup(struct vq *vq, const struct vq_setup *s, struct guest_mem *mem, struct err *err);
-/* Guest memory was mapped anew: the same ring in other memory. 0 or as above, the queue is broken then. */
+/* Guest memory was mapped anew: the same ring in other memory. 0 or as above, the queue is broken
+ * then. */
 int vq_set_mem(struct vq *vq, struct guest_mem *mem, struct err *err);
 /*
- * Stop: the base to go on from (GET_VRING_BASE). No request is open. The queue lets go of memory and
- * inflight area and gives nothing until the next vq_setup(). Requests of a process before this one
- * that have not been popped yet stay in the inflight area. Never set up: 0.
+ * Stop: the base to go on from (GET_VRING_BASE). No request is open. The queue lets go of memory
+ * and inflight area and gives nothing until the next vq_setup(). Requests of a process before this
+ * one that have not been popped yet stay in the inflight area. Never set up: 0.
  */
 uint32_t vq_stop(struct vq *vq);
 /*
- * Nothing was ever taken from this ring: its driver has just set it up. After a restart or a reconnect
- * it says false, but for a split ring whose index has come round to 0.
+ * Nothing was ever taken from this ring: its driver has just set it up. After a restart or a
+ * reconnect it says false, but for a split ring whose index has come round to 0.
  */
 bool vq_is_new(const struct vq *vq);
 /* The number of requests popped and not pushed yet. */
@@ -131,7 +133,8 @@ int vq_pop(struct vq *vq, struct vq_req *req, int *bad);
 void vq_unpop(struct vq *vq, struct vq_req *req);
 /*
  * Done: the first `written` bytes of its writable part are valid, at most in_len. Lets go of its
- * memory. The driver sees it after vq_notify(); with IN_ORDER, not before all that were taken earlier.
+ * memory. The driver sees it after vq_notify(); with IN_ORDER, not before all that were taken
+ * earlier.
  */
 void vq_push(struct vq *vq, struct vq_req *req, uint32_t written);
 /* Let the request go without an answer: the queue is broken, or was set up anew under it. */
@@ -151,13 +154,15 @@ bool vq_want_kicks(struct vq *vq, bool want);
 
 /* NULL, or why the queue gives nothing more. Valid until the next vq_setup(). */
 const char *vq_broken(const struct vq *vq);
-/* The model found that the driver broke its rules on this queue: nothing more comes from it. text: borrowed literal. */
+/* The model found that the driver broke its rules on this queue: nothing more comes from it. text:
+ * borrowed literal. */
 void vq_break(struct vq *vq, const char *text);
 unsigned vq_index(const struct vq *vq);
 /* Entries of the ring, as set up last. */
 uint16_t vq_size(const struct vq *vq);
 
-/* Byte copies out of and into a request, from `off` in its readable or writable part. The bytes copied. */
+/* Byte copies out of and into a request, from `off` in its readable or writable part. The bytes
+ * copied. */
 size_t vq_req_read(const struct vq_req *req, uint64_t off, void *buf, size_t len);
 size_t vq_req_write(const struct vq_req *req, uint64_t off, const void *buf, size_t len);
 

@@ -8,18 +8,18 @@
  * are for; the other half is recovery in the process after this one.
  *
  * split: used.idx moves a whole batch over to the driver at once. Before it moves, the batch is
- * linked from last_batch_head; after it, each `inflight` is cleared and used_idx follows. If used_idx
- * lags behind, as many of the batch as it lags have been used. (The layout and the order of stores
- * are the protocol's.)
+ * linked from last_batch_head; after it, each `inflight` is cleared and used_idx follows. If
+ * used_idx lags behind, as many of the batch as it lags have been used. (The layout and the order
+ * of stores are the protocol's.)
  *
  * packed: each used element moves on its own, by its flags. Before the first of a batch moves,
- * each entry gets the place in the ring that its element will take, in `last`, and `inflight` becomes
- * PUSHED; after the last one, the used position follows, then each `inflight` is cleared. A
- * PUSHED entry has been used if the ring entry at its place is no longer what the driver made available
- * in that lap. The used index and its wrap counter are stored as one word. Free entries are those
- * that no inflight request links, so free_head and the old_... fields of the protocol's own
- * sketch are not needed; it can leave used elements in the ring that have not been counted, and a
- * driver would see them twice.
+ * each entry gets the place in the ring that its element will take, in `last`, and `inflight`
+ * becomes PUSHED; after the last one, the used position follows, then each `inflight` is cleared. A
+ * PUSHED entry has been used if the ring entry at its place is no longer what the driver made
+ * available in that lap. The used index and its wrap counter are stored as one word. Free entries
+ * are those that no inflight request links, so free_head and the old_... fields of the protocol's
+ * own sketch are not needed; it can leave used elements in the ring that have not been counted, and
+ * a driver would see them twice.
  *
  * Trusts:  nothing in the area when it is opened. Afterwards nothing is read back from it but
  *          copies of descriptors, which are as good as the ring's.
@@ -133,7 +133,8 @@ union position {
 };
 static_assert(offsetof(struct vhost_user_inflight_packed, used_idx) % 8 == 0, "used position");
 static_assert(offsetof(struct vhost_user_inflight_packed, used_wrap_counter) -
-		      offsetof(struct vhost_user_inflight_packed, used_idx) == 4,
+			      offsetof(struct vhost_user_inflight_packed, used_idx) ==
+		      4,
 	"used position");
 
 static uint64_t *position_word(struct vhost_user_inflight_packed *area)
@@ -190,12 +191,14 @@ static unsigned reach(const struct vq *vq, uint16_t place, unsigned nr)
 	return distance <= vq->size ? distance : 0;
 }
 
-/* An entry whose element may have been used. True: it was; *far: the ring stands so much further. */
+/* An entry whose element may have been used. True: it was; *far: the ring stands so much further.
+ */
 static bool was_used(const struct vq *vq, uint16_t head, unsigned nr, unsigned *far)
 {
 	uint16_t place = vq_load(&vq->inflight.packed->desc[head].last);
 
-	if ((place & ~WRAP) >= vq->size || !nr || nr > vq->size || vq_packed_is_available(vq, place))
+	if ((place & ~WRAP) >= vq->size || !nr || nr > vq->size ||
+		vq_packed_is_available(vq, place))
 		return false;
 	*far = MAX(*far, reach(vq, place, nr));
 	return true;
@@ -467,8 +470,7 @@ void vq_inflight_packed_commit(struct vq *vq)
 	}
 }
 
-void vq_inflight_packed_read(
-	const struct vq *vq, uint16_t entry, struct vq_desc *d, uint16_t *next)
+void vq_inflight_packed_read(const struct vq *vq, uint16_t entry, struct vq_desc *d, uint16_t *next)
 {
 	const struct vhost_user_inflight_packed_desc *e = &vq->inflight.packed->desc[entry];
 

@@ -1,10 +1,10 @@
 /*
  * virtqueue_packed.c - the packed ring: descriptors that go back and forth
  *
- * A position is an index and a wrap counter. Ring entries from the used position up to the available
- * one are taken; there are never more of them than the ring has. A used element goes to the used
- * position, over whatever entry of the driver's lies there, so nothing of a request is read from the
- * ring after it was taken.
+ * A position is an index and a wrap counter. Ring entries from the used position up to the
+ * available one are taken; there are never more of them than the ring has. A used element goes to
+ * the used position, over whatever entry of the driver's lies there, so nothing of a request is
+ * read from the ring after it was taken.
  *
  * Each used element is published by its own flags, in the order of the ring. Writing the flags of a
  * batch's first element last would hide the others for a moment longer, but then a process that
@@ -69,8 +69,8 @@ uint32_t vq_packed_base(const struct vq *vq)
 {
 	const struct vq_packed *r = &vq->ring;
 
-	return position(r->avail_idx, r->avail_wrap) |
-	       (uint32_t)position(r->used_idx, r->used_wrap) << 16;
+	return position(r->avail_idx, r->avail_wrap) | (uint32_t)position(r->used_idx, r->used_wrap)
+							       << 16;
 }
 
 void vq_packed_advance(const struct vq *vq, uint16_t *idx, bool *wrap, unsigned n)

@@ -20,10 +20,10 @@
 /*
  * Memory shared with the driver. Each word of it is loaded once, by one of these, into a local.
  */
-#define vq_load(p)		__atomic_load_n((p), __ATOMIC_RELAXED)
-#define vq_load_acquire(p)	__atomic_load_n((p), __ATOMIC_ACQUIRE)
-#define vq_store(p, v)		__atomic_store_n((p), (v), __ATOMIC_RELAXED)
-#define vq_store_release(p, v)	__atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define vq_load(p)	       __atomic_load_n((p), __ATOMIC_RELAXED)
+#define vq_load_acquire(p)     __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define vq_store(p, v)	       __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#define vq_store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 
 /* More descriptors than one request may have, whatever a table says. */
 #define VQ_MAX_CHAIN 32768u
@@ -88,7 +88,7 @@ struct vq_inflight {
 struct vq {
 	bool packed, event_idx, indirect, in_order;
 	bool want_kicks;
-	bool signal_once; /* whatever the driver asked for: an earlier process may owe it a signal */
+	bool signal_once; /* whatever is wanted: an earlier process may owe the driver one */
 	uint16_t size, max_size;
 	unsigned index;
 	unsigned open;	/* requests popped and not pushed */
@@ -116,8 +116,8 @@ struct vq {
 struct vq_gather {
 	struct vq *vq;
 	struct vq_req *req;
-	int bad;	/* -E...: no piece is added any more */
-	bool writable;	/* a writable descriptor was seen */
+	int bad;       /* -E...: no piece is added any more */
+	bool writable; /* a writable descriptor was seen */
 };
 
 /* Break the queue. Always false. */

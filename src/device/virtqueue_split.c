@@ -1,9 +1,9 @@
 /*
  * virtqueue_split.c - the split ring: a descriptor table, an available and a used ring
  *
- * The driver's index counts modulo 2^16 and may be ahead of what we took by the queue's size at most.
- * A head that is taken cannot be made available again before it was used; a driver that does so
- * breaks its queue, so that never more requests are open than the queue has entries.
+ * The driver's index counts modulo 2^16 and may be ahead of what we took by the queue's size at
+ * most. A head that is taken cannot be made available again before it was used; a driver that does
+ * so breaks its queue, so that never more requests are open than the queue has entries.
  *
  * Spec: virtio 1.3, 2.7.
  */
@@ -62,8 +62,8 @@ uint32_t vq_split_base(const struct vq *vq)
 /* Chains */
 
 /*
- * Following links in a table of nr descriptors takes at most nr steps, or there is a loop. False: the
- * queue is broken.
+ * Following links in a table of nr descriptors takes at most nr steps, or there is a loop. False:
+ * the queue is broken.
  */
 static bool walk_table(struct vq_gather *g, const struct vq_table *t)
 {

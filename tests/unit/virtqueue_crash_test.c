@@ -1,11 +1,11 @@
 /*
  * A device process that dies between any two instructions. A device serves a queue by a script, in
  * memory (ring and inflight area) that is write-protected: each store faults, is let through alone,
- * and the memory after it is copied. Each copy is what the next process would find, had this one been
- * killed there. A new device is set up on it, which must find exactly those requests that
- * the driver has not got back, in their order and with their pieces; then driver and device must
- * agree for some more laps of the ring. For some of these moments the new device is watched in
- * the same way, as it may be killed while it recovers.
+ * and the memory after it is copied. Each copy is what the next process would find, had this one
+ * been killed there. A new device is set up on it, which must find exactly those requests that the
+ * driver has not got back, in their order and with their pieces; then driver and device must agree
+ * for some more laps of the ring. For some of these moments the new device is watched in the same
+ * way, as it may be killed while it recovers.
  */
 #include "device/virtqueue.h"
 
@@ -403,7 +403,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_split_queue_loses_and_doubles_nothing_wherever_its_process_dies),
-		cmocka_unit_test(a_packed_queue_loses_and_doubles_nothing_wherever_its_process_dies),
+		cmocka_unit_test(
+			a_packed_queue_loses_and_doubles_nothing_wherever_its_process_dies),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

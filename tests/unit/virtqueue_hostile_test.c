@@ -14,8 +14,8 @@ static void offer(struct fix *f, uint16_t head)
 	f->d->avail->idx = f->d->avail_idx;
 }
 
-static void set_desc(struct vring_desc *at, uint64_t addr, uint32_t len, uint16_t flags,
-	uint16_t next)
+static void set_desc(
+	struct vring_desc *at, uint64_t addr, uint32_t len, uint16_t flags, uint16_t next)
 {
 	*at = (struct vring_desc){ .addr = addr, .len = len, .flags = flags, .next = next };
 }

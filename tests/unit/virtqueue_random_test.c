@@ -1,7 +1,7 @@
 /*
  * A driver and a device that know nothing of each other but the ring, for all combinations of
- * features: whatever is added comes back once, with the right bytes, and neither side ever waits for
- * a notification that does not come.
+ * features: whatever is added comes back once, with the right bytes, and neither side ever waits
+ * for a notification that does not come.
  */
 #include "device/virtqueue.h"
 
@@ -127,8 +127,8 @@ static bool add_one(struct world *w)
 		bytes[i] = out_byte(s->seed, i);
 	memset(bytes + s->out_len, 0xee, s->in_len);
 	if (drv_add_as(w->d, s->bufs, s->nr_out, s->nr_in,
-		    w->d->config.indirect && (random_below(2) || s->nr_out + s->nr_in >
-								     w->d->config.size),
+		    w->d->config.indirect &&
+			    (random_below(2) || s->nr_out + s->nr_in > w->d->config.size),
 		    s))
 		return false;
 	s->busy = true;
@@ -187,8 +187,8 @@ static uint32_t answer(struct world *w, struct vq_req *req)
 		w->answer[i] = in_byte(sum, i);
 	/* in two parts, for the sake of the offset */
 	assert_int_equal(vq_req_write(req, 0, w->answer, len / 2), len / 2);
-	assert_int_equal(vq_req_write(req, len / 2, w->answer + len / 2, len - len / 2),
-		len - len / 2);
+	assert_int_equal(
+		vq_req_write(req, len / 2, w->answer + len / 2, len - len / 2), len - len / 2);
 	return len;
 }
 
@@ -403,8 +403,8 @@ static void *device_thread(void *arg)
 				vq_notify(t->vq);
 		}
 		vq_notify(t->vq);
-		if (rc < 0 || (served < t->nr && !vq_want_kicks(t->vq, true) &&
-				      !await(t->kick_fd))) {
+		if (rc < 0 ||
+			(served < t->nr && !vq_want_kicks(t->vq, true) && !await(t->kick_fd))) {
 			t->failed = 1;
 			break;
 		}
@@ -422,7 +422,8 @@ static void drive(struct thread_world *t, uint64_t area, unsigned slots)
 		uint32_t before = back;
 
 		for (unsigned i = 0; i < slots && next < t->nr; i++) {
-			struct drv_buf b[2] = { { area + 8ull * i, 4 }, { area + 8ull * i + 4, 4 } };
+			struct drv_buf b[2] = { { area + 8ull * i, 4 },
+				{ area + 8ull * i + 4, 4 } };
 
 			if (busy[i])
 				continue;

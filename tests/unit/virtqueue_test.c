@@ -154,8 +154,8 @@ static void what_the_driver_has_not_seen_used_is_popped_again(void **state)
 static void pieces_are_what_the_descriptors_say(void **state)
 {
 	for (unsigned bits = 0; bits < 4; bits++) {
-		struct fix *f = new_fix(
-			(struct drv_config){ .packed = bits & 1, .indirect = bits & 2 });
+		struct fix *f =
+			new_fix((struct drv_config){ .packed = bits & 1, .indirect = bits & 2 });
 		struct drv_buf b[5] = { { f->buf, 10 }, { f->buf + 100, 0 }, { f->buf + 200, 6 },
 			{ f->buf + 300, 0 }, { f->buf + 400, 77 } };
 		uint32_t written;
@@ -187,8 +187,8 @@ static void pieces_are_what_the_descriptors_say(void **state)
 static void a_descriptor_that_crosses_mappings_becomes_several_pieces(void **state)
 {
 	for (unsigned bits = 0; bits < 4; bits++) {
-		struct fix *f = new_fix(
-			(struct drv_config){ .packed = bits & 1, .indirect = bits & 2 });
+		struct fix *f =
+			new_fix((struct drv_config){ .packed = bits & 1, .indirect = bits & 2 });
 		struct drv_buf b[2] = { { f->buf + 4090, 12 }, { f->buf + 4000, 200 } };
 		uint8_t bytes[256];
 
@@ -329,8 +329,7 @@ static void the_driver_is_signalled_once_per_batch_and_only_if_it_wants(void **s
 static void with_the_event_index_the_signal_comes_when_it_is_passed(void **state)
 {
 	for (int packed = 0; packed < 2; packed++) {
-		struct fix *f = new_fix(
-			(struct drv_config){ .packed = packed, .event_idx = true });
+		struct fix *f = new_fix((struct drv_config){ .packed = packed, .event_idx = true });
 
 		/* often enough for the packed ring to wrap at each place */
 		for (unsigned round = 0; round < 20; round++) {
@@ -354,8 +353,8 @@ static void with_the_event_index_the_signal_comes_when_it_is_passed(void **state
 static void kicks_come_only_when_they_are_wanted(void **state)
 {
 	for (unsigned bits = 0; bits < 4; bits++) {
-		struct fix *f = new_fix(
-			(struct drv_config){ .packed = bits & 1, .event_idx = bits & 2 });
+		struct fix *f =
+			new_fix((struct drv_config){ .packed = bits & 1, .event_idx = bits & 2 });
 
 		for (unsigned round = 0; round < 20; round++) {
 			assert_false(vq_want_kicks(f->vq, true));
@@ -380,8 +379,8 @@ static void kicks_come_only_when_they_are_wanted(void **state)
 static void a_new_process_wants_kicks_though_the_old_one_did_not(void **state)
 {
 	for (unsigned bits = 0; bits < 4; bits++) {
-		struct fix *f = new_fix(
-			(struct drv_config){ .packed = bits & 1, .event_idx = bits & 2 });
+		struct fix *f =
+			new_fix((struct drv_config){ .packed = bits & 1, .event_idx = bits & 2 });
 
 		serve(f, 3);
 		vq_want_kicks(f->vq, false);
@@ -529,7 +528,8 @@ static void all_that_is_written_is_marked_dirty(void **state)
 		struct fix *f = new_fix((struct drv_config){
 			.packed = bits & 1, .event_idx = bits & 2, .indirect = bits & 4 });
 		FREE_AUTO uint8_t *before = malloc(f->m->size);
-		struct drv_buf b[3] = { { f->buf, 50 }, { f->buf + 64, 64 }, { f->buf + 4000, 200 } };
+		struct drv_buf b[3] = { { f->buf, 50 }, { f->buf + 64, 64 },
+			{ f->buf + 4000, 200 } };
 		uint8_t bytes[300];
 
 		memset(bytes, 0x55, sizeof(bytes));

@@ -43,7 +43,7 @@ struct drv_mem {
 	struct guest_mem mem; /* first */
 	uint8_t *hva;
 	uint64_t size;
-	uint64_t next; /* to allocate */
+	uint64_t next;	 /* to allocate */
 	atomic_int refs; /* beyond the test's own */
 	/* Mappings end at each multiple of this (of the IOVA); 0: it is all one. */
 	uint64_t seam;
@@ -72,8 +72,8 @@ static inline void *drv_mem_ptr(struct guest_mem *mem, uint64_t iova, size_t *le
 	return m->hva + off;
 }
 
-static inline int drv_mem_copy(struct guest_mem *mem, uint64_t iova, void *to, const void *from,
-	size_t len)
+static inline int drv_mem_copy(
+	struct guest_mem *mem, uint64_t iova, void *to, const void *from, size_t len)
 {
 	while (len) {
 		size_t n = len;
@@ -118,8 +118,9 @@ static inline void drv_mem_dirty(struct guest_mem *mem, uint64_t iova, size_t le
 	memset(m->dirty + (iova - DRV_IOVA), 1, len);
 }
 
-#define DRV_MEM_OPS .read = drv_mem_read, .write = drv_mem_write, .ptr = drv_mem_ptr, \
-	.get = drv_mem_get, .put = drv_mem_put
+#define DRV_MEM_OPS                                                                                \
+	.read = drv_mem_read, .write = drv_mem_write, .ptr = drv_mem_ptr, .get = drv_mem_get,      \
+	.put = drv_mem_put
 
 /* Shared with children of the process, zeroed. */
 static inline struct drv_mem *drv_mem_new(uint64_t size)
@@ -291,7 +292,8 @@ static inline struct drv *drv_new(struct drv_mem *m, const struct drv_config *co
 	return d;
 }
 
-/* The same driver at the same moment, with a copy of its memory, or of bytes that its memory held. */
+/* The same driver at the same moment, with a copy of its memory, or of bytes that its memory held.
+ */
 static inline struct drv *drv_clone(const struct drv *from, const void *bytes)
 {
 	struct drv *d = calloc(1, sizeof(*d));
@@ -354,8 +356,8 @@ static inline struct vring_desc drv_split_desc(const struct drv_buf *b, bool wri
 }
 
 /* The table of request id, filled. */
-static inline uint64_t drv_fill_table(struct drv *d, uint16_t id, const struct drv_buf *bufs,
-	unsigned nr_out, unsigned nr_in)
+static inline uint64_t drv_fill_table(
+	struct drv *d, uint16_t id, const struct drv_buf *bufs, unsigned nr_out, unsigned nr_in)
 {
 	uint64_t at = d->table_iova + 16ull * DRV_MAX_TABLE * id;
 	struct vring_packed_desc *p = drv_at(d->m, at);
@@ -486,8 +488,8 @@ static inline int drv_add_as(struct drv *d, const struct drv_buf *bufs, unsigned
 }
 
 /* Indirect when the feature is on and there is more than one buffer. */
-static inline int drv_add(struct drv *d, const struct drv_buf *bufs, unsigned nr_out,
-	unsigned nr_in, void *cookie)
+static inline int drv_add(
+	struct drv *d, const struct drv_buf *bufs, unsigned nr_out, unsigned nr_in, void *cookie)
 {
 	return drv_add_as(d, bufs, nr_out, nr_in, d->config.indirect && nr_out + nr_in > 1, cookie);
 }
@@ -499,7 +501,8 @@ static inline bool drv_must_kick(struct drv *d)
 	uint32_t both;
 
 	d->unkicked = 0;
-	/* Pairs with the device's barrier between its request for kicks and its look at the ring. */
+	/* Pairs with the device's barrier between its request for kicks and its look at the ring.
+	 */
 	atomic_thread_fence(memory_order_seq_cst);
 	if (!since)
 		return false;
@@ -541,8 +544,8 @@ static inline void drv_want_signals(struct drv *d, bool want, uint16_t after)
 		at = (uint16_t)(want ? at + after : at - 1);
 		__atomic_store_n(d->used_event, at, __ATOMIC_RELAXED);
 	} else {
-		__atomic_store_n(&d->avail->flags, want ? 0 : VRING_AVAIL_F_NO_INTERRUPT,
-			__ATOMIC_RELAXED);
+		__atomic_store_n(
+			&d->avail->flags, want ? 0 : VRING_AVAIL_F_NO_INTERRUPT, __ATOMIC_RELAXED);
 	}
 	/* Pairs with the device's barrier between used buffers and its look at what is wanted. */
 	atomic_thread_fence(memory_order_seq_cst);
@@ -555,8 +558,8 @@ static inline bool drv_wrong(struct drv *d, const char *what)
 	return false;
 }
 
-static inline bool drv_take_back(struct drv *d, uint32_t id, uint32_t len, void **cookie,
-	uint32_t *written)
+static inline bool drv_take_back(
+	struct drv *d, uint32_t id, uint32_t len, void **cookie, uint32_t *written)
 {
 	struct drv_req *r = &d->reqs[id];
 
@@ -622,8 +625,8 @@ static inline bool drv_get(struct drv *d, void **cookie, uint32_t *written)
 {
 	if (d->error)
 		return false;
-	return d->config.packed ? drv_get_packed(d, cookie, written) :
-				  drv_get_split(d, cookie, written);
+	return d->config.packed ? drv_get_packed(d, cookie, written)
+				: drv_get_split(d, cookie, written);
 }
 
 #endif

@@ -1,4 +1,5 @@
-/* vq_fixture.h - a queue between vq_driver.h's driver and a test that plays the device, in one thread */
+/* vq_fixture.h - a queue between vq_driver.h's driver and a test that plays the device, in one
+ * thread */
 #ifndef TESTS_VQ_FIXTURE_H
 #define TESTS_VQ_FIXTURE_H
 

@@ -124,8 +124,8 @@ static void a_refused_count_names_the_legal_ones(void **state)
 	assert_string_equal(err.text, "a gpio device with 3 queues: expected 1 or 2");
 	err.text[0] = 0;
 	virtio_type_check_queues(VIRTIO_ID_CONSOLE, 3, &err);
-	assert_string_equal(err.text,
-		"a console device with 3 queues: expected 2 and any multiple of 2 more");
+	assert_string_equal(
+		err.text, "a console device with 3 queues: expected 2 and any multiple of 2 more");
 }
 
 static void what_needs_the_vmm_is_marked(void **state)
