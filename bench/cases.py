@@ -4,6 +4,7 @@ import statistics
 import tempfile
 
 import lab
+from disk import disk
 from host import Failure, interleave, json_lines, run, server
 
 RAM = "size=512M"
@@ -261,6 +262,12 @@ class Bench:
         self.report.add("doorbell/time", "one ring, as the guest sees it",
                         self.guest_ns(said, "doorbell")["doorbell"] / US, "us")
 
+    # --- a disk ---
+
+    def disk(self):
+        """Over vhost-user, beside qemu-storage-daemon."""
+        disk(self)
+
     # --- in the lab ---
 
     def boot(self):
@@ -280,6 +287,7 @@ CASES = {
     "exits": Bench.exits,
     "card": Bench.card,
     "doorbell": Bench.doorbell,
+    "disk": Bench.disk,
     "boot": Bench.boot,
     "instructions": Bench.instructions,
 }

@@ -145,6 +145,7 @@ class Programs:
         self.raw_kvm = self._find("bench/raw_kvm")
         self.plain_server = self._find("bench/plain_server")
         self.clients = {name: self._find(f"bench/{name}_client") for name in ("plain", "our")}
+        self.blk_client = self._find("bench/blk_client")
         self.off = self._find("bench/off.bzimage")
         self.guest = self._find("bench/guest.bzimage")
         self.init = self._find("bench/init")
