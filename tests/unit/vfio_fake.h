@@ -1,13 +1,9 @@
 /*
- * vfio_fake.h - a scripted vfio-user server in a thread, and a machine without KVM
+ * vfio_fake.h - a scripted vfio-user server in a thread
  *
  * The server answers every request well by what its struct fake says the device is; a test's hook
  * may answer some of them otherwise, or not at all. All that arrives is recorded, and a test waits
  * for the n-th request of a kind, with a deadline that only failures reach.
- *
- * kvm_vm_ioctl() stands here instead of the machine's, so slots, ioeventfds and irqfds are written
- * down and no /dev/kvm is needed. The test's own thread is the loop thread; threads made by
- * as_vcpu() act as vCPUs.
  */
 #ifndef TESTS_VFIO_FAKE_H
 #define TESTS_VFIO_FAKE_H
@@ -19,11 +15,9 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/kvm.h>
 #include <linux/pci_regs.h>
 #include <poll.h>
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,127 +27,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "attach/user_device.h"
 #include "base/clock.h"
 #include "base/fd.h"
-#include "base/log.h"
 #include "base/sock.h"
 #include "base/util.h"
-#include "machine/layout.h"
+#include "machine/pci.h"
 #include "wire/vfio_user.h"
 
 #define MAYBE_UNUSED __attribute__((unused))
 #define DEADLINE_NS  (20 * NS_PER_S)
-#define RAM_SIZE     (16 * MIB)
-
-/* --- KVM, as far as the attach side uses it --- */
-
-#define KVM_MAX 256
-
-static struct fake_kvm {
-	pthread_mutex_t lock;
-	struct kvm_userspace_memory_region slots[KVM_MAX];
-	struct kvm_ioeventfd io[KVM_MAX];
-	unsigned nr_io;
-	struct kvm_irqfd irq[KVM_MAX];
-	unsigned nr_irq;
-	int refuse_ioeventfd; /* errno */
-} fake_kvm = { .lock = PTHREAD_MUTEX_INITIALIZER };
-
-static int fake_ioeventfd(const struct kvm_ioeventfd *a)
-{
-	struct fake_kvm *k = &fake_kvm;
-
-	if (!(a->flags & KVM_IOEVENTFD_FLAG_DEASSIGN)) {
-		if (k->refuse_ioeventfd)
-			return -k->refuse_ioeventfd;
-		k->io[k->nr_io++] = *a;
-		return 0;
-	}
-	for (unsigned i = 0; i < k->nr_io; i++)
-		if (k->io[i].addr == a->addr && k->io[i].fd == a->fd &&
-			k->io[i].datamatch == a->datamatch && k->io[i].len == a->len) {
-			k->io[i] = k->io[--k->nr_io];
-			return 0;
-		}
-	return -ENOENT;
-}
-
-static int fake_irqfd(const struct kvm_irqfd *a)
-{
-	struct fake_kvm *k = &fake_kvm;
-
-	if (!(a->flags & KVM_IRQFD_FLAG_DEASSIGN)) {
-		k->irq[k->nr_irq++] = *a;
-		return 0;
-	}
-	for (unsigned i = 0; i < k->nr_irq; i++)
-		if (k->irq[i].fd == a->fd && k->irq[i].gsi == a->gsi) {
-			k->irq[i] = k->irq[--k->nr_irq];
-			return 0;
-		}
-	return -ENOENT;
-}
-
-int kvm_vm_ioctl(const struct kvm *kvm, unsigned long request, void *arg)
-{
-	const struct kvm_userspace_memory_region *r = arg;
-	int rc = 0;
-
-	pthread_mutex_lock(&fake_kvm.lock);
-	if (request == KVM_SET_USER_MEMORY_REGION)
-		fake_kvm.slots[r->slot] = *r;
-	else if (request == KVM_IOEVENTFD)
-		rc = fake_ioeventfd(arg);
-	else if (request == KVM_IRQFD)
-		rc = fake_irqfd(arg);
-	pthread_mutex_unlock(&fake_kvm.lock);
-	return rc;
-}
-
-static MAYBE_UNUSED unsigned kvm_nr_slots(void)
-{
-	unsigned n = 0;
-
-	pthread_mutex_lock(&fake_kvm.lock);
-	for (unsigned i = 0; i < KVM_MAX; i++)
-		n += fake_kvm.slots[i].memory_size != 0;
-	pthread_mutex_unlock(&fake_kvm.lock);
-	return n;
-}
-
-static MAYBE_UNUSED bool kvm_has_slot(uint64_t gpa, uint64_t size)
-{
-	bool found = false;
-
-	pthread_mutex_lock(&fake_kvm.lock);
-	for (unsigned i = 0; i < KVM_MAX; i++)
-		found = found || (fake_kvm.slots[i].guest_phys_addr == gpa &&
-					 fake_kvm.slots[i].memory_size == size);
-	pthread_mutex_unlock(&fake_kvm.lock);
-	return found;
-}
-
-static MAYBE_UNUSED unsigned kvm_nr_ioeventfds(void)
-{
-	unsigned n;
-
-	pthread_mutex_lock(&fake_kvm.lock);
-	n = fake_kvm.nr_io;
-	pthread_mutex_unlock(&fake_kvm.lock);
-	return n;
-}
-
-/* The irqfd of a line with resample, or NULL. */
-static MAYBE_UNUSED const struct kvm_irqfd *kvm_line(void)
-{
-	for (unsigned i = 0; i < fake_kvm.nr_irq; i++)
-		if (fake_kvm.irq[i].flags & KVM_IRQFD_FLAG_RESAMPLE)
-			return &fake_kvm.irq[i];
-	return NULL;
-}
-
-/* --- the server --- */
 
 #define REC_MAX	 8192
 #define REC_DATA 64
@@ -686,6 +568,9 @@ static MAYBE_UNUSED void fake_kill(struct fake *f)
 static MAYBE_UNUSED void fake_free(struct fake *f)
 {
 	fake_kill(f);
+	for (unsigned i = 0; i < ARRAY_SIZE(f->regions); i++)
+		for (unsigned k = 0; k < ARRAY_SIZE(f->regions[i].fds); k++)
+			fd_close(&f->regions[i].fds[k]);
 	fd_close(&f->wake);
 	free(f->recs);
 	pthread_mutex_destroy(&f->lock);
@@ -800,269 +685,6 @@ static MAYBE_UNUSED int fake_unmask_fd(struct fake *f)
 	fd = f->unmask_fd;
 	pthread_mutex_unlock(&f->lock);
 	return fd;
-}
-
-/* --- the machine --- */
-
-struct world {
-	struct machine m;
-	struct device *dev;
-	int rc; /* of the attach */
-	bool reported;
-	struct err err;
-	char log_path[64];
-	struct loop_timer watchdog;
-};
-
-static struct user_device_params world_params(struct fake *f);
-
-static void world_watchdog(struct loop_timer *t)
-{
-	fail_msg("the loop waits for something that does not come");
-}
-
-static MAYBE_UNUSED struct world *world_new(void)
-{
-	static unsigned number;
-	struct world *w = calloc(1, sizeof(*w));
-	struct memory_params mp = { .size = RAM_SIZE };
-	struct pci_params pp = { .nr_segments = 1, .phys_bits = 40, .ram_top = RAM_SIZE };
-	struct err err = { 0 };
-
-	snprintf(w->log_path, sizeof(w->log_path), "/tmp/vfio-log-%d-%u", (int)getpid(), number++);
-	log_init("test", LOG_WARN);
-	assert_int_equal(log_open(w->log_path), 0);
-	memset(fake_kvm.slots, 0, sizeof(fake_kvm.slots));
-	fake_kvm.nr_io = fake_kvm.nr_irq = 0;
-	fake_kvm.refuse_ioeventfd = 0;
-	w->m.kvm.nr_slots = KVM_MAX;
-	w->m.kvm.nr_gsi_routes = 1024;
-	assert_int_equal(loop_new(&w->m.loop), 0);
-	assert_int_equal(memory_new(&w->m.kvm, &mp, &w->m.memory, &err), 0);
-	assert_int_equal(irqs_new(&w->m.kvm, &w->m.irqs), 0);
-	assert_int_equal(io_bus_new(8, &w->m.bus), 0);
-	assert_int_equal(pci_new(w->m.bus, &pp, &w->m.pci, &err), 0);
-	return w;
-}
-
-static MAYBE_UNUSED void world_free(struct world *w)
-{
-	loop_timer_del(&w->watchdog);
-	device_free(w->dev);
-	pci_free(w->m.pci);
-	io_bus_free(w->m.bus);
-	irqs_free(w->m.irqs);
-	memory_free(w->m.memory);
-	loop_free(w->m.loop);
-	unlink(w->log_path);
-	free(w);
-}
-
-/* Lines of the log that hold the text. */
-static MAYBE_UNUSED unsigned world_log(struct world *w, const char *text)
-{
-	FILE *file = fopen(w->log_path, "r");
-	char line[1024];
-	unsigned n = 0;
-
-	assert_non_null(file);
-	while (fgets(line, sizeof(line), file))
-		n += strstr(line, text) != NULL;
-	fclose(file);
-	return n;
-}
-
-static int world_run(struct world *w)
-{
-	int rc;
-
-	loop_timer_set(w->m.loop, &w->watchdog, clock_now_ns() + DEADLINE_NS, world_watchdog);
-	rc = loop_run(w->m.loop);
-	loop_timer_del(&w->watchdog);
-	return rc;
-}
-
-static void world_attached(void *arg, struct device *dev, int rc, const struct err *err)
-{
-	struct world *w = arg;
-
-	w->rc = rc;
-	w->err = *err;
-	w->reported = true;
-	loop_quit(w->m.loop, 0);
-}
-
-static MAYBE_UNUSED int world_attach_with(struct world *w, const struct user_device_params *p)
-{
-	struct user_device_params copy = *p;
-	int rc;
-
-	copy.attached = world_attached;
-	copy.arg = w;
-	rc = user_device_attach(&w->m, &copy, &w->dev, &w->err);
-	if (rc)
-		return rc;
-	world_run(w);
-	assert_true(w->reported);
-	if (w->rc) {
-		device_free(w->dev);
-		w->dev = NULL;
-	}
-	return w->rc;
-}
-
-static struct user_device_params world_params(struct fake *f)
-{
-	struct user_device_params p = {
-		.id = "dev0",
-		.socket = f->path,
-		.slot = 5,
-		.times = { .retry_min_ms = 1, .retry_max_ms = 5 },
-	};
-
-	return p;
-}
-
-static MAYBE_UNUSED int world_attach(struct world *w, struct fake *f)
-{
-	struct user_device_params p = world_params(f);
-
-	return world_attach_with(w, &p);
-}
-
-/* A machine with the device attached and plugged. */
-static MAYBE_UNUSED struct world *world_with(struct fake *f)
-{
-	struct world *w = world_new();
-	struct err err = { 0 };
-
-	if (world_attach(w, f))
-		fail_msg("%s", w->err.text);
-	if (device_plug(w->dev, &err))
-		fail_msg("%s", err.text);
-	return w;
-}
-
-struct vcpu_job {
-	struct world *w;
-	void (*fn)(struct world *w, struct io_reader *r, void *arg);
-	void *arg;
-	unsigned index;
-	pthread_t thread;
-	_Atomic bool done;
-};
-
-static void *vcpu_main(void *arg)
-{
-	struct vcpu_job *job = arg;
-
-	job->fn(job->w, io_bus_reader(job->w->m.bus, job->index), job->arg);
-	atomic_store(&job->done, true);
-	loop_quit(job->w->m.loop, 0);
-	return NULL;
-}
-
-/* Run fn as a vCPU while this thread serves the loop. */
-static MAYBE_UNUSED void as_vcpu(
-	struct world *w, void (*fn)(struct world *, struct io_reader *, void *), void *arg)
-{
-	struct vcpu_job job = { .w = w, .fn = fn, .arg = arg };
-
-	assert_int_equal(pthread_create(&job.thread, NULL, vcpu_main, &job), 0);
-	/* Another thread's end may have ended a run too. */
-	while (!atomic_load(&job.done))
-		world_run(w);
-	pthread_join(job.thread, NULL);
-}
-
-struct loop_until {
-	struct loop_timer timer;
-	struct world *w;
-	bool (*fn)(struct world *w, void *arg);
-	void *arg;
-	bool done;
-};
-
-static void loop_until_check(struct loop_timer *timer)
-{
-	struct loop_until *u = container_of(timer, struct loop_until, timer);
-
-	u->done = u->fn(u->w, u->arg);
-	if (u->done)
-		loop_quit(u->w->m.loop, 0);
-	else
-		loop_timer_set(
-			u->w->m.loop, &u->timer, clock_now_ns() + NS_PER_MS, loop_until_check);
-}
-
-/* Serve the loop until the condition holds. */
-static MAYBE_UNUSED void world_until(
-	struct world *w, bool (*fn)(struct world *w, void *arg), void *arg)
-{
-	struct loop_until u = { .w = w, .fn = fn, .arg = arg };
-
-	loop_timer_set(w->m.loop, &u.timer, clock_now_ns(), loop_until_check);
-	while (!u.done)
-		world_run(w);
-	loop_timer_del(&u.timer);
-}
-
-/* --- the guest's accesses --- */
-
-static MAYBE_UNUSED uint32_t cfg_read(
-	struct world *w, struct io_reader *r, unsigned off, unsigned size)
-{
-	uint64_t v;
-
-	io_read(w->m.bus, r, IO_MMIO, LAYOUT_ECAM + (5ull << 15) + off, size, &v);
-	return (uint32_t)v;
-}
-
-static MAYBE_UNUSED void cfg_write(
-	struct world *w, struct io_reader *r, unsigned off, unsigned size, uint32_t v)
-{
-	io_write(w->m.bus, r, IO_MMIO, LAYOUT_ECAM + (5ull << 15) + off, size, v);
-}
-
-static uint64_t bar_addr(struct world *w, struct io_reader *r, unsigned bar)
-{
-	uint64_t a = cfg_read(w, r, PCI_BASE_ADDRESS_0 + 4 * bar, 4);
-
-	if (a & 1)
-		return a & ~3ull;
-	if ((a & 6) == 4)
-		a |= (uint64_t)cfg_read(w, r, PCI_BASE_ADDRESS_0 + 4 * bar + 4, 4) << 32;
-	return a & ~15ull;
-}
-
-static enum io_space bar_space(struct world *w, struct io_reader *r, unsigned bar)
-{
-	return cfg_read(w, r, PCI_BASE_ADDRESS_0 + 4 * bar, 4) & 1 ? IO_PORT : IO_MMIO;
-}
-
-static MAYBE_UNUSED uint64_t reg_read(
-	struct world *w, struct io_reader *r, unsigned bar, uint64_t off, unsigned size)
-{
-	uint64_t v;
-
-	io_read(w->m.bus, r, bar_space(w, r, bar), bar_addr(w, r, bar) + off, size, &v);
-	return v;
-}
-
-static MAYBE_UNUSED void reg_write(
-	struct world *w, struct io_reader *r, unsigned bar, uint64_t off, unsigned size, uint64_t v)
-{
-	io_write(w->m.bus, r, bar_space(w, r, bar), bar_addr(w, r, bar) + off, size, v);
-}
-
-static MAYBE_UNUSED void decode_on(struct world *w, struct io_reader *r)
-{
-	cfg_write(w, r, PCI_COMMAND, 2, PCI_COMMAND_IO | PCI_COMMAND_MEMORY);
-}
-
-static MAYBE_UNUSED void job_decode_on(struct world *w, struct io_reader *r, void *arg)
-{
-	decode_on(w, r);
 }
 
 #endif

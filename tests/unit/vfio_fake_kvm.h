@@ -1,0 +1,125 @@
+/*
+ * vfio_fake_kvm.h - KVM, as far as the attach side uses it: what it was asked is written down
+ *
+ * kvm_vm_ioctl() stands here instead of the machine's, so no /dev/kvm is needed.
+ */
+#ifndef TESTS_VFIO_FAKE_KVM_H
+#define TESTS_VFIO_FAKE_KVM_H
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "machine/kvm.h"
+
+#define MAYBE_UNUSED __attribute__((unused))
+
+#define KVM_MAX 256
+
+static struct fake_kvm {
+	pthread_mutex_t lock;
+	struct kvm_userspace_memory_region slots[KVM_MAX];
+	struct kvm_ioeventfd io[KVM_MAX];
+	unsigned nr_io;
+	struct kvm_irqfd irq[KVM_MAX];
+	unsigned nr_irq;
+	int refuse_ioeventfd; /* errno */
+} fake_kvm = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+static int fake_ioeventfd(const struct kvm_ioeventfd *a)
+{
+	struct fake_kvm *k = &fake_kvm;
+
+	if (!(a->flags & KVM_IOEVENTFD_FLAG_DEASSIGN)) {
+		if (k->refuse_ioeventfd)
+			return -k->refuse_ioeventfd;
+		k->io[k->nr_io++] = *a;
+		return 0;
+	}
+	for (unsigned i = 0; i < k->nr_io; i++)
+		if (k->io[i].addr == a->addr && k->io[i].fd == a->fd &&
+			k->io[i].datamatch == a->datamatch && k->io[i].len == a->len) {
+			k->io[i] = k->io[--k->nr_io];
+			return 0;
+		}
+	return -ENOENT;
+}
+
+static int fake_irqfd(const struct kvm_irqfd *a)
+{
+	struct fake_kvm *k = &fake_kvm;
+
+	if (!(a->flags & KVM_IRQFD_FLAG_DEASSIGN)) {
+		k->irq[k->nr_irq++] = *a;
+		return 0;
+	}
+	for (unsigned i = 0; i < k->nr_irq; i++)
+		if (k->irq[i].fd == a->fd && k->irq[i].gsi == a->gsi) {
+			k->irq[i] = k->irq[--k->nr_irq];
+			return 0;
+		}
+	return -ENOENT;
+}
+
+int kvm_vm_ioctl(const struct kvm *kvm, unsigned long request, void *arg)
+{
+	const struct kvm_userspace_memory_region *r = arg;
+	int rc = 0;
+
+	pthread_mutex_lock(&fake_kvm.lock);
+	if (request == KVM_SET_USER_MEMORY_REGION)
+		fake_kvm.slots[r->slot] = *r;
+	else if (request == KVM_IOEVENTFD)
+		rc = fake_ioeventfd(arg);
+	else if (request == KVM_IRQFD)
+		rc = fake_irqfd(arg);
+	pthread_mutex_unlock(&fake_kvm.lock);
+	return rc;
+}
+
+static MAYBE_UNUSED unsigned kvm_nr_slots(void)
+{
+	unsigned n = 0;
+
+	pthread_mutex_lock(&fake_kvm.lock);
+	for (unsigned i = 0; i < KVM_MAX; i++)
+		n += fake_kvm.slots[i].memory_size != 0;
+	pthread_mutex_unlock(&fake_kvm.lock);
+	return n;
+}
+
+static MAYBE_UNUSED bool kvm_has_slot(uint64_t gpa, uint64_t size)
+{
+	bool found = false;
+
+	pthread_mutex_lock(&fake_kvm.lock);
+	for (unsigned i = 0; i < KVM_MAX; i++)
+		found = found || (fake_kvm.slots[i].guest_phys_addr == gpa &&
+					 fake_kvm.slots[i].memory_size == size);
+	pthread_mutex_unlock(&fake_kvm.lock);
+	return found;
+}
+
+static MAYBE_UNUSED unsigned kvm_nr_ioeventfds(void)
+{
+	unsigned n;
+
+	pthread_mutex_lock(&fake_kvm.lock);
+	n = fake_kvm.nr_io;
+	pthread_mutex_unlock(&fake_kvm.lock);
+	return n;
+}
+
+/* The irqfd of a line with resample, or NULL. */
+static MAYBE_UNUSED const struct kvm_irqfd *kvm_line(void)
+{
+	for (unsigned i = 0; i < fake_kvm.nr_irq; i++)
+		if (fake_kvm.irq[i].flags & KVM_IRQFD_FLAG_RESAMPLE)
+			return &fake_kvm.irq[i];
+	return NULL;
+}
+
+#endif
