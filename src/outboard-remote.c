@@ -20,8 +20,7 @@
 enum exit_status { EXIT_DONE = 0, EXIT_REFUSED = 1, EXIT_USAGE = 2 };
 
 struct request {
-	const char *api_socket;
-	const struct remote_command *command;
+	struct remote_request to_send;
 	const char *argument; /* NULL: none */
 };
 
@@ -67,17 +66,17 @@ static int print_option(const char *option, const char *value, struct err *err)
 
 static int take_word(struct request *r, const char *word, struct err *err)
 {
-	if (!r->command) {
-		r->command = remote_find(word);
-		if (!r->command)
+	if (!r->to_send.command) {
+		r->to_send.command = remote_find(word);
+		if (!r->to_send.command)
 			return unknown("command", word, err);
-		if (!r->command->endpoint)
+		if (!r->to_send.command->endpoint)
 			return err_set(err, -EOPNOTSUPP, "%s is not available in this version", word);
 		return 0;
 	}
-	if (r->argument || r->command->body == REMOTE_NOTHING)
+	if (r->argument || r->to_send.command->body == REMOTE_NOTHING)
 		return err_set(err, -EINVAL, "%s: expected no further argument, got \"%s\"",
-			r->command->name, grammar_show(word).text);
+			r->to_send.command->name, grammar_show(word).text);
 	r->argument = word;
 	return 0;
 }
@@ -93,10 +92,10 @@ static int parse(char **argv, struct request *r, struct err *err)
 		if (!strcmp(word, api_socket)) {
 			if (!*argv)
 				return err_set(err, -EINVAL, "--api-socket: expected PATH, got nothing");
-			r->api_socket = *argv++;
+			r->to_send.socket_path = *argv++;
 		} else if (!strncmp(word, api_socket, sizeof(api_socket) - 1) &&
 			   word[sizeof(api_socket) - 1] == '=') {
-			r->api_socket = word + sizeof(api_socket);
+			r->to_send.socket_path = word + sizeof(api_socket);
 		} else if (word[0] == '-' && word[1]) {
 			rc = print_option(word, *argv, err);
 		} else {
@@ -105,10 +104,15 @@ static int parse(char **argv, struct request *r, struct err *err)
 	}
 	if (rc)
 		return rc;
-	if (!r->command)
+	if (!r->to_send.command)
 		return err_set(err, -EINVAL, "expected a command; --help lists them");
-	if (!r->api_socket)
-		return err_set(err, -EINVAL, "%s: expected --api-socket PATH", r->command->name);
+	if (!r->to_send.socket_path)
+		return err_set(err, -EINVAL, "%s: expected --api-socket PATH",
+			r->to_send.command->name);
+	if (!r->argument && (r->to_send.command->body == REMOTE_OPTION ||
+				    r->to_send.command->body == REMOTE_ID))
+		return err_set(err, -EINVAL, "%s: expected %s, got nothing",
+			r->to_send.command->name, r->to_send.command->arg);
 	return 0;
 }
 
@@ -128,32 +132,45 @@ static int read_stream(FILE *in, const char *name, char **body, size_t *len, str
 	return 0;
 }
 
-static int read_body(const struct request *r, char **body, size_t *len, struct err *err)
+static int read_file(struct request *r, struct err *err)
 {
 	bool from_stdin = !r->argument || !strcmp(r->argument, "-");
+	struct remote_request *to = &r->to_send;
 	FILE *in;
 	int rc;
 
-	if (r->command->body == REMOTE_NOTHING)
-		return 0;
 	if (from_stdin)
-		return read_stream(stdin, "standard input", body, len, err);
+		return read_stream(stdin, "standard input", &to->body, &to->len, err);
 	in = fopen(r->argument, "re");
 	if (!in)
 		return err_set(err, -errno, "%s: %s", grammar_show(r->argument).text,
 			strerror(errno));
-	rc = read_stream(in, grammar_show(r->argument).text, body, len, err);
+	rc = read_stream(in, grammar_show(r->argument).text, &to->body, &to->len, err);
 	fclose(in);
 	return rc;
+}
+
+static int run(struct request *r)
+{
+	enum remote_body body = r->to_send.command->body;
+	struct err err = { 0 };
+	int rc = 0;
+
+	if ((body == REMOTE_OPTION || body == REMOTE_ID) &&
+		remote_make_body(&r->to_send, r->argument, &err))
+		return complain(EXIT_USAGE, err.text);
+	if (body == REMOTE_FILE)
+		rc = read_file(r, &err);
+	if (!rc)
+		rc = remote_run(&r->to_send, stdout, &err);
+	return rc ? complain(EXIT_REFUSED, err.text) : EXIT_DONE;
 }
 
 int main(int argc, char **argv)
 {
 	struct request r = { 0 };
 	struct err err = { 0 };
-	FREE_AUTO char *body = NULL;
-	size_t len = 0;
-	int rc;
+	int rc, status;
 
 	if (fd_standard())
 		return EXIT_REFUSED;
@@ -162,8 +179,7 @@ int main(int argc, char **argv)
 		return EXIT_DONE;
 	if (rc)
 		return complain(EXIT_USAGE, err.text);
-	rc = read_body(&r, &body, &len, &err);
-	if (!rc)
-		rc = remote_run(r.command, r.api_socket, body, len, stdout, &err);
-	return rc ? complain(EXIT_REFUSED, err.text) : EXIT_DONE;
+	status = run(&r);
+	remote_fini(&r.to_send);
+	return status;
 }

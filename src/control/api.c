@@ -17,6 +17,7 @@
 
 #include "base/log.h"
 #include "base/util.h"
+#include "control/api_devices.h"
 #include "control/config_json.h"
 #include "control/field_json.h"
 #include "control/grammar.h"
@@ -187,6 +188,41 @@ static void nmi(struct api *api, struct http_request *req)
 	at_once(api, req, vm_nmi);
 }
 
+/* --- devices, before a boot --- */
+
+static void answer_change(struct http_request *req, int rc, const struct err *err)
+{
+	if (!rc)
+		answer_nothing(req);
+	else
+		/* a running VM could be changed elsewhere, not here */
+		answer_error(req,
+			rc == VM_WRONG_STATE ? 501 :
+			rc == -EEXIST	     ? 409 :
+			rc == -ENOENT	     ? 404 :
+			rc == -ENOMEM	     ? 500 :
+					       400,
+			err->text);
+}
+
+/* vm.add-net: the option is what comes after "add-". */
+static void add_device(struct api *api, struct http_request *req)
+{
+	const char *option = strstr(req->path, "vm.add-") + strlen("vm.add-");
+	struct err err = { 0 };
+	int rc = api_add_device(vmm_vm(api->vmm), option, req, &err);
+
+	answer_change(req, rc, &err);
+}
+
+static void remove_device(struct api *api, struct http_request *req)
+{
+	struct err err = { 0 };
+	int rc = api_remove_device(vmm_vm(api->vmm), req, &err);
+
+	answer_change(req, rc, &err);
+}
+
 /* --- what there is to know --- */
 
 static void name_pty(json_t *config, const char *key, const char *pty)
@@ -288,17 +324,17 @@ static const struct endpoint endpoints[] = {
 	{ "vm.power-button", "PUT", true, power_button },
 	{ "vm.nmi", "PUT", true, nmi },
 	{ "vm.add-device", "PUT" },
-	{ "vm.add-disk", "PUT" },
-	{ "vm.add-fs", "PUT" },
-	{ "vm.add-generic-vhost-user", "PUT" },
-	{ "vm.add-net", "PUT" },
+	{ "vm.add-disk", "PUT", true, add_device },
+	{ "vm.add-fs", "PUT", true, add_device },
+	{ "vm.add-generic-vhost-user", "PUT", true, add_device },
+	{ "vm.add-net", "PUT", true, add_device },
 	{ "vm.add-pmem", "PUT" },
-	{ "vm.add-user-device", "PUT" },
+	{ "vm.add-user-device", "PUT", true, add_device },
 	{ "vm.add-vdpa", "PUT" },
 	{ "vm.add-vsock", "PUT" },
 	{ "vm.coredump", "PUT" },
 	{ "vm.receive-migration", "PUT" },
-	{ "vm.remove-device", "PUT" },
+	{ "vm.remove-device", "PUT", true, remove_device },
 	{ "vm.resize", "PUT" },
 	{ "vm.resize-disk", "PUT" },
 	{ "vm.resize-zone", "PUT" },

@@ -3,7 +3,8 @@
  *
  * Endpoints are rows of a table: name, method, states of the VM in which it is allowed, function. Answers: 200 with
  * a JSON object, 204 without; else a JSON array with one text. 400 the body is wrong; 404 no such endpoint, or
- * no VM; 405 not with this method, or not in this state; 500 it was tried and failed; 501 known elsewhere, not here.
+ * no VM; 405 not with this method, or not in this state; 409 taken
+ * already; 500 it was tried and failed; 501 known elsewhere, not here.
  *
  * Threads: loop thread.
  */

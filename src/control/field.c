@@ -146,10 +146,18 @@ int fields_append(const struct option_row *option, struct any_list *list, void *
 	return rc;
 }
 
+void fields_remove(const struct option_row *option, struct any_list *list, size_t i)
+{
+	char *item = (char *)list->items + i * option->item_size;
+
+	fields_fini(option, item);
+	list->nr--;
+	memmove(item, item + option->item_size, (list->nr - i) * option->item_size);
+}
+
 void fields_drop_last(const struct option_row *option, struct any_list *list)
 {
-	list->nr--;
-	fields_fini(option, (char *)list->items + list->nr * option->item_size);
+	fields_remove(option, list, list->nr - 1);
 }
 
 bool field_is_set(const struct field_row *f, const void *base)

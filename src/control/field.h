@@ -45,7 +45,9 @@ struct any_list {
 
 /* One more element, at its defaults, at the end of an OPTION_LIST. Lends *item. 0 or -ENOMEM. */
 int fields_append(const struct option_row *option, struct any_list *list, void **item);
-/* Free the last one. */
+/* Take element i out and free it. */
+void fields_remove(const struct option_row *option, struct any_list *list, size_t i);
+/* The same for the last one. */
 void fields_drop_last(const struct option_row *option, struct any_list *list);
 
 /* Whether a field has been given (a string or list that is there, a number that is not the unset value). */

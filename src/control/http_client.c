@@ -19,7 +19,7 @@
 #include "base/util.h"
 #include "control/grammar.h"
 
-struct call {
+struct exchange {
 	http_parser parser;
 	struct http_answer *answer;
 	bool complete;
@@ -28,7 +28,7 @@ struct call {
 
 static int on_body(http_parser *parser, const char *at, size_t n)
 {
-	struct call *c = container_of(parser, struct call, parser);
+	struct exchange *c = container_of(parser, struct exchange, parser);
 	struct http_answer *a = c->answer;
 	char *bigger;
 
@@ -50,7 +50,7 @@ static int on_body(http_parser *parser, const char *at, size_t n)
 
 static int on_complete(http_parser *parser)
 {
-	struct call *c = container_of(parser, struct call, parser);
+	struct exchange *c = container_of(parser, struct exchange, parser);
 
 	/* "100 Continue" comes before the answer. */
 	c->complete = parser->status_code >= 200;
@@ -58,11 +58,11 @@ static int on_complete(http_parser *parser)
 }
 
 /* Send all of it. A server that has said no already does not read on: that is not our failure. */
-static int send_all(int fd, const char *at, size_t len)
+static int send_all(int fd, const char *at, size_t len, const int *fds, int nr_fds)
 {
 	while (len) {
 		struct iovec iov = { (void *)at, len };
-		ssize_t n = sock_send(fd, &iov, 1, NULL, 0);
+		ssize_t n = sock_send(fd, &iov, 1, fds, nr_fds);
 
 		if (n == -EAGAIN) {
 			struct pollfd pollfd = { .fd = fd, .events = POLLOUT };
@@ -76,26 +76,27 @@ static int send_all(int fd, const char *at, size_t len)
 			return (int)n;
 		at += n;
 		len -= (size_t)n;
+		nr_fds = 0;
 	}
 	return 0;
 }
 
-static int send_request(int fd, const char *method, const char *target, const char *body, size_t len)
+static int send_request(int fd, const struct http_call *call)
 {
 	char head[512];
 	int n = snprintf(head, sizeof(head),
 		"%s %s HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n"
 		"Connection: close\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n",
-		method, target, len);
+		call->method, call->target, call->len);
 	int rc;
 
 	if (n < 0 || (size_t)n >= sizeof(head))
 		return -ENAMETOOLONG;
-	rc = send_all(fd, head, (size_t)n);
-	return rc ? rc : send_all(fd, body, len);
+	rc = send_all(fd, head, (size_t)n, NULL, 0);
+	return rc ? rc : send_all(fd, call->body, call->len, call->fds, call->nr_fds);
 }
 
-static int receive_answer(int fd, struct call *c)
+static int receive_answer(int fd, struct exchange *c)
 {
 	static const http_parser_settings settings = {
 		.on_body = on_body,
@@ -128,24 +129,23 @@ static int receive_answer(int fd, struct call *c)
 	return c->answer->body ? 0 : -ENOMEM;
 }
 
-int http_call(const char *socket_path, const char *method, const char *target, const char *body,
-	size_t len, struct http_answer *answer, struct err *err)
+int http_call(const struct http_call *call, struct http_answer *answer, struct err *err)
 {
-	struct call c = { .answer = answer };
-	FD_AUTO fd = sock_connect(socket_path, err);
+	struct exchange c = { .answer = answer };
+	FD_AUTO fd = sock_connect(call->socket_path, err);
 	int rc;
 
 	*answer = (struct http_answer){ 0 };
 	if (fd < 0)
 		return fd;
-	rc = send_request(fd, method, target, body, len);
+	rc = send_request(fd, call);
 	if (!rc)
 		rc = receive_answer(fd, &c);
 	if (!rc)
 		return 0;
 	free(answer->body);
 	*answer = (struct http_answer){ 0 };
-	return err_set(err, rc, "%s: %s", grammar_show(socket_path).text,
+	return err_set(err, rc, "%s: %s", grammar_show(call->socket_path).text,
 		rc == -EBADMSG	   ? "what answers there is no HTTP server" :
 		rc == -ECONNRESET ? "hung up without an answer" :
 		rc == -EMSGSIZE	   ? "the answer is too long" :

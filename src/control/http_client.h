@@ -20,8 +20,16 @@ struct http_answer {
 	size_t len;
 };
 
-/* body may be NULL. Gives what is in *answer. 0 or -errno with a text. */
-int http_call(const char *socket_path, const char *method, const char *target, const char *body,
-	size_t len, struct http_answer *answer, struct err *err);
+struct http_call {
+	const char *socket_path;
+	const char *method, *target;
+	const char *body; /* NULL: none */
+	size_t len;
+	const int *fds; /* borrowed; they go with the body */
+	int nr_fds;	/* 0 to SOCK_MAX_FDS */
+};
+
+/* Gives what is in *answer. 0 or -errno with a text. */
+int http_call(const struct http_call *call, struct http_answer *answer, struct err *err);
 
 #endif

@@ -6,9 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/sock.h"
 #include "base/util.h"
-#include "control/grammar.h"
+#include "control/config_json.h"
+#include "control/field_json.h"
 #include "control/http_client.h"
+#include "control/options.h"
 
 /* a table is read by rows */
 /* clang-format off */
@@ -17,6 +20,14 @@ const struct remote_command remote_commands[] = {
 	{ "ping", "GET", "vmm.ping", .help = "ask whether it is there, and which version it is" },
 	{ "create", "PUT", "vm.create", REMOTE_FILE, "[FILE|-]",
 	  "create a VM from a configuration in JSON, from standard input without FILE" },
+	{ "add-disk", "PUT", "vm.add-disk", REMOTE_OPTION, "OPTION", "before a boot, add a disk: path=PATH,..." },
+	{ "add-net", "PUT", "vm.add-net", REMOTE_OPTION, "OPTION", "add a network: tap=NAME,... or fd=[N]" },
+	{ "add-fs", "PUT", "vm.add-fs", REMOTE_OPTION, "OPTION", "add a shared directory: tag=NAME,socket=PATH" },
+	{ "add-generic-vhost-user", "PUT", "vm.add-generic-vhost-user", REMOTE_OPTION, "OPTION",
+	  "add a virtio device by vhost-user" },
+	{ "add-user-device", "PUT", "vm.add-user-device", REMOTE_OPTION, "OPTION",
+	  "add a PCI device by vfio-user: socket=PATH" },
+	{ "remove-device", "PUT", "vm.remove-device", REMOTE_ID, "ID", "before a boot, remove a device" },
 	{ "boot", "PUT", "vm.boot", .help = "attach its devices and start it" },
 	{ "info", "GET", "vm.info", .help = "print its configuration, state and devices" },
 	{ "counters", "GET", "vm.counters", .help = "print the counters of its devices" },
@@ -30,17 +41,11 @@ const struct remote_command remote_commands[] = {
 	{ "shutdown-vmm", "PUT", "vmm.shutdown", .help = "end the VMM, and its VM with it" },
 
 	{ "add-device" },
-	{ "add-disk" },
-	{ "add-fs" },
-	{ "add-generic-vhost-user" },
-	{ "add-net" },
 	{ "add-pmem" },
-	{ "add-user-device" },
 	{ "add-vdpa" },
 	{ "add-vsock" },
 	{ "coredump" },
 	{ "receive-migration" },
-	{ "remove-device" },
 	{ "resize" },
 	{ "resize-disk" },
 	{ "resize-zone" },
@@ -103,15 +108,76 @@ static int print_answer(const struct http_answer *answer, FILE *out, struct err 
 	return 0;
 }
 
-int remote_run(const struct remote_command *command, const char *socket_path, const char *body,
-	size_t len, FILE *out, struct err *err)
+/* The element of the list that the option's argument has made, as the server takes it. */
+static int option_body(struct remote_request *req, const char *argument, struct err *err)
+{
+	const struct option_row *o = option_find(req->command->name + strlen("add-"));
+	struct vm_config config;
+	json_t *json = NULL;
+	int rc = config_init(&config);
+
+	if (rc)
+		return err_set(err, rc, "out of memory");
+	rc = options_apply(&config, o->name, argument, err);
+	if (!rc) {
+		rc = config_to_json(&config, &json);
+		req->body = rc ? NULL :
+				 json_dumps(json_array_get(json_object_get(json, o->json), 0), 0);
+		rc = req->body ? 0 : err_set(err, -ENOMEM, "out of memory");
+	}
+	/* descriptors are no JSON: they go beside it */
+	if (!rc && config.nets.nr) {
+		req->fds = (int *)config.nets.items[0].fds.items;
+		req->nr_fds = (int)config.nets.items[0].fds.nr;
+		config.nets.items[0].fds = (struct int_list){ 0 };
+	}
+	json_decref(json);
+	config_fini(&config);
+	return rc;
+}
+
+int remote_make_body(struct remote_request *req, const char *argument, struct err *err)
+{
+	int rc = 0;
+
+	if (req->command->body == REMOTE_OPTION) {
+		rc = option_body(req, argument, err);
+	} else {
+		json_t *json = json_pack("{s:o}", "id", json_text(argument));
+
+		req->body = json ? json_dumps(json, 0) : NULL;
+		json_decref(json);
+		rc = req->body ? 0 : err_set(err, -ENOMEM, "out of memory");
+	}
+	req->len = req->body ? strlen(req->body) : 0;
+	if (req->nr_fds > SOCK_MAX_FDS)
+		rc = err_set(err, -E2BIG, "fd: expected at most %d descriptors", SOCK_MAX_FDS);
+	return rc;
+}
+
+void remote_fini(struct remote_request *req)
+{
+	free(req->body);
+	free(req->fds);
+}
+
+int remote_run(const struct remote_request *req, FILE *out, struct err *err)
 {
 	struct http_answer answer;
 	char target[100];
+	const struct http_call call = {
+		.socket_path = req->socket_path,
+		.method = req->command->method,
+		.target = target,
+		.body = req->body,
+		.len = req->len,
+		.fds = req->fds,
+		.nr_fds = req->nr_fds,
+	};
 	int rc;
 
-	snprintf(target, sizeof(target), "/api/v1/%s", command->endpoint);
-	rc = http_call(socket_path, command->method, target, body, len, &answer, err);
+	snprintf(target, sizeof(target), "/api/v1/%s", req->command->endpoint);
+	rc = http_call(&call, &answer, err);
 	if (rc)
 		return rc;
 	if (answer.status == 200 || answer.status == 204)
@@ -141,7 +207,8 @@ void remote_print_help(FILE *out)
 			continue;
 		snprintf(label, sizeof(label), "%s%s%s", c->name, c->arg ? " " : "",
 			c->arg ? c->arg : "");
-		fprintf(out, "  %-18s %s\n", label, c->help);
+		fprintf(out, strlen(label) > 16 ? "  %-16s\n%20s%s\n" : "  %-17s %s%s\n", label, "",
+			c->help);
 	}
 	fputs("\n"
 	      "Options:\n"

@@ -14,6 +14,8 @@
 enum remote_body {
 	REMOTE_NOTHING,
 	REMOTE_FILE, /* what is in a file, or on standard input */
+	REMOTE_OPTION, /* an option's argument, as outboard takes it: the option is what comes after "add-" */
+	REMOTE_ID,     /* a device's name */
 };
 
 struct remote_command {
@@ -31,12 +33,27 @@ extern const struct remote_command remote_commands[];
 
 const struct remote_command *remote_find(const char *name);
 
+struct remote_request {
+	const struct remote_command *command;
+	const char *socket_path;
+	char *body; /* NULL: none */
+	size_t len;
+	int *fds; /* borrowed by it: descriptors of the caller's that the body needs */
+	int nr_fds;
+};
+
 /*
- * Send the command to the server at socket_path and print its answer, if there is one, to out. body may be NULL. 0; or
- * -errno with a text: that of the server, if it refused.
+ * Make the body of a REMOTE_OPTION or REMOTE_ID from its argument. Gives body and fds in *req (remote_fini()). 0 or
+ * -errno with a text: then the argument is wrong.
  */
-int remote_run(const struct remote_command *command, const char *socket_path, const char *body,
-	size_t len, FILE *out, struct err *err);
+int remote_make_body(struct remote_request *req, const char *argument, struct err *err);
+void remote_fini(struct remote_request *req);
+
+/*
+ * Send the command and print its answer, if there is one, to out. 0; or -errno with a text: that of the server, if it
+ * refused.
+ */
+int remote_run(const struct remote_request *req, FILE *out, struct err *err);
 
 void remote_print_help(FILE *out);
 /* The completion script for "bash" or "zsh". 0 or -EINVAL with a text. */

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/fd.h"
 #include "control/vm_devices.h"
 #include "control/vm_params.h"
 #include "machine/serial.h"
@@ -32,6 +33,7 @@ struct vm {
 	const struct vm_events *events;
 	void *arg;
 	struct vm_config config;
+	struct fd_list fds; /* that config names, when they came from a client */
 	enum vm_state state;
 	struct pending pending;
 
@@ -311,6 +313,7 @@ void vm_free(struct vm *vm)
 		return;
 	vm_shutdown(vm, NULL);
 	config_fini(&vm->config);
+	fd_list_close(&vm->fds);
 	free(vm);
 }
 
@@ -322,6 +325,33 @@ enum vm_state vm_state(const struct vm *vm)
 const struct vm_config *vm_config(const struct vm *vm)
 {
 	return &vm->config;
+}
+
+struct vm_config *vm_change(struct vm *vm, const char *what, struct err *err)
+{
+	if (vm->state == VM_CREATED || vm->state == VM_SHUTDOWN)
+		return &vm->config;
+	refuse(vm, what, err);
+	return NULL;
+}
+
+int vm_keep_fds(struct vm *vm, struct fd_list *fds, struct err *err)
+{
+	if (vm->fds.nr + fds->nr > SOCK_MAX_FDS)
+		return err_set(err, -ENOSPC, "more than %d descriptors for one VM", SOCK_MAX_FDS);
+	while (fds->nr)
+		vm->fds.fds[vm->fds.nr++] = fd_list_take(fds);
+	return 0;
+}
+
+void vm_release_fd(struct vm *vm, int fd)
+{
+	for (int i = 0; i < vm->fds.nr; i++)
+		if (vm->fds.fds[i] == fd) {
+			fd_close(&vm->fds.fds[i]);
+			vm->fds.fds[i] = vm->fds.fds[--vm->fds.nr];
+			return;
+		}
 }
 
 const char *vm_serial_pty(const struct vm *vm)

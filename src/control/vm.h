@@ -22,6 +22,7 @@
 
 #include "attach/device.h"
 #include "base/loop.h"
+#include "base/sock.h"
 #include "control/config.h"
 #include "control/spawner.h"
 #include "machine/machine.h"
@@ -69,6 +70,15 @@ void vm_free(struct vm *vm);
 
 enum vm_state vm_state(const struct vm *vm);
 const struct vm_config *vm_config(const struct vm *vm);
+/*
+ * The configuration, to be changed before the next boot; who changes it sees to it that options_check() holds.
+ * From CREATED or SHUTDOWN. NULL with a text in err.
+ */
+struct vm_config *vm_change(struct vm *vm, const char *what, struct err *err);
+/* Keep received descriptors that the configuration names, as long as the VM exists. 0; or -ENOSPC, nothing is taken. */
+int vm_keep_fds(struct vm *vm, struct fd_list *fds, struct err *err);
+/* Close one that is kept; another one is left alone. */
+void vm_release_fd(struct vm *vm, int fd);
 /* The name of the serial port's, and of the console's, pseudo-terminal, or NULL. */
 const char *vm_serial_pty(const struct vm *vm);
 const char *vm_console_pty(const struct vm *vm);

@@ -60,6 +60,10 @@ def refuses(result, line, status=1):
         ("boot", "boot: expected --api-socket PATH"),
         ("boot --api-socket", "--api-socket: expected PATH, got nothing"),
         ("--api-socket=x boot y", 'boot: expected no further argument, got "y"'),
+        ("--api-socket=x add-disk", "add-disk: expected OPTION, got nothing"),
+        ("--api-socket=x remove-device", "remove-device: expected ID, got nothing"),
+        ("--api-socket=x add-disk pat=y",
+         "--disk pat=y: pat: unknown field; did you mean path=?"),
         ("--api-socket=x create y z", 'create: expected no further argument, got "z"'),
         ("--api-socket x resum", '"resum": unknown command; did you mean resume?'),
         ("--api-socket x zzzzzz", '"zzzzzz": unknown command; --help lists them'),
@@ -89,6 +93,19 @@ def test_life(remote, vmm, tmp_path):
         assert info["config"]["payload"]["kernel"] == "/nonexistent"
         assert json.loads(does(call("counters"))) == {}
         assert does(call("delete")) == ""
+    does(call("create", stdin=None, input=json.dumps(config)))
+    does(call("add-disk", "path=/a,readonly=on,bw_size=1M,bw_refill_time=100"))
+    does(call("add-user-device", 'socket="/a,b"'))
+    with open("/dev/null", encoding="ascii") as null:  # not a tap, which only a boot would find
+        does(call("add-net", f"fd=[{null.fileno()}],id=tap", pass_fds=[null.fileno()]))
+    now = json.loads(does(call("info")))["config"]
+    assert now["net"][0]["id"] == "tap"
+    assert now["disks"][0]["readonly"] and now["user_devices"][0]["socket"] == "/a,b"
+    assert now["disks"][0]["rate_limiter_config"] == {
+        "bandwidth": {"size": 1 << 20, "refill_time": 100}}
+    does(call("remove-device", "_disk0"))
+    refuses(call("remove-device", "_disk0"), "_disk0: there is no such device")
+    does(call("delete"))
     (tmp_path / "config").write_text(json.dumps(config))
     does(call("create", tmp_path / "config"))
     refuses(call("pause"), "vm.pause: the VM is not booted")
@@ -129,7 +146,7 @@ printf '%s\n' "${COMPREPLY[@]}"
 @pytest.mark.parametrize(
     "words,candidates",
     [
-        (["re"], ["resume", "reboot"]),
+        (["re"], ["remove-device", "resume", "reboot"]),
         (["--api-socket", "sock"], ["socket-file"]),
         (["--api-socket", "x", "shut"], ["shutdown", "shutdown-vmm"]),
         (["--api-socket", "x", "create", "so"], ["socket-file"]),

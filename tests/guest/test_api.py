@@ -110,7 +110,7 @@ def test_requests_that_find_nothing(served):
     assert api.get("vm.nothing") == (404, ["/api/v1/vm.nothing: no such endpoint"])
     assert api.put("vm.info") == (405, ["vm.info: expected the method GET"])
     assert api.get("vm.boot") == (405, ["vm.boot: expected the method PUT"])
-    for name in ("vm.resize", "vm.snapshot", "vm.restore", "vm.add-disk", "vm.send-migration"):
+    for name in ("vm.resize", "vm.snapshot", "vm.restore", "vm.add-pmem", "vm.send-migration"):
         api.refuses(name, 501, f"{name} is not available in this version", {})
 
 
@@ -413,6 +413,71 @@ def test_devices_are_shown(served, gpio, kvm):
     card.wait()
     vmm.err.wait("card")
     assert vmm.api.info()["device_tree"]["card"]["state"] == "broken"
+
+
+def test_devices_are_added_and_removed_before_a_boot(served, gpio, kvm):
+    card = gpio("--loopback")
+    vmm = served()
+    api = vmm.api
+    api.refuses("vm.add-disk", 404, "vm.add-disk: no VM is created", {})
+    api.does("vm.create", vmm.config("command"))
+    api.does("vm.add-user-device", {"socket": str(card.path), "id": "card", "pci_device_id": 4})
+    api.does("vm.add-disk", {"path": "/nonexistent", "readonly": True})
+    config = api.info()["config"]
+    assert config["user_devices"][0]["id"] == "card"
+    assert config["disks"][0]["id"] == "_disk0"
+    before = api.info()
+    for name, body, status, text in [
+        ("vm.add-user-device", {"socket": "/x", "id": "card"}, 409, "Identifier card is not unique"),
+        ("vm.add-user-device", {"socket": "/x", "pci_device_id": 4}, 409, "slot 4"),
+        ("vm.add-user-device", {"id": "x"}, 400, "socket: expected PATH, got none"),
+        ("vm.add-user-device", {"sockt": "x"}, 400, "sockt: unknown key; did you mean socket?"),
+        ("vm.add-user-device", [], 400, "body: expected an object"),
+        ("vm.add-disk", {}, 400, "path"),
+        ("vm.add-net", {"fds": [3]}, 400, "fds: unknown key"),
+        ("vm.remove-device", {"id": "x"}, 404, "x: there is no such device"),
+        ("vm.remove-device", {"id": 1}, 400, "expected an object with the key id, a string"),
+        ("vm.remove-device", {}, 400, "expected an object with the key id, a string"),
+    ]:
+        got, why = api.put(name, body)
+        assert got == status and text in why[0], (name, body, why)
+        assert api.info() == before
+    api.does("vm.remove-device", {"id": "_disk0"})
+    assert "disks" not in api.info()["config"]
+    api.does("vm.boot")
+    assert api.info()["device_tree"]["card"]["pci_bdf"] == "0000:00:04.0"
+    assert api.put("vm.add-disk", {"path": "/x"})[0] == 501
+    assert api.put("vm.remove-device", {"id": "card"})[0] == 501
+    api.does("vm.shutdown")
+    api.does("vm.remove-device", {"id": "card"})
+    api.does("vm.boot")
+    assert api.info()["device_tree"] == {}
+
+
+def test_taps_come_beside_their_request(served):
+    """As management tools send them: with the bytes, between vm.create and vm.boot."""
+    vmm = served()
+    vmm.api.does("vm.create", vmm.config("command"))
+    fds = vmm.fds()
+    with open("/dev/null", encoding="ascii") as null:
+        body = json.dumps({"mac": "2e:89:a8:e4:bf:95", "id": "n"}).encode()
+        for _ in range(2):
+            with vmm.api.raw() as sock:
+                send_fds(sock, request("PUT", "vm.add-net", body), [null.fileno()] * 2)
+                assert answer_on(sock) == (204, None)
+            assert vmm.api.info()["config"]["net"][0]["num_queues"] == 4
+            kept = vmm.fds()["/dev/null"]
+            with vmm.api.raw() as sock:  # the name is taken: nothing of it is kept
+                send_fds(sock, request("PUT", "vm.add-net", body), [null.fileno()] * 2)
+                assert answer_on(sock)[0] == 409
+            assert vmm.fds()["/dev/null"] == kept == fds["/dev/null"] + 2
+            vmm.api.does("vm.remove-device", {"id": "n"})
+            settles(vmm, fds)
+        with vmm.api.raw() as sock:
+            send_fds(sock, request("PUT", "vm.add-net", body), [null.fileno()] * 3)
+            assert answer_on(sock) == (204, None)
+    vmm.api.does("vm.delete")
+    settles(vmm, fds)
 
 
 def test_boot_that_fails(served, folder, kvm):
