@@ -92,34 +92,36 @@ static void untake(struct net_pair *p, unsigned nr)
 	}
 }
 
-/* Take one more. False: there is none, or no place for it. */
+/*
+ * Take one more. False: there is none, or no place for it. A buffer that breaks the driver's rules
+ * (virtio 1.3, 5.1.6.3.1) ends the queue: it could not be given back alone, while those taken
+ * before it may have to go back into the ring.
+ */
 static bool take(struct net_pair *p)
 {
 	struct vq *vq = p->vqs[NET_RX];
+	struct vq_req *req = &p->reqs[p->nr_reqs];
+	int bad = 0;
 
-	for (unsigned i = 0; i < BUDGET && p->nr_reqs < NET_MAX_BUFFERS; i++) {
-		struct vq_req *req = &p->reqs[p->nr_reqs];
-		int bad = 0;
-
-		*req = (struct vq_req){
-			.iov = p->pieces + p->nr_pieces,
-			.iova = p->iova + p->nr_pieces,
-			.max_iov = (uint16_t)(NET_MAX_PIECES - p->nr_pieces),
-		};
-		if (!pop(p, NET_RX, req, &bad))
-			return false;
-		if (bad == -E2BIG && p->nr_pieces) {
-			vq_unpop(vq, req); /* for the next packet */
-			return false;
-		}
-		if (!bad && !req->nr_out && req->in_len >= TAP_HEADER_SIZE) {
-			p->room += req->in_len;
-			p->nr_pieces += req->nr_in;
-			p->nr_reqs++;
-			return true;
-		}
-		vq_push(vq, req, 0);
+	if (p->nr_reqs == NET_MAX_BUFFERS)
+		return false;
+	*req = (struct vq_req){
+		.iov = p->pieces + p->nr_pieces,
+		.iova = p->iova + p->nr_pieces,
+		.max_iov = (uint16_t)(NET_MAX_PIECES - p->nr_pieces),
+	};
+	if (!pop(p, NET_RX, req, &bad))
+		return false;
+	if (!bad && !req->nr_out && req->in_len >= TAP_HEADER_SIZE) {
+		p->room += req->in_len;
+		p->nr_pieces += req->nr_in;
+		p->nr_reqs++;
+		return true;
 	}
+	vq_unpop(vq, req);
+	/* Too many pieces behind others: it is for the next packet. */
+	if (bad != -E2BIG || !p->nr_pieces)
+		vq_break(vq, "a receive buffer is not in memory, not writable or too small");
 	return false;
 }
 

@@ -384,30 +384,63 @@ static void bad_frames_are_dropped(void **state)
 	assert_int_equal(peer_read(peers[0], got, sizeof(got)), HEADER + 4);
 }
 
-static void bad_receive_buffers_are_given_back(void **state)
-{
-	struct drv_buf both[] = { { DRV_IOVA + 2 * MIB, 100 }, { DRV_IOVA + 2 * MIB, 100 } };
-	struct drv_buf nowhere = { 0xdeadbeef000, 100 };
-	struct drv_buf small = { DRV_IOVA + 2 * MIB, HEADER - 1 };
-
-	make_and_start(MRG);
-	peer_send(peers[0], 100, 1);
-	assert_int_equal(drv_add(r.q[RX].drv, both, 1, 1, COOKIE(1)), 0);
-	assert_int_equal(drv_add(r.q[RX].drv, &nowhere, 0, 1, COOKIE(2)), 0);
-	assert_int_equal(drv_add(r.q[RX].drv, &small, 0, 1, COOKIE(3)), 0);
-	rig_kick(&r, RX);
-	give_buffer(RX, 200);
-	used(RX, 1);
-	used(RX, 2);
-	used(RX, 3);
-	received(RX, 100, 1, 1);
-}
-
 static bool is_broken(struct rig *rig, void *arg)
 {
 	struct pollfd pfd = { .fd = rig->q[*(unsigned *)arg].err, .events = POLLIN };
 
 	return poll(&pfd, 1, 0) == 1;
+}
+
+/* As a driver does that resets the queue. */
+static void start_anew(unsigned queue)
+{
+	rig_stop(&r, queue);
+	drv_reset(r.q[queue].drv);
+	fd_clear(r.q[queue].err);
+	assert_int_equal(rig_start(&r, queue), 0);
+}
+
+/* Behind good buffers that are taken already, or first of all. */
+static void a_bad_receive_buffer_ends_its_queue(void **state)
+{
+	static const struct {
+		struct drv_buf buf[2];
+		unsigned nr_out, nr_in;
+	} bad[] = {
+		{ { { DRV_IOVA + 2 * MIB, 100 }, { DRV_IOVA + 2 * MIB, 100 } }, 1, 1 },
+		{ { { DRV_IOVA + 2 * MIB, 100 } }, 1, 0 },
+		{ { { DRV_IOVA + 2 * MIB, HEADER - 1 } }, 0, 1 },
+		{ { { 0xdeadbeef000, 1526 } }, 0, 1 },
+		{ { { UINT64_MAX - 10, 1526 } }, 0, 1 },
+		{ { { DRV_IOVA, UINT32_MAX } }, 0, 1 },
+	};
+	unsigned rx = RX;
+
+	make_and_start(MRG);
+	for (unsigned i = 0; i < 2 * ARRAY_SIZE(bad); i++) {
+		unsigned b = i / 2;
+
+		if (i & 1)
+			give_buffer(RX, 1526);
+		assert_int_equal(
+			drv_add(r.q[RX].drv, bad[b].buf, bad[b].nr_out, bad[b].nr_in, COOKIE(1)),
+			0);
+		peer_send(peers[0], 5000, 1);
+		rig_kick(&r, RX);
+		assert_true(rig_until(&r, is_broken, &rx));
+		all_quiet();
+		send_frame(TX, "others go on", 12, i + 1);
+		used(TX, i + 1);
+		start_anew(RX);
+		for (unsigned n = 0; n < 10; n++)
+			give_buffer(RX, 1526);
+		/* What had begun to be received went with the stop. */
+		if (!(i & 1))
+			received(RX, 5000, 1, 4);
+		peer_send(peers[0], 77, 2);
+		received(RX, 77, 2, 1);
+		start_anew(RX);
+	}
 }
 
 static void a_broken_queue_leaves_the_others(void **state)
@@ -426,9 +459,7 @@ static void a_broken_queue_leaves_the_others(void **state)
 	received(RX, 100, 1, 1);
 	all_quiet();
 	/* And it works again when it is set up again. */
-	rig_stop(&r, TX);
-	drv_reset(r.q[TX].drv);
-	assert_int_equal(rig_start(&r, TX), 0);
+	start_anew(TX);
 	send_frame(TX, "again", 5, 1);
 	used(TX, 1);
 }
@@ -748,7 +779,7 @@ int main(void)
 		TEST(buffers_taken_for_long_packets_come_back_for_short_ones),
 		TEST(a_full_tap_is_waited_for),
 		TEST(bad_frames_are_dropped),
-		TEST(bad_receive_buffers_are_given_back),
+		TEST(a_bad_receive_buffer_ends_its_queue),
 		TEST(a_broken_queue_leaves_the_others),
 		TEST(a_stop_gives_taken_buffers_back),
 		TEST(memory_can_be_mapped_anew_while_it_runs),
