@@ -27,6 +27,7 @@ static const struct sandbox_call run_calls[] = {
 	{ SYS_socketpair, "what a vhost-user device asks of us comes by a socket of its own" },
 	{ SYS_getsockopt, "what kind of socket a descriptor is" },
 	{ SYS_sendto, "the serial port's socket" },
+	{ SYS_recvfrom, "what the spawner says of device processes" },
 	{ SYS_process_vm_readv, "whether a device's shared memory still has its file" },
 	{ SYS_prctl, "a vCPU's thread gets its name" },
 	{ SYS_sched_setaffinity, "and its processors" },
@@ -42,6 +43,7 @@ static const struct sandbox_call run_calls[] = {
 static const struct sandbox_call boot_calls[] = {
 	{ SYS_openat, "/dev/kvm, images, terminals, the host's sizes of things" },
 	{ SYS_lseek, "images" },
+	{ SYS_readlink, "where this program lies: device programs lie beside it" },
 	{ SYS_memfd_create, "guest memory" },
 	{ SYS_ftruncate, "its size" },
 	{ SYS_bind, "the serial port's socket" },

@@ -480,6 +480,59 @@ def test_taps_come_beside_their_request(served):
     settles(vmm, fds)
 
 
+PROGRAMS = {
+    "disk": lambda folder: {"disks": [{"path": str(folder / "image"), "id": "x"}]},
+    "rng": lambda folder: {"rng": {"src": "/dev/urandom", "id": "x"}},
+    "console-null": lambda folder: {"console": {"mode": "Null", "id": "x"}},
+    "console-pty": lambda folder: {"console": {"mode": "Pty", "id": "x"}},
+    "console-file": lambda folder: {
+        "console": {"mode": "File", "file": str(folder / "out"), "id": "x"}},
+    "console-socket": lambda folder: {
+        "console": {"mode": "Socket", "socket": str(folder / "out"), "id": "x"}},
+}
+
+
+def device_program(vmm):
+    """The pid of the one outboard-device, a child of one of the VMM's."""
+    for child in vmm.children():
+        with open(f"/proc/{child}/task/{child}/children", encoding="ascii") as children:
+            for pid in children.read().split():
+                try:
+                    program = os.readlink(f"/proc/{pid}/exe")
+                except FileNotFoundError:  # ended meanwhile
+                    continue
+                if program.endswith("outboard-device"):
+                    return int(pid)
+    return None
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_device_programs_under_the_filter(served, folder, kvm, kind):
+    """They are started by a request, and again when they die, with no call that the filter refuses."""
+    (folder / "image").write_bytes(bytes(1 << 20))
+    vmm = served("--no-shutdown")
+    vmm.api.does("vm.create", vmm.config("command", **PROGRAMS[kind](folder)))
+    for _ in range(2):
+        vmm.api.does("vm.boot")
+        info = vmm.api.info()
+        assert info["device_tree"]["x"]["state"] == "attached"
+        if kind == "console-pty":
+            assert info["config"]["console"]["file"].startswith("/dev/pts/")
+        first = device_program(vmm)
+        os.kill(first, signal.SIGKILL)
+        limit = time.monotonic() + DEADLINE
+        while device_program(vmm) in (first, None) or (
+                vmm.api.info()["device_tree"]["x"]["state"] != "attached"):
+            assert time.monotonic() < limit, vmm.said()
+        vmm.api.does("vm.shutdown")
+        limit = time.monotonic() + DEADLINE
+        while device_program(vmm):
+            assert time.monotonic() < limit, vmm.said()
+    vmm.api.does("vmm.shutdown")
+    assert vmm.wait() == 0, vmm.said()
+    assert not [line for line in vmm.err.lines if "sandbox" in line], vmm.said()
+
+
 def test_boot_that_fails(served, folder, kvm):
     vmm = served()
     vmm.api.does("vm.create", vmm.config(
