@@ -59,12 +59,16 @@ int vq_new(struct vq **out, unsigned index, uint16_t max_size)
 
 /* Memory */
 
-static void mem_release(struct vq_mem *m)
+static void mem_free(struct vq_mem *m)
 {
-	if (!m || --m->refs)
-		return;
 	guest_mem_put(m->mem);
 	free(m);
+}
+
+static inline void mem_release(struct vq_mem *m)
+{
+	if (m && !--m->refs)
+		mem_free(m);
 }
 
 static int mem_hold(struct vq *vq, struct guest_mem *mem)
@@ -306,46 +310,29 @@ void vq_break(struct vq *vq, const char *text)
 
 /* Pieces */
 
-/* One descriptor may cross mappings, then it becomes several pieces. 0, -EFAULT or -E2BIG. */
-static int add_pieces(struct vq_req *req, uint64_t addr, uint64_t len, bool write)
-{
-	uint16_t *nr = write ? &req->nr_in : &req->nr_out;
-
-	if (addr > UINT64_MAX - len)
-		return -EFAULT;
-	while (len) {
-		unsigned at = (unsigned)req->nr_out + req->nr_in;
-		size_t n = len;
-		void *p = guest_mem_ptr(req->mem, addr, &n, write);
-
-		if (!p || !n)
-			return -EFAULT;
-		if (at == req->max_iov)
-			return -E2BIG;
-		req->iov[at] = (struct iovec){ .iov_base = p, .iov_len = n };
-		req->iova[at] = addr;
-		++*nr;
-		addr += n;
-		len -= n;
-	}
-	return 0;
-}
-
-bool vq_gather_piece(struct vq_gather *g, const struct vq_desc *d)
+void vq_gather_slowly(struct vq_gather *g, const struct vq_desc *d)
 {
 	bool write = d->flags & VRING_DESC_F_WRITE;
+	uint64_t addr = d->addr, len = d->len;
 
-	if (!write && g->writable)
-		return vq_fail(g->vq, "a descriptor to read comes after one to write");
-	g->writable = write;
-	if (g->bad || !d->len)
-		return true;
-	g->bad = add_pieces(g->req, d->addr, d->len, write);
-	if (write)
-		g->req->in_len += d->len;
-	else
-		g->req->out_len += d->len;
-	return true;
+	if (addr > UINT64_MAX - len)
+		g->bad = -EFAULT;
+	while (len && !g->bad) {
+		size_t n = len;
+		void *p = guest_mem_ptr(g->mem, addr, &n, write);
+
+		if (!p || !n) {
+			g->bad = -EFAULT;
+		} else if (g->nr == g->max_iov) {
+			g->bad = -E2BIG;
+		} else {
+			g->iov[g->nr] = (struct iovec){ .iov_base = p, .iov_len = n };
+			g->iova[g->nr++] = addr;
+			g->len += n;
+			addr += n;
+			len -= n;
+		}
+	}
 }
 
 bool vq_table_open(struct vq_gather *g, struct vq_table *t, const struct vq_desc *d)
@@ -358,7 +345,7 @@ bool vq_table_open(struct vq_gather *g, struct vq_table *t, const struct vq_desc
 	if (d->len / sizeof(struct vring_desc) > VQ_MAX_CHAIN)
 		return vq_fail(g->vq, "an indirect table has more descriptors than any queue");
 	*t = (struct vq_table){
-		.mem = g->req->mem,
+		.mem = g->mem,
 		.addr = d->addr,
 		.nr = d->len / sizeof(struct vring_desc),
 		.whole = d->len,
@@ -372,17 +359,11 @@ bool vq_table_open(struct vq_gather *g, struct vq_table *t, const struct vq_desc
 	return true;
 }
 
-int vq_table_read(const struct vq_table *t, unsigned i, bool packed, struct vq_desc *d)
+int vq_table_read_slowly(const struct vq_table *t, unsigned i, bool packed, struct vq_desc *d)
 {
-	size_t off = i * sizeof(struct vring_desc);
 	uint8_t copy[sizeof(struct vring_desc)];
 
-	if (off + sizeof(copy) <= t->whole) {
-		vq_desc_load(t->at + off, packed, d);
-		return 0;
-	}
-	/* This one, or the table before it, goes on in another mapping. */
-	if (guest_mem_read(t->mem, t->addr + off, copy, sizeof(copy)))
+	if (guest_mem_read(t->mem, t->addr + i * sizeof(copy), copy, sizeof(copy)))
 		return -EFAULT;
 	vq_desc_load(copy, packed, d);
 	return 0;
@@ -390,35 +371,50 @@ int vq_table_read(const struct vq_table *t, unsigned i, bool packed, struct vq_d
 
 /* Taking */
 
-static void begin(struct vq *vq, struct vq_req *req, bool again)
+static inline void begin(struct vq_gather *g, struct vq *vq, const struct vq_req *req)
 {
 	assert(req->iov && req->iova);
-	req->vq = vq;
-	req->hold = vq->mem;
-	req->mem = vq->mem->mem;
-	req->nr_out = req->nr_in = 0;
-	req->out_len = req->in_len = 0;
-	req->again = again;
+	*g = (struct vq_gather){
+		.vq = vq,
+		.mem = vq->mem->mem,
+		.iov = req->iov,
+		.iova = req->iova,
+		.max_iov = req->max_iov,
+	};
 }
 
-static int taken(struct vq *vq, struct vq_gather *g, int *bad)
+/* The request has been taken from the ring. Its pieces stand only if all of them are good. */
+static inline int give(struct vq_gather *g, struct vq_req *req, bool again, int *bad)
 {
-	struct vq_req *req = g->req;
+	struct vq *vq = g->vq;
 
-	if (g->bad) {
-		req->nr_out = req->nr_in = 0;
-		req->out_len = req->in_len = 0;
-		if (!bad) {
-			vq_fail(vq, g->bad == -E2BIG ? "a request has too many pieces"
-						     : "a request is not in guest memory");
-			return -EINVAL;
-		}
+	if (g->bad && !bad) {
+		vq_fail(vq, g->bad == -E2BIG ? "a request has too many pieces"
+					     : "a request is not in guest memory");
+		return -EINVAL;
 	}
 	if (bad)
 		*bad = g->bad;
+	if (g->bad)
+		g->nr = g->nr_out = g->len = g->out_len = 0;
+	if (!g->writable || g->bad) {
+		g->nr_out = g->nr;
+		g->out_len = g->len;
+	}
+	req->vq = vq;
+	req->mem = g->mem;
+	req->nr_out = (uint16_t)g->nr_out;
+	req->nr_in = (uint16_t)(g->nr - g->nr_out);
+	req->out_len = g->out_len;
+	req->in_len = g->len - g->out_len;
+	req->id = g->id;
+	req->nr_desc = g->nr_desc;
+	req->entry = g->entry;
+	req->again = again;
 	req->seq = vq->seq_next++;
 	req->epoch = vq->epoch;
-	req->hold->refs++;
+	req->hold = vq->mem;
+	vq->mem->refs++;
 	vq->open++;
 	return 1;
 }
@@ -426,31 +422,31 @@ static int taken(struct vq *vq, struct vq_gather *g, int *bad)
 /* A request that the process before this one took and did not finish. */
 static int pop_again(struct vq *vq, struct vq_req *req, int *bad)
 {
-	struct vq_gather g = { .vq = vq, .req = req };
 	struct vq_inflight *f = &vq->inflight;
+	struct vq_gather g;
 	int rc;
 
-	begin(vq, req, true);
+	begin(&g, vq, req);
 	rc = vq->packed ? vq_packed_pop_again(vq, &g, f->again[f->at_again])
 			: vq_split_pop_again(vq, &g, f->again[f->at_again]);
 	if (rc <= 0)
 		return rc;
 	f->at_again++;
-	return taken(vq, &g, bad);
+	return give(&g, req, true, bad);
 }
 
 int vq_pop(struct vq *vq, struct vq_req *req, int *bad)
 {
-	struct vq_gather g = { .vq = vq, .req = req };
+	struct vq_gather g;
 	int rc;
 
 	if (vq->broken)
 		return -EINVAL;
 	if (vq->inflight.at_again < vq->inflight.nr_again)
 		return pop_again(vq, req, bad);
-	begin(vq, req, false);
+	begin(&g, vq, req);
 	rc = vq->packed ? vq_packed_pop(vq, &g) : vq_split_pop(vq, &g);
-	return rc > 0 ? taken(vq, &g, bad) : rc;
+	return rc > 0 ? give(&g, req, false, bad) : rc;
 }
 
 /* Giving back */
@@ -460,7 +456,7 @@ int vq_pop(struct vq *vq, struct vq_req *req, int *bad)
  * was when the request was taken. All of the writable part: a failed transfer may have
  * written more than it tells of.
  */
-static void let_go(struct vq *vq, struct vq_req *req)
+static inline void let_go(struct vq *vq, struct vq_req *req)
 {
 	struct guest_mem *mem = vq->mem ? vq->mem->mem : req->mem;
 
@@ -503,7 +499,7 @@ void vq_forget(struct vq *vq, struct vq_req *req)
 	let_go(vq, req);
 }
 
-static void add_pending(struct vq *vq, const struct vq_done *done)
+static inline void add_pending(struct vq *vq, const struct vq_done *done)
 {
 	/* Only a driver that makes used buffers available without seeing them used gets here. */
 	if (vq->nr_pending == vq->size)

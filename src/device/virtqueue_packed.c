@@ -165,10 +165,10 @@ int vq_packed_pop(struct vq *vq, struct vq_gather *g)
 	nr = walk_ring(vq, g, &d);
 	if (!nr)
 		return -EINVAL;
-	g->req->id = d.other;
-	g->req->nr_desc = (uint16_t)nr;
+	g->id = d.other;
+	g->nr_desc = (uint16_t)nr;
 	if (vq->inflight.packed)
-		g->req->entry = vq_inflight_packed_take(vq, nr);
+		g->entry = vq_inflight_packed_take(vq, nr);
 	vq_packed_advance(vq, &r->avail_idx, &r->avail_wrap, nr);
 	vq->taken += nr;
 	return 1;
@@ -186,9 +186,9 @@ int vq_packed_pop_again(struct vq *vq, struct vq_gather *g, uint16_t entry)
 		if (!gather_desc(g, &d, nr++))
 			return -EINVAL;
 	} while (next != entry);
-	g->req->id = d.other;
-	g->req->nr_desc = (uint16_t)nr;
-	g->req->entry = entry;
+	g->id = d.other;
+	g->nr_desc = (uint16_t)nr;
+	g->entry = entry;
 	return 1;
 }
 

@@ -112,18 +112,56 @@ struct vq {
 	atomic_int call_fd;
 };
 
-/* One piece after the other of a request, as its descriptors are walked. */
+/*
+ * A request while its descriptors are walked: what vq_pop() turns into the caller's struct. The
+ * room for pieces is the caller's.
+ */
 struct vq_gather {
 	struct vq *vq;
-	struct vq_req *req;
-	int bad;       /* -E...: no piece is added any more */
-	bool writable; /* a writable descriptor was seen */
+	struct guest_mem *mem;
+	struct iovec *iov;
+	uint64_t *iova;
+	unsigned nr, max_iov;
+	unsigned nr_out;       /* pieces up to the first writable descriptor */
+	uint64_t len, out_len; /* bytes likewise */
+	int bad;	       /* -E...: no piece is added any more */
+	bool writable;	       /* a writable descriptor was seen */
+	uint16_t id, nr_desc, entry;
 };
 
 /* Break the queue. Always false. */
 bool vq_fail(struct vq *vq, const char *text);
+
+/* A descriptor that crosses mappings, has no room, or is not in guest memory. */
+void vq_gather_slowly(struct vq_gather *g, const struct vq_desc *d);
+
 /* Add what a descriptor points to. False: the queue is broken. */
-bool vq_gather_piece(struct vq_gather *g, const struct vq_desc *d);
+static inline bool vq_gather_piece(struct vq_gather *g, const struct vq_desc *d)
+{
+	bool write = d->flags & VRING_DESC_F_WRITE;
+	size_t n = d->len;
+	void *p;
+
+	if (write && !g->writable) {
+		g->writable = true;
+		g->nr_out = g->nr;
+		g->out_len = g->len;
+	} else if (!write && g->writable) {
+		return vq_fail(g->vq, "a descriptor to read comes after one to write");
+	}
+	if (g->bad || !n)
+		return true;
+	p = guest_mem_ptr(g->mem, d->addr, &n, write);
+	/* Whole and in one mapping, which does not wrap. */
+	if (p && n == d->len && g->nr < g->max_iov) {
+		g->iov[g->nr] = (struct iovec){ .iov_base = p, .iov_len = n };
+		g->iova[g->nr++] = d->addr;
+		g->len += n;
+	} else {
+		vq_gather_slowly(g, d);
+	}
+	return true;
+}
 
 /* The table that an indirect descriptor points to, to be read entry by entry. */
 struct vq_table {
@@ -136,9 +174,6 @@ struct vq_table {
 
 /* False: the queue is broken. g->bad: the table is not in guest memory. */
 bool vq_table_open(struct vq_gather *g, struct vq_table *t, const struct vq_desc *d);
-/* 0 or -EFAULT. i < t->nr */
-int vq_table_read(const struct vq_table *t, unsigned i, bool packed, struct vq_desc *d);
-
 /* 16 bytes, each read once, wherever they are aligned. */
 static inline void vq_desc_load(const void *p, bool packed, struct vq_desc *d)
 {
@@ -152,6 +187,21 @@ static inline void vq_desc_load(const void *p, bool packed, struct vq_desc *d)
 	d->len = (uint32_t)rest;
 	d->flags = (uint16_t)(packed ? rest >> 48 : rest >> 32);
 	d->other = (uint16_t)(packed ? rest >> 32 : rest >> 48);
+}
+
+/* An entry that lies, or comes after one that lies, in another mapping than the table's begin. */
+int vq_table_read_slowly(const struct vq_table *t, unsigned i, bool packed, struct vq_desc *d);
+
+/* 0 or -EFAULT. i < t->nr */
+static inline int vq_table_read(
+	const struct vq_table *t, unsigned i, bool packed, struct vq_desc *d)
+{
+	size_t off = i * sizeof(struct vring_desc);
+
+	if (off + sizeof(struct vring_desc) > t->whole)
+		return vq_table_read_slowly(t, i, packed, d);
+	vq_desc_load(t->at + off, packed, d);
+	return 0;
 }
 
 /* One kind of ring. map: 0 or -errno with a text; start: after map, where to go on. */

@@ -142,8 +142,8 @@ static bool take_head(struct vq *vq, struct vq_gather *g, uint16_t head)
 {
 	if (!walk_chain(g, head))
 		return false;
-	g->req->id = head;
-	g->req->nr_desc = 1;
+	g->id = head;
+	g->nr_desc = 1;
 	return true;
 }
 
