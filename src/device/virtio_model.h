@@ -85,7 +85,7 @@ struct virtio_model {
 	uint32_t type;	   /* virtio id */
 	uint64_t features; /* the type's own and ring features; the port adds VERSION_1 and its own */
 	uint16_t nr_queues;
-	uint16_t max_queue_size;
+	uint16_t max_queue_size; /* what it is made for; a front-end may make them smaller or larger */
 	uint16_t config_size;
 	uint8_t config[VIRTIO_MODEL_MAX_CONFIG];
 	struct loop *loop; /* the process's; borrowed */

@@ -26,6 +26,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -246,8 +247,9 @@ static int take_message(struct vhost_user_port *p, bool *left)
 		return 0;
 	}
 	loop_timer_del(&p->deadline);
-	log_debug("%s vhost-user: %s, %u bytes, %d descriptors", p->model->name,
-		vhost_user_name(p->main.header.request), p->main.header.size, p->main.fds.nr);
+	log_debug("%s vhost-user: %s, %u bytes (0x%" PRIx64 " ...), %d descriptors", p->model->name,
+		vhost_user_name(p->main.header.request), p->main.header.size,
+		p->main.header.size < 8 ? 0 : p->main.payload.u64, p->main.fds.nr);
 	rc = vhu_command(p, &err);
 	if (rc == VHU_LATER) {
 		loop_del(&p->main_src);

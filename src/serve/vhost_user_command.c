@@ -215,9 +215,10 @@ static int set_vring_num(struct vhost_user_port *p, struct err *err)
 
 	if (!q)
 		return -EINVAL;
-	if (!s->num || s->num > p->model->max_queue_size)
+	/* The front-end chooses: a back-end has no way to tell what its model is made for. */
+	if (!s->num || s->num > VIRTIO_QUEUE_MAX_SIZE)
 		return err_set(err, -EINVAL, "queue %u: size %u, expected 1 to %u", s->index,
-			s->num, p->model->max_queue_size);
+			s->num, VIRTIO_QUEUE_MAX_SIZE);
 	if (q->state != VHU_IDLE && s->num != q->num)
 		return err_set(err, -EBUSY, "queue %u is running with size %u", s->index, q->num);
 	q->num = (uint16_t)s->num;
@@ -360,9 +361,10 @@ static int set_vring_err(struct vhost_user_port *p, struct err *err)
  */
 static int reset(struct vhost_user_port *p, struct err *err)
 {
-	for (unsigned i = 0; i < p->nr_queues; i++)
+	for (unsigned i = 0; i < p->nr_queues; i++) {
+		vhu_inflight_clear(&p->queues[i]);
 		vhu_queue_reset(&p->queues[i]);
-	vhu_inflight_clear(p);
+	}
 	if (p->model->ops->reset)
 		p->model->ops->reset(p->model);
 	p->features_told = false;

@@ -1,9 +1,10 @@
 /*
  * vhost_user_inflight.c - the area that says which requests are under way
  *
- * The back-end makes it, the front-end keeps it and gives it to the next back-end process. One
- * region per queue, each as long as queues of the agreed size need; what is in it is
- * the virtqueue's affair (device/virtqueue.h).
+ * The back-end makes it, the front-end keeps it and gives it to the next back-end process. It is
+ * divided evenly among the queues; what is in a queue's region is the virtqueue's affair
+ * (device/virtqueue.h). Each region has room for at least ROOM entries: QEMU asks for an area by
+ * the queue size that its user chose and then lets the guest choose a larger one.
  *
  * Trusts: nothing in it, and not its size: the front-end may bring another file than it was given.
  * Spec:   vhost-user, "Inflight I/O tracking".
@@ -20,6 +21,10 @@
 #include "serve/vhost_user_port.h"
 #include "wire/virtio.h"
 
+/* What begins a region is aligned; every back-end does so. */
+#define REGION_ALIGN 64
+#define ROOM	     1024
+
 static bool is_packed(const struct vhost_user_port *p)
 {
 	/* Before features are set: the larger of the two. */
@@ -34,9 +39,9 @@ static int check(
 	if (!i->num_queues || i->num_queues > p->nr_queues)
 		return err_set(
 			err, -EINVAL, "%u queues, there are %u", i->num_queues, p->nr_queues);
-	if (!i->queue_size || i->queue_size > p->model->max_queue_size)
+	if (!i->queue_size || i->queue_size > VIRTIO_QUEUE_MAX_SIZE)
 		return err_set(err, -EINVAL, "queue size %u, expected 1 to %u", i->queue_size,
-			p->model->max_queue_size);
+			VIRTIO_QUEUE_MAX_SIZE);
 	if (!vhu_queues_rest(p))
 		return err_set(err, -EBUSY, "queues are running");
 	return 0;
@@ -67,7 +72,6 @@ static int use(
 		.offset = i->mmap_offset,
 		.size = i->mmap_size,
 		.nr_queues = i->num_queues,
-		.queue_size = i->queue_size,
 	};
 	return 0;
 }
@@ -92,7 +96,8 @@ int vhu_inflight_new(
 	if (rc)
 		return rc;
 	i->mmap_offset = 0;
-	i->mmap_size = i->num_queues * vhost_user_inflight_region(is_packed(p), i->queue_size);
+	i->mmap_size =
+		i->num_queues * vhost_user_inflight_region(is_packed(p), MAX(i->queue_size, ROOM));
 	fd = make_file(i->mmap_size, err);
 	if (fd < 0)
 		return fd;
@@ -111,32 +116,43 @@ int vhu_inflight_set(
 	return rc ? rc : use(p, i, fd, err);
 }
 
-int vhu_inflight_region(const struct vhu_queue *q, void **region, uint64_t *size, struct err *err)
+/* Where this queue's region is, and its bytes. NULL: it has none. */
+static void *find_region(const struct vhu_queue *q, uint64_t *size)
 {
 	const struct vhu_inflight *i = &q->port->inflight;
-	uint64_t stride = vhost_user_inflight_region(is_packed(q->port), i->queue_size);
 
-	*region = NULL;
-	*size = 0;
 	if (!i->file || q->index >= i->nr_queues)
-		return 0;
-	if (q->num > i->queue_size || !range_ok(q->index * stride, stride, i->size))
-		return err_set(err, -EINVAL,
-			"the inflight area of %" PRIu64
-			" bytes for %u queues of %u has no room for its %u entries",
-			i->size, i->nr_queues, i->queue_size, q->num);
-	*region = i->file->hva + i->offset + q->index * stride;
-	*size = stride;
-	return 0;
+		return NULL;
+	*size = align_down(i->size / i->nr_queues, REGION_ALIGN);
+	return i->file->hva + i->offset + q->index * *size;
 }
 
-void vhu_inflight_clear(struct vhost_user_port *p)
+void *vhu_inflight_region(const struct vhu_queue *q, uint64_t *size)
 {
-	const struct vhu_inflight *i = &p->inflight;
-	uint64_t used = i->nr_queues * vhost_user_inflight_region(true, i->queue_size);
+	void *region = find_region(q, size);
 
-	if (i->file)
-		memset(i->file->hva + i->offset, 0, MIN(used, i->size));
+	if (!region)
+		return NULL;
+	/* The queue works all the same; after a crash it goes on from its used index. */
+	if (vhost_user_inflight_region(is_packed(q->port), q->num) > *size) {
+		vhu_complain(q->port,
+			"queue %u: its part of the inflight area, %" PRIu64
+			" bytes, is too small for %u entries: they are not tracked",
+			q->index, *size, q->num);
+		return NULL;
+	}
+	return region;
+}
+
+void vhu_inflight_clear(const struct vhu_queue *q)
+{
+	uint64_t size;
+	void *region = find_region(q, &size);
+
+	/* Only what a queue of its size can have touched: the area may be vast. */
+	if (region && q->num)
+		memset(region, 0,
+			MIN(size, vhost_user_inflight_region(is_packed(q->port), q->num)));
 }
 
 void vhu_inflight_fini(struct vhost_user_port *p)

@@ -54,7 +54,7 @@ struct vhu_queue {
 struct vhu_inflight {
 	struct mem_file *file; /* NULL: there is none */
 	uint64_t offset, size;
-	uint16_t nr_queues, queue_size;
+	uint16_t nr_queues;
 };
 
 /* The socket for what the front-end did not ask for. */
@@ -200,11 +200,10 @@ int vhu_inflight_new(
 /* Use this one. Borrows fd. 0 or -errno with a text. */
 int vhu_inflight_set(
 	struct vhost_user_port *p, const struct vhost_user_inflight *i, int fd, struct err *err);
-/* Queue q's part, NULL: there is none. It rests. 0 or -EINVAL with a text: the area does not fit
- * it. */
-int vhu_inflight_region(const struct vhu_queue *q, void **region, uint64_t *size, struct err *err);
-/* Nothing is under way any more. */
-void vhu_inflight_clear(struct vhost_user_port *p);
+/* The part of a queue that rests, *size bytes. NULL: there is none that fits it. */
+void *vhu_inflight_region(const struct vhu_queue *q, uint64_t *size);
+/* Nothing of this queue is under way any more. */
+void vhu_inflight_clear(const struct vhu_queue *q);
 void vhu_inflight_fini(struct vhost_user_port *p);
 
 /* vhost_user_channel.c */

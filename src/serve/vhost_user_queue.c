@@ -8,9 +8,8 @@
  * it, its memory and its call and error descriptors can change under a pause; anything else waits
  * until the model has stopped it.
  *
- * A ring that cannot start (its parts lie outside the memory, its inflight area does not fit) is
- * that queue's trouble alone: it is logged, its error descriptor is signalled, and the others are
- * served.
+ * A ring that cannot start, its parts lie outside the memory for one, is that queue's trouble
+ * alone: it is logged, its error descriptor is signalled, and the others are served.
  *
  * Spec: vhost-user, "Ring states", "Front-end message types".
  */
@@ -89,11 +88,10 @@ static int set_up(struct vhu_queue *q, struct err *err)
 		rc = translate(q, "available ring", q->driver, &s.driver, err);
 	if (!rc)
 		rc = translate(q, "used ring", q->device, &s.device, err);
-	if (!rc)
-		rc = vhu_inflight_region(q, &s.inflight, &s.inflight_size, err);
-	if (!rc)
-		rc = vq_setup(q->vq, &s, &p->mem->mem, err);
-	return rc;
+	if (rc)
+		return rc;
+	s.inflight = vhu_inflight_region(q, &s.inflight_size);
+	return vq_setup(q->vq, &s, &p->mem->mem, err);
 }
 
 static void retire(struct vhu_queue *q)
@@ -116,7 +114,7 @@ static void report(struct vhu_queue *q, const char *text)
 static int start(struct vhu_queue *q, struct err *err)
 {
 	struct virtio_model *m = q->port->model;
-	int rc = vq_new(&q->vq, q->index, m->max_queue_size);
+	int rc = vq_new(&q->vq, q->index, q->num);
 
 	if (rc)
 		return err_set(err, rc, "out of memory");

@@ -853,7 +853,7 @@ static void requests_under_way_outlive_the_process(void **test)
 	share_memory(&e);
 	put(&e, VHOST_USER_GET_INFLIGHT_FD, &i, 20);
 	assert_int_equal(get_fd(&e, VHOST_USER_GET_INFLIGHT_FD, &got, sizeof(got), &fd), 20);
-	assert_int_equal(got.mmap_size, ECHO_QUEUES * vhost_user_inflight_region(false, 64));
+	assert_int_equal(got.mmap_size, ECHO_QUEUES * vhost_user_inflight_region(false, 1024));
 	assert_int_equal(got.num_queues, ECHO_QUEUES);
 	got.padding = 0;
 	run_queue(&e, 0);
@@ -911,11 +911,11 @@ static void an_inflight_area_that_does_not_fit_is_refused(void **test)
 	i = (struct vhost_user_inflight){ 4088, 4, 1, 64, 0 };
 	assert_int_equal(ack_fds(&e, VHOST_USER_SET_INFLIGHT_FD, &i, sizeof(i), &fd, 1), EINVAL);
 
-	/* It says less than the queue turns out to need. */
+	/* It says less than the queue turns out to need: that is not tracked. */
 	i = (struct vhost_user_inflight){ 64, 0, 4, 64, 0 };
 	assert_int_equal(ack_fds(&e, VHOST_USER_SET_INFLIGHT_FD, &i, sizeof(i), &fd, 1), 0);
-	set_up_queue(&e, 0, 64);
-	assert_int_equal(state(&e, VHOST_USER_SET_VRING_ENABLE, 0, 1), EINVAL);
+	run_queue(&e, 0);
+	echo_once(&e, 0, "untracked");
 	finish(&e);
 	fd_close(&fd);
 }

@@ -31,7 +31,7 @@ def test_indexes_and_sizes_that_do_not_exist_are_refused(pair):
         for request in (SET_VRING_NUM, SET_VRING_BASE, SET_VRING_ENABLE):
             nack(c, request, struct.pack("=II", index, 1))
         nack(c, SET_VRING_ADDR, struct.pack("=IIQQQQ", index, 0, USER, USER, USER, 0))
-    for num in (0, 257, 65535, 65536, 65536 + 64, 0xffffffff):
+    for num in (0, 32769, 65535, 65536, 65536 + 64, 0xffffffff):
         nack(c, SET_VRING_NUM, struct.pack("=II", 0, num))
     fd = c.keep(eventfd())
     for index in (4, 255, 0xff00 | 4):
