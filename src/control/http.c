@@ -52,6 +52,7 @@ struct conn {
 	struct conn *next;
 	struct loop_source src;
 	struct loop_timer timer;
+	struct loop_work go_on_work;
 	enum conn_state state;
 	bool keep_alive;
 	bool hung_up; /* nothing more comes */
@@ -300,6 +301,7 @@ static void conn_free(struct conn *c)
 	s->nr_conns--;
 	loop_del(&c->src);
 	loop_timer_del(&c->timer);
+	loop_unpost(s->loop, &c->go_on_work);
 	fd_close(&c->src.fd);
 	fd_list_close(&c->late);
 	if (c->state == CONN_SERVING)
@@ -518,7 +520,7 @@ static void conn_run(struct conn *c)
 		return;
 	c->running = true;
 	/* A client that takes no answers gets no further ones made. */
-	while (c->state == CONN_READING && c->in_len && !c->out_len)
+	while (c->state == CONN_READING && c->in_len && !c->out_len && !c->server->finishing)
 		parse(c);
 	c->running = false;
 	if (is_over(c)) {
@@ -565,6 +567,11 @@ static void on_event(struct loop_source *src, uint32_t events)
 	conn_run(c);
 }
 
+static void go_on(struct loop_work *work)
+{
+	conn_run(container_of(work, struct conn, go_on_work));
+}
+
 void http_reply(struct http_request *pub, int status, const char *type, const char *body, size_t len)
 {
 	struct request *req = container_of(pub, struct request, pub);
@@ -579,7 +586,9 @@ void http_reply(struct http_request *pub, int status, const char *type, const ch
 	c->req = NULL;
 	request_free(req);
 	send_answer(c, status, type, body, len);
-	conn_run(c);
+	/* Not from here: the handler would be called in the middle of what its owner is doing. */
+	if (!c->running)
+		loop_post(c->server->loop, &c->go_on_work, go_on);
 }
 
 /* --- the server --- */

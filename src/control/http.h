@@ -64,7 +64,7 @@ void http_server_finish(struct http_server *server, void (*done)(void *arg), voi
 
 /*
  * Answer, once for each request, and end its life: req is gone afterwards. type is the body's media type; body may be
- * NULL, it is copied. If the client has left meanwhile nobody hears it.
+ * NULL, it is copied. If the client has left meanwhile nobody hears it. The handler is not called from here.
  */
 void http_reply(struct http_request *req, int status, const char *type, const char *body,
 	size_t len);

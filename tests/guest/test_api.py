@@ -566,6 +566,32 @@ def test_boot_that_is_broken_off(served, folder, kvm, way):
         assert vmm.wait() == 0
 
 
+def test_two_clients_delete_the_vm_at_once(served, folder, kvm):
+    """One waits for its boot, and has asked for the deletion next; the boot ends by the other's."""
+    path = folder / "silent.sock"
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(path))
+        silent.listen()
+        vmm = served()
+        vmm.api.does("vm.create", vmm.config("command", user_devices=[{"socket": str(path)}]))
+        with vmm.api.raw() as waiting:
+            waiting.sendall(request("PUT", "vm.boot") + request("PUT", "vm.delete") * 2)
+            with silent.accept()[0]:
+                vmm.api.does("vm.delete")
+            assert answer_on(waiting)[0] == 500
+    assert vmm.api.get("vm.info")[0] == 404
+
+
+def test_nothing_is_done_after_the_end(served):
+    vmm = served()
+    with vmm.api.raw() as sock:
+        body = json.dumps(vmm.config("command")).encode()
+        sock.sendall(request("PUT", "vmm.shutdown") + request("PUT", "vm.create", body))
+        assert answer_on(sock) == (204, None)
+        assert sock.recv(1) == b""
+    assert vmm.wait() == 0
+
+
 def test_client_that_leaves_during_a_boot(served, folder, kvm):
     path = folder / "silent.sock"
     with socket.socket(socket.AF_UNIX) as silent:

@@ -248,6 +248,8 @@ static void the_next_request_waits_for_the_first_ones_answer(void **state)
 	assert_int_equal(w.nr_requests, 1);
 	for (unsigned i = 2; i <= 3; i++) {
 		answer(w.held);
+		/* its owner is in the middle of something */
+		assert_int_equal(w.nr_requests, i - 1);
 		settle();
 		assert_int_equal(w.nr_requests, i);
 		assert_int_equal(w.target[1], '0' + (int)i);
