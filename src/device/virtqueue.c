@@ -223,22 +223,38 @@ int vq_set_mem(struct vq *vq, struct guest_mem *mem, struct err *err)
 	return rc;
 }
 
-uint32_t vq_stop(struct vq *vq)
+static void rest(struct vq *vq)
 {
-	uint32_t base = 0;
-
-	if (!vq->mem)
-		return 0;
-	assert(!vq->open);
-	if (!vq->broken)
-		vq_notify(vq);
-	base = vq->packed ? vq_packed_base(vq) : vq_split_base(vq);
-	vq_inflight_close(vq);
 	forget_ring(vq);
 	vq->broken = "it has been stopped";
 	mem_release(vq->mem);
 	vq->mem = NULL;
+}
+
+static bool finish(struct vq *vq)
+{
+	assert(!vq->open);
+	if (vq->mem && !vq->broken)
+		vq_notify(vq);
+	return vq->mem;
+}
+
+uint32_t vq_stop(struct vq *vq)
+{
+	uint32_t base;
+
+	if (!finish(vq))
+		return 0;
+	base = vq->packed ? vq_packed_base(vq) : vq_split_base(vq);
+	vq_inflight_close(vq);
+	rest(vq);
 	return base;
+}
+
+void vq_leave(struct vq *vq)
+{
+	if (finish(vq))
+		rest(vq);
 }
 
 /* A packed ring begins with both wrap counters 1 (virtio 1.3, 2.8.1). */

@@ -101,11 +101,17 @@ int vq_setup(struct vq *vq, const struct vq_setup *s, struct guest_mem *mem, str
  * then. */
 int vq_set_mem(struct vq *vq, struct guest_mem *mem, struct err *err);
 /*
- * Stop: the base to go on from (GET_VRING_BASE). No request is open. The queue lets go of memory
- * and inflight area and gives nothing until the next vq_setup(). Requests of a process before this
- * one that have not been popped yet stay in the inflight area. Never set up: 0.
+ * Stop: the base to go on from, which the front-end is told (GET_VRING_BASE), so that the inflight
+ * area becomes as good as new. No request is open. The queue lets go of memory and area and gives
+ * nothing until the next vq_setup(). Requests of a process before this one that have not been
+ * popped yet stay in the area. Never set up: 0.
  */
 uint32_t vq_stop(struct vq *vq);
+/*
+ * The same, but the front-end has gone and knows nothing: the inflight area keeps saying where the
+ * ring stands. (Of a packed ring nothing else does.)
+ */
+void vq_leave(struct vq *vq);
 /*
  * Nothing was ever taken from this ring: its driver has just set it up. After a restart or a
  * reconnect it says false, but for a split ring whose index has come round to 0.

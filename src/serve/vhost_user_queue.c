@@ -167,7 +167,11 @@ static void on_stopped(void *arg, unsigned index)
 	void (*after)(struct vhost_user_port * p) = p->after;
 
 	assert(q->state == VHU_STOPPING && p->stopping);
-	q->base = vq_stop(q->vq);
+	/* A front-end that has gone does not hear of the base: the inflight area has to know. */
+	if (p->client == VHU_LEAVING)
+		vq_leave(q->vq);
+	else
+		q->base = vq_stop(q->vq);
 	q->has_base = true;
 	retire(q);
 	if (--p->stopping || !after)

@@ -149,6 +149,50 @@ static void what_the_driver_has_not_seen_used_is_popped_again(void **state)
 	}
 }
 
+/*
+ * A front-end that lost its connection asks for a packed ring from the beginning; one that stopped
+ * the queue, and has reset it, does too.
+ */
+static void an_inflight_area_says_where_the_ring_stands_unless_the_base_was_told(void **state)
+{
+	for (int packed = 0; packed < 2; packed++) {
+		struct fix *f = new_fix((struct drv_config){ .packed = packed });
+
+		f->s.inflight_size = vhost_user_inflight_region(packed, SIZE);
+		f->s.inflight = calloc(1, f->s.inflight_size);
+		assert_int_equal(vq_setup(f->vq, &f->s, &f->m->mem, &f->err), 0);
+		for (unsigned i = 1; i <= 11; i++) {
+			add(f, 1, 0, i);
+			assert_int_equal(pop(f), 1);
+			push(f, 0);
+			if (i == 11)
+				vq_leave(f->vq);
+			else
+				vq_notify(f->vq);
+			assert_int_equal(get(f, NULL), i);
+		}
+		assert_int_equal(pop(f), -EINVAL);
+		assert_int_equal(f->m->refs, 0);
+		assert_int_equal(vq_setup(f->vq, &f->s, &f->m->mem, &f->err), 0);
+		add(f, 1, 0, 12);
+		assert_int_equal(pop(f), 1);
+		push(f, 0);
+		assert_int_equal(vq_stop(f->vq), packed ? 0x00040004 : 12);
+		assert_int_equal(get(f, NULL), 12);
+		drv_reset(f->d);
+		add(f, 1, 0, 13);
+		assert_int_equal(vq_setup(f->vq, &f->s, &f->m->mem, &f->err), 0);
+		assert_int_equal(pop(f), 1);
+		push(f, 0);
+		vq_notify(f->vq);
+		assert_int_equal(get(f, NULL), 13);
+		assert_int_equal(pop(f), 0);
+		vq_leave(f->vq);
+		free(f->s.inflight);
+		free_fix(f);
+	}
+}
+
 /* Requests */
 
 static void pieces_are_what_the_descriptors_say(void **state)
@@ -602,6 +646,8 @@ int main(void)
 		cmocka_unit_test(an_inflight_region_has_room_for_the_queue),
 		cmocka_unit_test(a_stopped_queue_goes_on_from_its_base),
 		cmocka_unit_test(what_the_driver_has_not_seen_used_is_popped_again),
+		cmocka_unit_test(
+			an_inflight_area_says_where_the_ring_stands_unless_the_base_was_told),
 		cmocka_unit_test(pieces_are_what_the_descriptors_say),
 		cmocka_unit_test(a_descriptor_that_crosses_mappings_becomes_several_pieces),
 		cmocka_unit_test(a_request_given_back_is_popped_again),
