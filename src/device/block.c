@@ -132,6 +132,7 @@ static int queue_start(struct virtio_model *m, unsigned queue, struct vq *vq)
 	int rc = iothread_start(call.q->t);
 
 	if (!rc) {
+		d->started[call.q->thread] = true;
 		iothread_call(call.q->t, start_on_thread, &call);
 		rc = call.rc;
 	}
@@ -177,12 +178,33 @@ static void reset(struct virtio_model *m)
 
 /* Life */
 
+struct leave_call {
+	struct block_store *store;
+	unsigned thread;
+};
+
+static void leave_on_thread(void *arg)
+{
+	struct leave_call *call = arg;
+
+	call->store->ops->leave(call->store, call->thread);
+}
+
+static void end_thread(struct block_disk *d, unsigned i)
+{
+	struct leave_call call = { d->store, i };
+
+	if (d->started[i] && d->store->ops->leave)
+		iothread_call(d->threads[i], leave_on_thread, &call);
+	iothread_free(d->threads[i]);
+}
+
 static void free_disk(struct virtio_model *m)
 {
 	struct block_disk *d = disk_of(m);
 
 	for (unsigned i = 0; i < d->config.nr_threads; i++)
-		iothread_free(d->threads[i]);
+		end_thread(d, i);
 	for (unsigned i = 0; d->queues && i < d->config.nr_queues; i++)
 		block_queue_fini(&d->queues[i]);
 	block_limit_fini(&d->limit);

@@ -89,8 +89,8 @@ struct block_disk {
 	_Atomic uint64_t features; /* that the driver accepted */
 
 	struct iothread *threads[BLOCK_MAX_QUEUES];
+	bool started[BLOCK_MAX_QUEUES];
 	struct block_queue *queues; /* config.nr_queues */
-	bool said_no_uring;
 };
 
 /* The queue has taken r, whose pieces are bad if that is not 0. Answers it, now or later. */

@@ -64,12 +64,9 @@ struct block_store_ops {
 	void (*submit)(struct block_store *s, struct block_io *io);
 	/* Bring s->size up to date. NULL: it never changes. */
 	void (*refresh)(struct block_store *s);
-	/*
-	 * The disk is about to be served: these threads, nr of them, have been started. 0 or
-	 * -errno, logged. Stop: no operation is open. Both may be NULL.
+	/* Of all of an I/O thread's operations none is open, and no more comes; on it. May be NULL.
 	 */
-	int (*start)(struct block_store *s, struct iothread *const *threads, unsigned nr);
-	void (*stop)(struct block_store *s);
+	void (*leave)(struct block_store *s, unsigned thread);
 	void (*free)(struct block_store *s);
 };
 

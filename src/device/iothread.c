@@ -379,7 +379,7 @@ static void *thread_main(void *arg)
 		return NULL;
 	serve(t);
 	iothread_unwatch(&t->wake, NULL);
-	while (t->wake.t) {
+	while (t->watches) {
 		t->engine->wait(t, IOTHREAD_FOREVER);
 		t->engine->reap(t);
 	}
@@ -465,7 +465,9 @@ static void end(void *arg)
 {
 	struct iothread *t = arg;
 
-	assert(!t->pollers && !t->timers && t->watches == &t->wake && !t->wake.next);
+	assert(!t->pollers && !t->timers);
+	for (struct iothread_watch *w = t->watches; w; w = w->next)
+		assert(w == &t->wake || w->state == WATCH_CANCELLING);
 	t->ending = true;
 }
 

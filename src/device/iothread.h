@@ -42,7 +42,10 @@ struct iothread_config {
 int iothread_new(struct iothread **out, const struct iothread_config *config, struct err *err);
 /* Started already: nothing happens. 0 or -errno. */
 int iothread_start(struct iothread *t);
-/* No watch, no poller, no timer and no operation may be left. Ends and joins it. NULL is fine. */
+/*
+ * No poller, timer or operation may be left, nor a watch but those that are on their way out: they
+ * are gone when this returns. Ends and joins it. NULL is fine.
+ */
 void iothread_free(struct iothread *t);
 /* False: this thread does without, see above. Any thread. */
 bool iothread_has_uring(const struct iothread *t);

@@ -1,6 +1,6 @@
 """
 Servers for the tests to attack: outboard-device gpio and a device with one of everything over
-vfio-user, outboard-device rng and a device that echoes over vhost-user.
+vfio-user, outboard-device rng and block and a device that echoes over vhost-user.
 """
 import os
 import pathlib
@@ -28,10 +28,11 @@ def listens(path):
 class Server:
     """A running server, its log, and what it holds."""
 
-    def __init__(self, argv, path, log, client=Client, pass_fds=(), stdout=None):
+    def __init__(self, argv, path, log, client=Client, pass_fds=(), stdout=None, own_sockets=0):
         self.path = path
         self.make_client = client
         self.log_path = log
+        self.own_sockets = own_sockets  # to others than clients
         self.sanitized = b"__asan_init" in pathlib.Path(argv[0]).read_bytes()
         with open(log, "wb") as stderr:
             self.process = subprocess.Popen([str(a) for a in argv], stderr=stderr, stdout=stdout,
@@ -59,7 +60,7 @@ class Server:
                      for fd in os.listdir(f"/proc/{self.process.pid}/fd")]
         except FileNotFoundError:
             return False  # one was closed while we looked
-        return sum(link.startswith("socket:") for link in links) == 1
+        return sum(link.startswith("socket:") for link in links) == 1 + self.own_sockets
 
     def log(self):
         return self.log_path.read_text()
@@ -118,6 +119,7 @@ class Server:
 def programs():
     found = {"gpio": BUILD / "src" / "outboard-device",
              "rng": BUILD / "src" / "outboard-device",
+             "block": BUILD / "src" / "outboard-device",
              "probe": BUILD / "tests" / "wire" / "probe_device",
              "echo": BUILD / "tests" / "wire" / "echo_device"}
     for path in found.values():
@@ -134,13 +136,13 @@ def start(programs, tmp_path):
     def starter(kind, *options, patience_ms=5000, listen=True, **kwargs):
         n = len(running)
         path = tmp_path / f"{kind}{n}.sock" if listen else None
-        if kind in ("gpio", "rng"):
+        if kind in ("gpio", "rng", "block"):
             argv = [programs[kind], kind, "-v", *options]
             if listen:
                 argv.append(f"--socket-path={path}")
         else:
             argv = [programs[kind], path, patience_ms]
-        client = FrontEnd if kind in ("rng", "echo") else Client
+        client = FrontEnd if kind in ("rng", "block", "echo") else Client
         server = Server(argv, path, tmp_path / f"{kind}{n}.log", client, **kwargs)
         running.append(server)
         return server

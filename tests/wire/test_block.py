@@ -1,0 +1,347 @@
+"""The disk over its socket: guests that use it as they should, and guests that break every rule."""
+import fcntl
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+
+import pytest
+
+from vhost_user import *
+from vfio_user import wait_until
+
+IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES = 0, 1, 4, 8, 11, 13
+OK, IOERR, UNSUPP = 0, 1, 2
+NEXT, WRITE, INDIRECT = 1, 2, 4
+F_INDIRECT, F_FLUSH = 1 << 28, 1 << 9
+FEATURES = VERSION_1 | PROTOCOL_FEATURES | F_INDIRECT | F_FLUSH
+MIB = 1 << 20
+SECTORS = 2048
+
+
+class Queue(Ring):
+    """A queue of the disk with a region of 256 KiB for its requests, behind all rings."""
+
+    def __init__(self, front, index=0, size=64, **kwargs):
+        super().__init__(front, index, size, **kwargs)
+        self.err = front.keep(eventfd())
+        front.vring_fd(SET_VRING_ERR, index, self.err)
+        self.room = 0x40000 + index * 0x40000
+
+    def place(self, offset, data):
+        at = self.room + offset
+        self.front.memory[at:at + len(data)] = data
+        return GPA + at
+
+    def request(self, kind, sector=0, out=b"", room=0):
+        """Make it available: descriptors 0 to 3."""
+        header = self.place(0, struct.pack("<IIQ", kind, 0, sector))
+        status = self.place(0x100, b"\xff")
+        descs = [(header, 16, 0)]
+        if out:
+            descs.append((self.place(0x1000, out), len(out), 0))
+        if room:
+            descs.append((self.place(0x20000, bytes(room)), room, WRITE))
+        descs.append((status, 1, WRITE))
+        for i, (addr, size, flags) in enumerate(descs):
+            last = i == len(descs) - 1
+            self.desc(i, addr, size, flags | (0 if last else NEXT), 0 if last else i + 1)
+        self.offer(0)
+        self.ring()
+
+    def do(self, kind, sector=0, out=b"", room=0):
+        """(status, bytes read) of one request"""
+        self.request(kind, sector, out, room)
+        self.wait_used()
+        at = self.room + 0x20000
+        return self.front.memory[self.room + 0x100], self.front.memory[at:at + room]
+
+    def works(self):
+        data = os.urandom(1024)
+        assert self.do(OUT, 5, data) == (OK, b"")
+        assert self.do(IN, 5, room=1024) == (OK, data)
+
+    def restart(self):
+        """As a driver that resets its queue."""
+        self.front.vring_base(self.index)
+        self.put(0, bytes(0x4000))
+        self.avail_idx = 0
+        self.front.vring(SET_VRING_BASE, self.index, 0)
+        self.set_addr()
+        self.front.vring_fd(SET_VRING_CALL, self.index, self.call)
+        self.front.vring_fd(SET_VRING_KICK, self.index, self.kick)
+        self.front.vring(SET_VRING_ENABLE, self.index, 1)
+
+
+def connect(server):
+    front = server.client(features=FEATURES)
+    front.share(MIB)
+    return front
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "image"
+    with open(path, "wb") as file:
+        file.truncate(SECTORS * 512)
+    return path
+
+
+@pytest.fixture(params=["ram", "file", "direct"])
+def disk(request, start, image):
+    options = {"ram": [f"--file=ram:{SECTORS * 512}"], "file": [f"--blk-file={image}"],
+               "direct": [f"--blk-file={image}", "--direct"]}[request.param]
+    return start("block", "--queues=2", "--serial=wire", *options)
+
+
+@pytest.fixture
+def pair(disk):
+    """A queue to spoil, and another one that has to go on."""
+    with connect(disk) as front:
+        bad, good = Queue(front, 0), Queue(front, 1)
+        good.works()
+        yield bad, good
+        good.works()
+        bad.restart()
+        bad.works()
+
+
+def test_a_disk_is_read_written_flushed_and_named(disk):
+    with connect(disk) as front:
+        queue = Queue(front)
+        queue.works()
+        assert queue.do(FLUSH) == (OK, b"")
+        assert queue.do(GET_ID, room=20) == (OK, b"wire" + bytes(16))
+        assert queue.do(IN, SECTORS, room=512)[0] == IOERR
+        assert queue.do(99)[0] == UNSUPP
+        config = struct.unpack_from("=III", front.ask(GET_CONFIG, struct.pack("=III", 0, 60, 0) + bytes(60)))
+        assert config[1] == 60
+
+
+def broken(queue):
+    """The ring is given up: what is offered afterwards is not used, and the queue can be stopped."""
+    assert take(queue.err) == 1
+    used = queue.used_idx()
+    queue.request(IN, room=512)
+    queue.front.vring_base(queue.index)
+    assert queue.used_idx() == used
+
+
+@pytest.mark.parametrize("spoil", [
+    "loop", "next outside", "head outside", "index jumps", "index goes back", "table in a table",
+    "table of no entries", "table of odd length", "readable after writable", "table with next",
+    "endless table"])
+def test_a_ring_that_breaks_the_rules_is_given_up_alone(pair, spoil):
+    bad, _ = pair
+    table = bad.place(0x200, bytes(0x100))
+    header = bad.place(0, struct.pack("<IIQ", IN, 0, 0))
+    head, index = 0, None
+    if spoil == "loop":
+        for i in range(64):
+            bad.desc(i, header, 16, NEXT, (i + 1) % 64)
+    elif spoil == "next outside":
+        bad.desc(0, header, 16, NEXT, 64)
+    elif spoil == "head outside":
+        head = 0xffff
+    elif spoil == "index jumps":
+        index = 65
+    elif spoil == "index goes back":
+        index = 0xffff
+    elif spoil == "table in a table":
+        bad.desc(0, table, 16, INDIRECT)
+        bad.place(0x200, struct.pack("<QIHH", table, 16, INDIRECT, 0))
+    elif spoil == "table of no entries":
+        bad.desc(0, table, 0, INDIRECT)
+    elif spoil == "table of odd length":
+        bad.desc(0, table, 17, INDIRECT)
+    elif spoil == "readable after writable":
+        bad.desc(0, header, 16, WRITE | NEXT, 1)
+        bad.desc(1, header, 16, 0)
+    elif spoil == "table with next":
+        bad.desc(0, table, 16, INDIRECT | NEXT, 1)
+        bad.desc(1, header, 16, WRITE)
+    elif spoil == "endless table":
+        bad.desc(0, table, 0xfffffff0, INDIRECT)
+    bad.offer(head, index)
+    bad.ring()
+    broken(bad)
+
+
+@pytest.mark.parametrize("descs", [
+    [(GPA, 16, 0), (GPA + MIB - 1, 2, WRITE)],  # goes beyond the end
+    [(GPA, 16, 0), (0, 4096, WRITE), (GPA, 1, WRITE)],  # before the beginning
+    [(GPA, 16, 0), (2 ** 64 - 1, 2 ** 32 - 1, WRITE)],  # wraps
+    [(2 ** 64 - 16, 16, 0), (GPA, 1, WRITE)],
+    [(GPA, 16, 0), (GPA, 2 ** 32 - 1, WRITE)],
+    [(GPA, 16, 0)],  # nowhere to write a status
+    [(GPA, 0, 0), (GPA, 0, 0)],
+    [(GPA, 15, 0), (GPA + 100, 1, WRITE)],  # header cut off
+    [(GPA + 100, 1, WRITE)],
+])
+def test_a_request_that_makes_no_sense_comes_back(pair, descs):
+    bad, _ = pair
+    for i, (addr, size, flags) in enumerate(descs):
+        last = i == len(descs) - 1
+        bad.desc(i, addr, size, flags | (0 if last else NEXT), i + 1)
+    for _ in range(3):
+        bad.offer(0)
+        bad.ring()
+        bad.wait_used()
+    bad.works()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_rings_of_noise_hurt_nobody(pair, seed):
+    bad, good = pair
+    rng = random.Random(seed)
+    for _ in range(60):
+        for i in range(64):
+            flags = rng.choice((0, NEXT, WRITE, NEXT | WRITE, INDIRECT, 0xffff))
+            addr = rng.choice((GPA + bad.room, GPA + bad.room + 0x200, GPA + MIB - 8, 0, 2 ** 64 - 4))
+            size = rng.choice((0, 1, 16, 48, 512, 513, 4096, 2 ** 31, 2 ** 32 - 1))
+            bad.desc(i, addr, size, flags, rng.choice((i + 1, rng.randrange(64), 0xffff)))
+        bad.place(0, struct.pack("<IIQ", rng.choice((IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES, 77)), 0,
+                                 rng.choice((0, 1, SECTORS - 1, SECTORS, 2 ** 64 - 1))))
+        bad.place(0x200, rng.randbytes(0x200))
+        for _ in range(rng.randrange(1, 20)):
+            bad.offer(rng.choice((0, rng.randrange(64), rng.randrange(65536))))
+        bad.ring()
+        # what else the guest does while its ring is read
+        bad.desc(rng.randrange(64), rng.getrandbits(64), rng.getrandbits(32), rng.getrandbits(16), rng.getrandbits(16))
+        if rng.random() < 0.2:
+            good.works()
+        bad.restart()
+
+
+def test_memory_that_is_cut_off_under_a_request_hurts_nobody(disk):
+    with connect(disk) as front:
+        queue = Queue(front)
+        queue.works()
+        os.ftruncate(front.memory_fd, 0x40000)
+        try:
+            front.vring_base(0)
+        except Gone:
+            pass
+    with connect(disk) as front:
+        Queue(front).works()
+
+
+# Images
+
+
+def test_an_image_has_one_writer(start, image, programs):
+    start("block", f"--blk-file={image}")
+    for options in ([], ["--read-only"], ["--direct"]):
+        done = subprocess.run([programs["block"], "block", f"--blk-file={image}", f"--socket-path={image}.sock",
+                               *options], stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 1
+        assert "the image is in use" in done.stderr
+
+
+def test_an_image_by_descriptor_keeps_the_lock_of_its_sender(start, image):
+    fd = os.open(image, os.O_RDWR)
+    try:
+        fcntl.fcntl(fd, 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))  # F_OFD_SETLK
+        server = start("block", f"--file-fd={fd}", pass_fds=[fd])
+    finally:
+        os.close(fd)
+    with connect(server) as front:
+        Queue(front).works()
+
+
+@pytest.mark.parametrize("options,text", [
+    ([], "expected one of"),
+    (["--file=ram:1M", "--blk-file=x"], "expected one of"),
+    (["--blk-file=/nowhere/image"], "/nowhere/image: No such file"),
+    (["--blk-file=/dev/null"], "expected a file or a block device"),
+    (["--file=ram:0"], "expected a size"),
+    (["--file=ram:1000"], "expected a size"),
+    (["--file=null:99999999999G"], "expected a size"),
+    (["--file=ram:1M", "--queues=65"], "1 to 64"),
+    (["--file=ram:1M", "--queue-size=3"], "not a power of 2"),
+    (["--file=ram:1M", "--threads=2"], "more than there are queues"),
+    (["--file=ram:1M", "--queues=64", "--queue-size=1024"], "more --threads"),
+    (["--file=ram:1M", "--block-size=1024"], "512 or 4096"),
+    (["--file=ram:1M", "--serial=" + "x" * 21], "1 to 20 bytes"),
+    (["--file=ram:1M", "--bw-size=1"], "belong together"),
+    (["--file=ram:1M", "--ops-one-time-burst=1"], "needs --ops-size"),
+    (["--file-fd=999"], "not open"),
+])
+def test_options_that_make_no_sense_are_refused(programs, tmp_path, options, text):
+    done = subprocess.run([programs["block"], "block", f"--socket-path={tmp_path}/s", *options],
+                          stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode in (1, 2)
+    assert text in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+# NBD
+
+
+@pytest.fixture(params=["qemu-nbd", "nbdkit"])
+def nbd(request, tmp_path, image):
+    """The URI of an export of the image, and its server."""
+    program = shutil.which(request.param)
+    if not program:
+        pytest.skip(f"no {request.param} here")
+    path = tmp_path / "nbd.sock"
+    argv = {"qemu-nbd": [program, "-f", "raw", "-k", path, "-t", "-e", "4", "-x", "disk", image],
+            "nbdkit": [program, "-f", "-U", path, "-e", "disk", "file", image]}[request.param]
+    with subprocess.Popen([str(a) for a in argv]) as process:
+        wait_until(path.exists, "the NBD server did not start")
+        yield f"nbd+unix:///disk?socket={path}", process
+        process.kill()
+
+
+def start_on_nbd(start, uri, *options):
+    try:
+        return start("block", f"--file={uri}", *options, own_sockets=1)
+    except AssertionError as why:
+        if "without libnbd" in str(why) or "libnbd cannot be loaded" in str(why):
+            pytest.skip("no libnbd here")
+        raise
+
+
+def test_an_nbd_export_is_a_disk(start, nbd, image):
+    server = start_on_nbd(start, nbd[0], "--queues=2")
+    data = os.urandom(8192)
+    with connect(server) as front:
+        queue, other = Queue(front, 0), Queue(front, 1)
+        assert queue.do(OUT, 8, data) == (OK, b"")
+        assert queue.do(FLUSH) == (OK, b"")
+        assert other.do(IN, 8, room=8192) == (OK, data)
+        assert other.do(IN, SECTORS, room=512)[0] == IOERR
+        zero = struct.pack("<QII", 9, 2, 0)
+        assert other.do(WRITE_ZEROES, out=zero) == (OK, b"")
+        assert queue.do(FLUSH) == (OK, b"")
+    assert image.read_bytes()[8 * 512:24 * 512] == data[:512] + bytes(1024) + data[1536:]
+
+
+def test_pieces_go_through_a_buffer(start, nbd):
+    server = start_on_nbd(start, nbd[0])
+    with connect(server) as front:
+        queue = Queue(front)
+        data = os.urandom(4096)
+        header = queue.place(0, struct.pack("<IIQ", OUT, 0, 100))
+        at = queue.place(0x1000, data)
+        status = queue.place(0x100, b"\xff")
+        descs = [(header, 16, 0), (at, 100, 0), (at + 100, 1900, 0), (at + 2000, 2096, 0), (status, 1, WRITE)]
+        for i, (addr, size, flags) in enumerate(descs):
+            queue.desc(i, addr, size, flags | (NEXT if i < 4 else 0), i + 1)
+        queue.offer(0)
+        queue.ring()
+        queue.wait_used()
+        assert queue.do(IN, 100, room=4096) == (OK, data)
+
+
+def test_a_lost_nbd_server_is_an_error_and_not_the_end(start, nbd):
+    server = start_on_nbd(start, nbd[0])
+    with connect(server) as front:
+        queue = Queue(front)
+        queue.works()
+        nbd[1].send_signal(signal.SIGKILL)
+        server.wait_for_log("the connection to the server is lost")
+        assert queue.do(IN, room=512)[0] == IOERR
+        assert queue.do(FLUSH)[0] == IOERR
