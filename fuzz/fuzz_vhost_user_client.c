@@ -119,7 +119,8 @@ static uint64_t good_number(uint32_t request)
 {
 	switch (request) {
 	case VHOST_USER_GET_FEATURES:
-		return 1ull << VIRTIO_BIT_VERSION_1 | 1ull << VIRTIO_BIT_RING_PACKED | 1ull << 30 | 7;
+		return 1ull << VIRTIO_BIT_VERSION_1 | 1ull << VIRTIO_BIT_RING_PACKED | 1ull << 30 |
+		       7;
 	case VHOST_USER_GET_PROTOCOL_FEATURES:
 		return ~0ull;
 	case VHOST_USER_GET_QUEUE_NUM:
@@ -132,7 +133,8 @@ static uint64_t good_number(uint32_t request)
 }
 
 /* The payload that a well-meaning back-end answers with. Descriptors: *nr_fds. */
-static uint32_t good_payload(const struct vhost_user_header *h, union vhost_user_payload *p, int *nr_fds)
+static uint32_t good_payload(
+	const struct vhost_user_header *h, union vhost_user_payload *p, int *nr_fds)
 {
 	switch (h->request) {
 	case VHOST_USER_GET_VRING_BASE:
@@ -173,7 +175,8 @@ static bool is_answered(const struct vhost_user_header *h)
 }
 
 /* False: hang up. */
-static bool answer(int fd, const struct vhost_user_header *h, const union vhost_user_payload *request)
+static bool answer(
+	int fd, const struct vhost_user_header *h, const union vhost_user_payload *request)
 {
 	static uint8_t m[sizeof(*h) + sizeof(*request) + 64];
 	struct vhost_user_header reply = { h->request,
@@ -194,8 +197,8 @@ static bool answer(int fd, const struct vhost_user_header *h, const union vhost_
 		send_message(fd, m, len, control >> 2 & 3);
 		return true;
 	}
-	reply.size = (control & 3) == 2 ? take_copy(in, take16(in), &p, sizeof(p)) :
-					  good_payload(h, &p, &nr_fds);
+	reply.size = (control & 3) == 2 ? take_copy(in, take16(in), &p, sizeof(p))
+					: good_payload(h, &p, &nr_fds);
 	len = (uint32_t)sizeof(reply) + reply.size;
 	memcpy(m, &reply, sizeof(reply));
 	memcpy(m + sizeof(reply), &p, reply.size);
@@ -429,7 +432,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		.loop = loop,
 		.memory = &ram,
 		.owner = &owner,
-		.times = { .request_ms = 5, .handshake_ms = 10, .connect_ms = 5, .retry_min_ms = 1 },
+		.times = { .request_ms = 5,
+			.handshake_ms = 10,
+			.connect_ms = 5,
+			.retry_min_ms = 1 },
 	};
 	struct vhost_user_source *source;
 	struct vhost_user *vu;

@@ -4,12 +4,12 @@
  * States: IDLE -> CONNECTING -> READY -> BROKEN -> IDLE -> CONNECTING ...
  *
  * Any thread may find that the connection is of no use any more (hang-up, time-out, nonsense).
- * The first to do so turns READY into BROKEN, logs the one line, and shuts the socket down, which wakes
- * whoever waits for it. The loop thread then takes the lock (nobody waits under it any
- * more), closes the sockets, tells the owner, and connects again: when the source says that it
- * is worthwhile, else with a pause that doubles up to 1 s, for ever or for as long as
- * the user said. The pause starts small again after a connection that lasted longer than it, so a
- * back-end that greets well and then misbehaves is not asked a hundred times a second.
+ * The first to do so turns READY into BROKEN, logs the one line, and shuts the socket down, which
+ * wakes whoever waits for it. The loop thread then takes the lock (nobody waits under it any more),
+ * closes the sockets, tells the owner, and connects again: when the source says that it is
+ * worthwhile, else with a pause that doubles up to 1 s, for ever or for as long as the user said.
+ * The pause starts small again after a connection that lasted longer than it, so a back-end that
+ * greets well and then misbehaves is not asked a hundred times a second.
  *
  * What the driver wants (features, rings, descriptors) is kept here and told to each new back-end
  * (vhost_user_attach.c). Doorbells meanwhile stay in their eventfds.
@@ -314,8 +314,8 @@ void vhu_break(struct vhost_user *vu, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(why, sizeof(why), fmt, ap);
 	va_end(ap);
-	log_limited(&vu->loss_limit, LOG_WARN,
-		"%s: %s; the device is away until %s answers again", vu->b.id, why, vu->where);
+	log_limited(&vu->loss_limit, LOG_WARN, "%s: %s; the device is away until %s answers again",
+		vu->b.id, why, vu->where);
 	shutdown(vu->chan.fd, SHUT_RDWR);
 	loop_post(vu->loop, &vu->park_work, clean_up);
 }

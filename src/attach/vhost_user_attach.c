@@ -46,21 +46,24 @@ struct step {
 	const char *name;
 	/* Queue this step's requests. 0 or -errno with a text. */
 	int (*send)(struct vhost_user *vu, struct err *err);
-	/* All are answered. 0: on to the next step; 1: attach.step says which; -errno with a text. May be NULL. */
+	/*
+	 * All are answered. 0: on to the next step; 1: attach.step says which; -errno with a text.
+	 * May be NULL.
+	 */
 	int (*done)(struct vhost_user *vu, struct err *err);
 };
 
 /* One request without a payload. */
-static int ask(struct vhost_user *vu, uint32_t request, vhu_reply_fn reply, void *ptr,
-	struct err *err)
+static int ask(
+	struct vhost_user *vu, uint32_t request, vhu_reply_fn reply, void *ptr, struct err *err)
 {
 	const struct vhu_request rq = { .request = request, .reply = reply, .ptr = ptr };
 
 	return vhu_send(vu, &rq, err);
 }
 
-static int number_reply(struct vhost_user *vu, const struct vhu_pending *p,
-	const struct vhu_msg *m, struct err *err)
+static int number_reply(struct vhost_user *vu, const struct vhu_pending *p, const struct vhu_msg *m,
+	struct err *err)
 {
 	*(uint64_t *)p->ptr = vhu_u64(m);
 	return 0;
@@ -98,8 +101,8 @@ static uint64_t choose_protocol(const struct vhost_user *vu)
 	return ours;
 }
 
-static int shmem_reply(struct vhost_user *vu, const struct vhu_pending *p,
-	const struct vhu_msg *m, struct err *err)
+static int shmem_reply(struct vhost_user *vu, const struct vhu_pending *p, const struct vhu_msg *m,
+	struct err *err)
 {
 	memcpy(&vu->attach.shmem, m->payload, m->h.size);
 	return 0;
@@ -329,7 +332,7 @@ static void on_event(struct loop_source *src, uint32_t events)
 			vhu_break(vu, "the back-end hung up");
 		break;
 	default:
-		/* Broken a moment ago by a vCPU; what it posted to the loop is about to clean up. */
+		/* Broken a moment ago by a vCPU, whose post to the loop is about to clean up. */
 		loop_del(src);
 	}
 }

@@ -135,11 +135,10 @@ static int next(struct vhost_user *vu, struct back_msg *m, struct err *err)
 	if (!header)
 		return 0;
 	memcpy(&m->h, header, sizeof(m->h));
-	m->refused = vhost_user_check_request(
-		&m->h, vhost_user_backend_rule(m->h.request), &why);
+	m->refused = vhost_user_check_request(&m->h, vhost_user_backend_rule(m->h.request), &why);
 	if (m->refused && m->refused != -EPROTO)
-		return err_set(err, m->refused, "%s: %s",
-			vhost_user_backend_name(m->h.request), why.text);
+		return err_set(
+			err, m->refused, "%s: %s", vhost_user_backend_name(m->h.request), why.text);
 	if (!vu_chan_whole(&vu->back))
 		return 0;
 	memset(&m->p, 0, sizeof(m->p));
@@ -155,7 +154,8 @@ static int read_more(struct vhost_user *vu, struct err *err)
 	if (n == -EAGAIN)
 		return 0;
 	if (!n || n == -ECONNRESET)
-		return err_set(err, -ECONNRESET, "the back-end hung up (at the socket for its requests)");
+		return err_set(
+			err, -ECONNRESET, "the back-end hung up (at the socket for its requests)");
 	return n > 0 ? 1 : err_set(err, (int)n, "socket: %s", strerror((int)-n));
 }
 

@@ -35,8 +35,8 @@ static void want_queue(struct vhost_user *vu, unsigned index, const struct virti
 }
 
 /*
- * Get the socket to tell of a wish; `wish` is its number. False: the device is away, or whoever just
- * brought it back has told it.
+ * Get the socket to tell of a wish; `wish` is its number. False: the device is away, or whoever
+ * just brought it back has told it.
  */
 static bool begin(struct vhost_user *vu, unsigned wish)
 {
@@ -75,8 +75,7 @@ static int start_queues(struct vhost_user *vu, unsigned index, unsigned wish)
 	return -EIO;
 }
 
-static int check_queues(struct vhost_user *vu, uint64_t features,
-	const struct virtio_queue *queues)
+static int check_queues(struct vhost_user *vu, uint64_t features, const struct virtio_queue *queues)
 {
 	struct err err = { 0 };
 	int rc = 0;

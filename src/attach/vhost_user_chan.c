@@ -4,8 +4,8 @@
  * The socket has one holder: while CONNECTING the loop thread, while READY whoever has vu->lock.
  * Messages carry no numbers, so an answer belongs to the oldest request that waits for one, and a
  * batch of requests is sent before the first answer is looked at. A vCPU that waits for a
- * batch keeps the lock, in poll() with a deadline; a connection that is given up is shut down, which
- * wakes it.
+ * batch keeps the lock, in poll() with a deadline; a connection that is given up is shut down,
+ * which wakes it.
  *
  * The loop thread never waits for the lock while the connection is in use. What it has to say
  * then (RAM changed) it leaves as a note, which the holder sees to on leaving. It first leaves
@@ -271,8 +271,8 @@ int vhu_call_end(struct vhost_user *vu, int rc, const struct err *err)
 {
 	if (rc == -ETIMEDOUT)
 		vhu_break(vu, "%s was not answered in time",
-			vu->nr_pending ? vhost_user_name(vu->pending[vu->first_pending].request) :
-					 "a message");
+			vu->nr_pending ? vhost_user_name(vu->pending[vu->first_pending].request)
+				       : "a message");
 	else if (rc && rc != -ENOTCONN)
 		vhu_break(vu, "%s", err->text);
 	/* Answers that are still due may point at the caller's stack. */

@@ -3,8 +3,8 @@
  *
  * A read asks for everything from 0 to the last byte that is wanted, because many back-ends do not
  * look at the offset, and for no more than that, because others refuse what is longer than they
- * have. So what has been read is always a beginning of the whole. That is kept: it is what the guest
- * sees while the device is away, and what a back-end that comes back is compared with.
+ * have. So what has been read is always a beginning of the whole. That is kept: it is what the
+ * guest sees while the device is away, and what a back-end that comes back is compared with.
  *
  * Reads beyond 256 bytes, which no message may ask for, give all-ones. A back-end without
  * CONFIG has the bytes that the user gave, or all-ones. Whatever fails, fails for that access: one
@@ -23,8 +23,8 @@
 /* --- one request --- */
 
 /* An empty one, or one of size 0, says that it failed. */
-static int config_reply(struct vhost_user *vu, const struct vhu_pending *p,
-	const struct vhu_msg *m, struct err *err)
+static int config_reply(struct vhost_user *vu, const struct vhu_pending *p, const struct vhu_msg *m,
+	struct err *err)
 {
 	struct vhost_user_config c = { 0 };
 	struct vhu_config_answer *a = p->ptr;
@@ -220,19 +220,20 @@ int vhu_config_ask_again(struct vhost_user *vu, struct err *err)
 }
 
 /* The first thing that must not change and did. */
-static int compare(const uint8_t *was, const uint8_t *is, uint32_t len, uint32_t type,
-	struct err *err)
+static int compare(
+	const uint8_t *was, const uint8_t *is, uint32_t len, uint32_t type, struct err *err)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(fixed); i++) {
 		uint32_t off = fixed[i].off, n = fixed[i].len;
 
-		if (fixed[i].type != type || !range_ok(off, n, len) || !memcmp(was + off, is + off, n))
+		if (fixed[i].type != type || !range_ok(off, n, len) ||
+			!memcmp(was + off, is + off, n))
 			continue;
-		if (fixed[i].may_grow && number(was + off, fixed[i].len) <
-						 number(is + off, fixed[i].len))
+		if (fixed[i].may_grow &&
+			number(was + off, fixed[i].len) < number(is + off, fixed[i].len))
 			continue;
-		return err_set(err, -EPROTO, "the back-end came back with another %s",
-			fixed[i].name);
+		return err_set(
+			err, -EPROTO, "the back-end came back with another %s", fixed[i].name);
 	}
 	return memcmp(was, is, len) ? 1 : 0;
 }

@@ -1,5 +1,5 @@
 /*
- * vhost_user_device.c - one device of the vhost-user route: a PCI function, its front-end, and their end
+ * vhost_user_device.c - one device of the vhost-user route: PCI function, front-end, and their end
  *
  * Only puts the two together. What ends an attach is reported from the top of the loop, not
  * from inside the front-end, so that the one who is told may free the device there.
@@ -29,7 +29,7 @@ struct vhost_user_device {
 	struct vhost_user *vu;
 	struct virtio_pci *vp;
 	struct loop_work report_work;
-	int rc; /* of the attach */
+	int rc;		/* of the attach */
 	bool connected; /* the attach ended well */
 	struct err err;
 };
@@ -41,8 +41,7 @@ static struct vhost_user_device *of(const struct device *dev)
 
 static void report(struct loop_work *work)
 {
-	struct vhost_user_device *vd =
-		container_of(work, struct vhost_user_device, report_work);
+	struct vhost_user_device *vd = container_of(work, struct vhost_user_device, report_work);
 
 	vd->attached(vd->arg, &vd->dev, vd->rc, &vd->err);
 }

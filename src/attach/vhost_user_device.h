@@ -1,5 +1,5 @@
 /*
- * vhost_user_device.h - one device of the vhost-user route: its PCI function and its front-end together
+ * vhost_user_device.h - one device of the vhost-user route: PCI function and front-end
  *
  * What --generic-vhost-user, --fs, --disk, --net, ... come down to. Life as in attach/device.h.
  */
@@ -12,7 +12,7 @@
 
 struct vhost_user_device_params {
 	const char *kind; /* for texts: "generic-vhost-user", "disk"; a literal */
-	/* id, where, type, queues, config, times; loop, memory and owner are filled in. Strings are copied. */
+	/* loop, memory and owner are filled in. What the rest points at is copied. */
 	struct vhost_user_params vu;
 	unsigned segment;
 	int slot; /* 1 to 31, or PCI_SLOT_ANY */

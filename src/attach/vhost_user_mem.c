@@ -21,8 +21,8 @@
 #include "base/util.h"
 
 /* Told while nobody waits: what is wrong with it is only logged. */
-static int change_reply(struct vhost_user *vu, const struct vhu_pending *p,
-	const struct vhu_msg *m, struct err *err)
+static int change_reply(struct vhost_user *vu, const struct vhu_pending *p, const struct vhu_msg *m,
+	struct err *err)
 {
 	if (vhu_u64(m))
 		log_limited(&vu->refusal_limit, LOG_WARN,
@@ -125,8 +125,8 @@ static int send_table(struct vhost_user *vu, const struct mem_range *now, unsign
 /* --- both --- */
 
 /* 1: there are more than it takes. */
-static int send_ranges(struct vhost_user *vu, const struct mem_range *now, unsigned nr,
-	struct err *err)
+static int send_ranges(
+	struct vhost_user *vu, const struct mem_range *now, unsigned nr, struct err *err)
 {
 	bool slots = vhu_speaks(vu, VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS);
 	uint64_t most = slots ? vu->max_slots : VHOST_USER_MAX_TABLE_REGIONS;

@@ -52,8 +52,8 @@ struct vhu_msg {
  * The answer came. The socket's holder. An acknowledgement has been checked to be a u64.
  * Non-zero: the back-end talks nonsense, err says what.
  */
-typedef int (*vhu_reply_fn)(
-	struct vhost_user *vu, const struct vhu_pending *p, const struct vhu_msg *m, struct err *err);
+typedef int (*vhu_reply_fn)(struct vhost_user *vu, const struct vhu_pending *p,
+	const struct vhu_msg *m, struct err *err);
 
 /* A request that waits for its answer. Answers come in the order of requests. */
 struct vhu_pending {
@@ -68,7 +68,7 @@ struct vhu_request {
 	uint32_t request;
 	const void *payload;
 	uint32_t len;
-	int fd;	     /* that goes with it; 0 and below: none */
+	int fd;		/* that goes with it; 0 and below: none */
 	const int *fds; /* or several */
 	int nr_fds;
 	/* NULL: an acknowledgement that is not 0 is a refusal (vhu->refusal). */
@@ -81,7 +81,7 @@ struct vhu_request {
 struct vhu_ring {
 	/* What the driver wants; under want_lock. */
 	bool on;
-	/* It was served since the driver turned it on: who serves it next goes on where it stands. */
+	/* Was served since the driver turned it on: who serves it next goes on where it stands. */
 	bool ran;
 	uint16_t size;
 	uint64_t desc, driver, device;
@@ -130,9 +130,9 @@ struct vhost_user {
 	struct vu_chan chan;
 	struct vhu_pending *pending;
 	unsigned first_pending, nr_pending, max_pending;
-	uint64_t offered, protocol; /* features of this connection's back-end; protocol: acknowledged */
+	uint64_t offered, protocol; /* by its back-end; protocol: and acknowledged */
 	uint64_t max_slots;
-	struct err refusal; /* the first thing that it refused in this batch */
+	struct err refusal;	/* the first thing that it refused in this batch */
 	struct mem_range *sent; /* RAM that it was told of */
 	unsigned nr_sent;
 	bool reset_since_mem;
@@ -222,7 +222,7 @@ uint64_t vhu_u64(const struct vhu_msg *m);
 
 /* Take what is there, send what is queued. 0; or -errno with a text. The socket's holder. */
 int vhu_pump(struct vhost_user *vu, struct err *err);
-/* Until all is sent and answered. 0, -ENOTCONN, -ETIMEDOUT or another -errno with a text. Lock held. */
+/* Until all is sent and answered. 0, -ENOTCONN, -ETIMEDOUT, or -errno with a text. Lock held. */
 int vhu_await(struct vhost_user *vu, uint64_t deadline, struct err *err);
 
 /*
@@ -290,7 +290,10 @@ int vhu_config_compare(struct vhost_user *vu, struct err *err);
 
 /* --- vhost_user_mem.c --- */
 
-/* Tell the back-end what changed. 0; 1 with a text: it cannot take it; -errno with a text. The socket's holder. */
+/*
+ * Tell the back-end what changed. 0; 1 with a text: it cannot take it; -errno with a text. The
+ * socket's holder.
+ */
 int vhu_mem_sync(struct vhost_user *vu, struct err *err);
 /* A connection ended. */
 void vhu_mem_forget(struct vhost_user *vu);

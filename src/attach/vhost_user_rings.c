@@ -88,7 +88,7 @@ int vhu_ring_check(const struct vhost_user *vu, uint64_t features, unsigned inde
 
 /* --- where the rings go on --- */
 
-/* Nothing was answered on a packed ring: its first descriptor is as the driver made it, or still empty. */
+/* Nothing was answered on a packed ring: its first entry is as the driver made it, or empty. */
 static bool packed_untouched(const struct vhost_user *vu, const struct vhu_ring *r)
 {
 	struct {
@@ -149,8 +149,7 @@ static int inflight_reply(struct vhost_user *vu, const struct vhu_pending *p,
 	if (!inflight_makes_sense(&area, fd))
 		return err_set(err, -EPROTO,
 			"GET_INFLIGHT_FD: 0x%llx bytes at 0x%llx are not what its file has",
-			(unsigned long long)area.mmap_size,
-			(unsigned long long)area.mmap_offset);
+			(unsigned long long)area.mmap_size, (unsigned long long)area.mmap_offset);
 	pthread_mutex_lock(&vu->want_lock);
 	/* The driver may have reset the device meanwhile. */
 	if (p->index == vu->run && vu->running) {
@@ -230,8 +229,8 @@ static int prepare(struct vhost_user *vu, unsigned index, struct err *err)
 	}
 	for (unsigned i = 0; i < vu->b.info.nr_queues && !rc; i++)
 		if (chosen(vu, i, index))
-			rc = vhu_send_state(vu, VHOST_USER_SET_VRING_NUM, i, vu->rings[i].size,
-				NULL, err);
+			rc = vhu_send_state(
+				vu, VHOST_USER_SET_VRING_NUM, i, vu->rings[i].size, NULL, err);
 	if (!rc && index == VHU_ALL_QUEUES && has_inflight(vu) && vu->inflight_fd < 0)
 		rc = ask_inflight(vu, err);
 	return rc;
@@ -316,7 +315,10 @@ static void run_is_lost(struct vhost_user *vu, const struct err *why)
 	vu->unfit = true;
 }
 
-/* Whether all of the run's rings can be gone on with: always, when the driver starts them. want_lock held. */
+/*
+ * Whether all of the run's rings can be gone on with: always, when the driver starts them.
+ * want_lock held.
+ */
 static bool can_go_on(const struct vhost_user *vu, struct err *err)
 {
 	uint32_t base;
@@ -380,8 +382,8 @@ static int base_reply(struct vhost_user *vu, const struct vhu_pending *p, const 
 }
 
 /* A reset that the back-end refuses is not worse than one that it does not know. */
-static int ignore_reply(struct vhost_user *vu, const struct vhu_pending *p,
-	const struct vhu_msg *m, struct err *err)
+static int ignore_reply(struct vhost_user *vu, const struct vhu_pending *p, const struct vhu_msg *m,
+	struct err *err)
 {
 	if (vhu_u64(m))
 		log_debug("%s: the back-end refused %s", vu->b.id, vhost_user_name(p->request));
@@ -390,9 +392,7 @@ static int ignore_reply(struct vhost_user *vu, const struct vhu_pending *p,
 
 static int send_reset(struct vhost_user *vu, struct err *err)
 {
-	const struct vhu_request rq = {
-		.request = VHOST_USER_RESET_DEVICE, .reply = ignore_reply
-	};
+	const struct vhu_request rq = { .request = VHOST_USER_RESET_DEVICE, .reply = ignore_reply };
 	int rc = 0;
 
 	if (vhu_speaks(vu, VHOST_USER_PROTOCOL_F_RESET_DEVICE))
@@ -413,8 +413,7 @@ int vhu_rings_stop(struct vhost_user *vu, unsigned index, struct err *err)
 			rc = vhu_send_state(vu, VHOST_USER_SET_VRING_ENABLE, i, 0, NULL, err);
 	for (unsigned i = 0; i < vu->b.info.nr_queues && !rc; i++)
 		if (vu->rings[i].started && (index == VHU_ALL_QUEUES || index == i)) {
-			rc = vhu_send_state(
-				vu, VHOST_USER_GET_VRING_BASE, i, 0, base_reply, err);
+			rc = vhu_send_state(vu, VHOST_USER_GET_VRING_BASE, i, 0, base_reply, err);
 			vu->rings[i].started = false;
 			any = true;
 		}

@@ -5,8 +5,8 @@
  * deliver without the VMM's help: bits that vhost-user uses itself, translation of addresses,
  * functions of functions, transport features that nobody has defined yet.
  *
- * Queues: as many as the user said, else as the back-end has, else as the type usually has. Back-ends
- * of network devices count pairs in GET_QUEUE_NUM, so there it says little.
+ * Queues: as many as the user said, else as the back-end has, else as the type usually has.
+ * Back-ends of network devices count pairs in GET_QUEUE_NUM, so there it says little.
  *
  * The shape is taken once; a back-end that comes back has to have it too.
  *
@@ -21,9 +21,8 @@
 #include "base/util.h"
 #include "wire/virtio.h"
 
-/* Transport features that have a number (24 to 41 but for the type's own), and what lies above them. */
+/* Transport features, defined and not, between the ranges of bits that are the type's own. */
 #define TRANSPORT_FIRST 24
-#define TRANSPORT_KNOWN 41
 #define TRANSPORT_LAST	49
 
 /* A shared-memory region beyond this is nonsense. */
@@ -157,7 +156,7 @@ static int check_features(const struct vhost_user *vu, struct err *err)
 	if (vu->offered >> VIRTIO_BIT_VERSION_1 & 1)
 		return 0;
 	return err_set(err, -EPROTO,
-		"the back-end offers features 0x%llx without VIRTIO_F_VERSION_1: a legacy %s device cannot be attached",
+		"the back-end offers features 0x%llx without VIRTIO_F_VERSION_1: it is a legacy %s device",
 		(unsigned long long)vu->offered, virtio_type_name(vu->b.info.type, name));
 }
 

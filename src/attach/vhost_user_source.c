@@ -1,5 +1,5 @@
 /*
- * vhost_user_source.c - where a front-end's connections come from: a path to connect to, or to listen at
+ * vhost_user_source.c - where connections come from: a path to connect to, or to listen at
  *
  * Owns:    the listening socket and its file, which goes with it.
  * Threads: loop thread.

@@ -134,7 +134,8 @@ class Tamperer:
                     if request == self.request:
                         self.hits += 1
                         self.lock.notify_all()
-                        data, close = WAYS[self.way](request, payload) if self.way else (data, False)
+                        if self.way:
+                            data, close = WAYS[self.way](request, payload)
                         fds += [os.dup(front.fileno()) for _ in range(3 * self.surplus)]
                         if self.missing:
                             while fds:

@@ -3,8 +3,8 @@
  * notes what it hears
  *
  * The back-end answers every request well by what its struct fake says it is; a test's hook may
- * answer some of them otherwise, or not at all. All that arrives is recorded. The test's own thread is
- * the loop thread, and the vCPU in turns.
+ * answer some of them otherwise, or not at all. All that arrives is recorded. The test's own thread
+ * is the loop thread, and the vCPU in turns.
  */
 #ifndef TESTS_VHOST_FAKE_H
 #define TESTS_VHOST_FAKE_H
@@ -41,7 +41,7 @@
 #define RAM_SIZE     (1 * MIB)
 #define HIGH_GPA     (4 * GIB)
 
-#define BIT(n) (1ull << (n))
+#define BIT(n)	(1ull << (n))
 #define P(name) VHOST_USER_PROTOCOL_BIT(name)
 
 /* --- guest RAM: memory.h, as far as the front-end uses it --- */
@@ -407,8 +407,8 @@ static void fake_init(struct fake *f)
 
 	*f = (struct fake){
 		.features = BIT(VIRTIO_BIT_VERSION_1) | BIT(30) | BIT(9),
-		.protocol = P(MQ) | P(REPLY_ACK) | P(CONFIG) | P(BACKEND_REQ) |
-			    P(CONFIGURE_MEM_SLOTS),
+		.protocol =
+			P(MQ) | P(REPLY_ACK) | P(CONFIG) | P(BACKEND_REQ) | P(CONFIGURE_MEM_SLOTS),
 		.queue_num = 2,
 		.slots = 509,
 		.config_size = 60,
@@ -487,7 +487,8 @@ static unsigned count(struct fake *f, uint32_t request, unsigned connection)
 }
 
 /* The n-th of them, from 0. */
-static MAYBE_UNUSED struct rec nth(struct fake *f, uint32_t request, unsigned connection, unsigned n)
+static MAYBE_UNUSED struct rec nth(
+	struct fake *f, uint32_t request, unsigned connection, unsigned n)
 {
 	struct rec r = { 0 };
 

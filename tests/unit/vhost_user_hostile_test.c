@@ -1,4 +1,4 @@
-/* vhost_user_hostile_test.c - back-ends that answer wrongly: what is said, once, and that nothing else happens */
+/* vhost_user_hostile_test.c - back-ends that answer wrongly: one line, and the device is away */
 #include "vhost_fixture.h"
 
 /* --- ways to answer wrongly; hook_arg is the request that is answered so --- */
@@ -354,8 +354,8 @@ static const struct misuse {
 };
 
 /*
- * Each is one line in the log, after which the device is away, and back when the back-end behaves; the
- * driver's wishes hold.
+ * Each is one line in the log, after which the device is away, and back when the back-end behaves;
+ * the driver's wishes hold.
  */
 static void what_is_wrong_in_use_breaks_the_connection_and_no_more(void **state)
 {

@@ -1,4 +1,4 @@
-/* vhost_user_loss_test.c - a back-end that is not there yet, goes, comes back, or comes back as another */
+/* vhost_user_loss_test.c - a back-end that comes later, goes, or comes back as another */
 #include "vhost_fixture.h"
 
 /* --- at the start --- */

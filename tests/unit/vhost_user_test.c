@@ -1,4 +1,4 @@
-/* vhost_user_test.c - the front-end and a back-end that behaves: handshake, queues, memory, configuration */
+/* vhost_user_test.c - a back-end that behaves: handshake, queues, memory, configuration */
 #include "vhost_fixture.h"
 
 /* --- the handshake --- */
@@ -10,14 +10,15 @@ static void a_handshake_takes_what_is_known_and_masks_the_rest(void **state)
 	x->f.protocol = ~0ull;
 	x->f.features = ~0ull;
 	attach(x);
-	assert_int_equal(x->f.acked,
-		P(MQ) | P(LOG_SHMFD) | P(REPLY_ACK) | P(BACKEND_REQ) | P(CONFIG) |
-			P(BACKEND_SEND_FD) | P(INFLIGHT_SHMFD) | P(RESET_DEVICE) |
-			P(CONFIGURE_MEM_SLOTS) | P(STATUS) | P(DEVICE_STATE) | P(SHMEM_MAP));
-	/* The type's own from 0 to 23 and from 50; and of the rest those that need nobody's help. */
-	assert_int_equal(backend(x)->info.features,
-		0xffffffull | BIT(28) | BIT(29) | BIT(32) | BIT(34) | BIT(35) | BIT(36) | BIT(38) |
-			BIT(40) | ~0ull << 50);
+	assert_int_equal(x->f.acked, P(MQ) | P(LOG_SHMFD) | P(REPLY_ACK) | P(BACKEND_REQ) |
+					     P(CONFIG) | P(BACKEND_SEND_FD) | P(INFLIGHT_SHMFD) |
+					     P(RESET_DEVICE) | P(CONFIGURE_MEM_SLOTS) | P(STATUS) |
+					     P(DEVICE_STATE) | P(SHMEM_MAP));
+	/* The type's own from 0 to 23 and from 50; and of the rest those that need nobody's help.
+	 */
+	assert_int_equal(backend(x)->info.features, 0xffffffull | BIT(28) | BIT(29) | BIT(32) |
+							    BIT(34) | BIT(35) | BIT(36) | BIT(38) |
+							    BIT(40) | ~0ull << 50);
 	fix_free(x);
 }
 
@@ -294,8 +295,8 @@ static void memory_that_changes_is_told_while_queues_run(void **state)
 	assert_int_equal(start(x, 0), 0);
 	ram_add();
 	run_until(x->loop, has_arrived, &added);
-	assert_int_equal(nth(&x->f, VHOST_USER_ADD_MEM_REG, 1, 1).reg.region.gpa,
-		HIGH_GPA + RAM_SIZE);
+	assert_int_equal(
+		nth(&x->f, VHOST_USER_ADD_MEM_REG, 1, 1).reg.region.gpa, HIGH_GPA + RAM_SIZE);
 	ram_remove();
 	run_until(x->loop, has_arrived, &removed);
 	assert_int_equal(nth(&x->f, VHOST_USER_REM_MEM_REG, 1, 0).nr_fds, 0);
@@ -458,8 +459,8 @@ static bool back_answered(void *arg)
 }
 
 /* Send one over the back-end's socket, and return the number that is the answer. */
-static uint64_t ask_front(struct fix *x, uint32_t request, const void *payload, uint32_t len, int fd,
-	bool need_reply)
+static uint64_t ask_front(
+	struct fix *x, uint32_t request, const void *payload, uint32_t len, int fd, bool need_reply)
 {
 	struct vhost_user_header h = {
 		.request = request,
@@ -489,8 +490,7 @@ static void a_change_of_configuration_reaches_the_owner(void **state)
 	struct fix *x = fix_new();
 
 	attach(x);
-	assert_int_equal(
-		ask_front(x, VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, NULL, 0, -1, true), 0);
+	assert_int_equal(ask_front(x, VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, NULL, 0, -1, true), 0);
 	assert_int_equal(x->w.changed, 1);
 	ask_front(x, VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, NULL, 0, -1, false);
 	x->w.changed = 0;
@@ -542,7 +542,8 @@ static void other_requests_of_the_back_end_are_refused(void **state)
 
 	attach(x);
 	assert_int_equal(ask_front(x, VHOST_USER_BACKEND_VRING_CALL, bytes, 8, -1, true), EINVAL);
-	assert_int_equal(ask_front(x, VHOST_USER_BACKEND_SHMEM_MAP, bytes, 40, ram.fd, true), EINVAL);
+	assert_int_equal(
+		ask_front(x, VHOST_USER_BACKEND_SHMEM_MAP, bytes, 40, ram.fd, true), EINVAL);
 	assert_int_equal(
 		ask_front(x, VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, bytes, 8, -1, true), EINVAL);
 	assert_int_equal(
