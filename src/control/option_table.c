@@ -235,15 +235,24 @@ static const struct field_row seccomp_fields[] = {
  * Fields of what is refused as a whole: clients send these with their defaults, which asks for nothing (or, like
  * a random number device, for something that a guest can do without).
  */
-#define NOT_HERE "not in this version"
+#define NO_BALLOON	 "there is no memory balloon"
+#define NO_DEBUG_CONSOLE "use --serial"
 
 static const struct field_row balloon_fields[] = {
 	{ .name = "size", .json = "size", .type = FIELD_SIZE, .arg = "SIZE", .fallback = "0",
-	  .max = UINT64_MAX, .refused = NOT_HERE, .help = "memory taken from the guest" },
+	  .max = UINT64_MAX, .refused = NO_BALLOON, .help = "memory taken from the guest" },
 	{ .name = "deflate_on_oom", .json = "deflate_on_oom", .type = FIELD_TOGGLE, .arg = ON_OFF,
-	  .fallback = "off", .refused = NOT_HERE, .help = "give it back when the guest lacks it" },
+	  .fallback = "off", .refused = NO_BALLOON, .help = "give it back when the guest lacks it" },
 	{ .name = "free_page_reporting", .json = "free_page_reporting", .type = FIELD_TOGGLE,
-	  .arg = ON_OFF, .fallback = "off", .refused = NOT_HERE, .help = "hear of free pages" },
+	  .arg = ON_OFF, .fallback = "off", .refused = NO_BALLOON, .help = "hear of free pages" },
+	{ .name = "iommu", .json = "iommu", .type = FIELD_TOGGLE, .arg = ON_OFF, .fallback = "off",
+	  .refused = NO_BALLOON, .help = "behind the virtual IOMMU" },
+	{ .name = "id", .json = "id", .type = FIELD_STRING, .arg = "NAME", .refused = NO_BALLOON,
+	  .help = "its name" },
+	{ .name = "pci_segment", .json = "pci_segment", .type = FIELD_UINT, .arg = "N",
+	  .fallback = "0", .max = UINT16_MAX, .refused = NO_BALLOON, .help = "its PCI segment" },
+	{ .name = "pci_device_id", .json = "pci_device_id", .type = FIELD_STRING, .arg = "N",
+	  .refused = NO_BALLOON, .help = "its slot" },
 	{ 0 },
 };
 
@@ -257,11 +266,11 @@ static const struct choice debug_console_modes[] = {
 
 static const struct field_row debug_console_fields[] = {
 	{ .name = "mode", .json = "mode", .type = FIELD_CHOICE, .arg = "MODE", .fallback = "off",
-	  .choices = debug_console_modes, .refused = NOT_HERE, .help = "where its output goes" },
-	{ .name = "file", .json = "file", .type = FIELD_PATH, .arg = "PATH", .refused = NOT_HERE,
+	  .choices = debug_console_modes, .refused = NO_DEBUG_CONSOLE, .help = "where its output goes" },
+	{ .name = "file", .json = "file", .type = FIELD_PATH, .arg = "PATH", .refused = NO_DEBUG_CONSOLE,
 	  .help = "output to a file" },
 	{ .name = "iobase", .json = "iobase", .type = FIELD_UINT, .arg = "PORT",
-	  .fallback = "0xe9", .max = UINT16_MAX, .refused = NOT_HERE, .help = "its port" },
+	  .fallback = "0xe9", .max = UINT16_MAX, .refused = NO_DEBUG_CONSOLE, .help = "its port" },
 	{ 0 },
 };
 

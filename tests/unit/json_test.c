@@ -217,7 +217,7 @@ static void errors_name_the_place_and_what_was_expected(void **state)
 			"disks[0].rate_limiter_config.ops: expected an object" },
 		{ "{\"net\":[{\"fds\":[3]}]}", "net[0].fds: unknown key" },
 		{ "{\"balloon\":{\"size\":1}}",
-			"balloon.size=1 is not available in this version: not in this version" },
+			"balloon.size=1 is not available in this version: there is no memory balloon" },
 		{ "{\"rng\":{\"iomu\":\"x\"}}", "rng.iomu: unknown key; did you mean iommu?" },
 		{ "{\"watchdog\":true}", "watchdog is not available in this version" },
 		{ "{\"vsock\":{\"cid\":3,\"socket\":\"/s\"}}",
