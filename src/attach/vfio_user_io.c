@@ -244,8 +244,11 @@ typedef ssize_t (*recv_fn)(struct vu_chan *ch);
 static int pump(struct vfio_user *vu, struct vu_chan *ch, const bool *until, recv_fn first,
 	struct err *err)
 {
-	int rc = vu_chan_out_pending(ch) || vu->nr_multi ? flush(vu, ch) : 0;
+	int rc = 0;
 
+	/* Gathered writes are the main channel's, and only its user may look at them. */
+	if (vu_chan_out_pending(ch) || (ch == &vu->chan && vu->nr_multi))
+		rc = flush(vu, ch);
 	if (rc)
 		return vu_io_failed(rc, err);
 	for (unsigned round = 0; round < PUMP_ROUNDS; round++) {
