@@ -6,7 +6,8 @@
  * of a client is read before the last step.
  *
  * Follows the conventions for back-end programs of the vfio-user and vhost-user
- * specifications: it never daemonises, SIGTERM ends it with 0, --print-capabilities.
+ * specifications: it never daemonises, SIGTERM ends it with 0, --print-capabilities. Who runs back-ends by
+ * their binary's path alone finds each model as a program of its own: outboard-device-MODEL.
  */
 #include <assert.h>
 #include <errno.h>
@@ -129,9 +130,11 @@ static int print_capabilities(const struct device_model *model)
 
 	for (size_t i = 0; i < model->nr_options; i++)
 		json_array_append_new(options, json_string(model->options[i].name));
-	root = json_pack("{s:s, s:s, s:s, s:s, s:[s], s:o}", "type", model->name, "description",
-		model->summary, "program", "outboard-device", "version", OUTBOARD_VERSION,
-		"protocols", model->new_pci ? "vfio-user" : "vhost-user", "options", options);
+	/* What vhost-user.json calls features are names of options, for a block device at least. */
+	root = json_pack("{s:s, s:s, s:s, s:s, s:[s], s:O, s:o}", "type", model->name,
+		"description", model->summary, "program", "outboard-device", "version",
+		OUTBOARD_VERSION, "protocols", model->new_pci ? "vfio-user" : "vhost-user",
+		"features", options, "options", options);
 	rc = root ? json_dumpf(root, stdout, JSON_INDENT(2)) : -1;
 	putchar('\n');
 	json_decref(root);
@@ -139,6 +142,23 @@ static int print_capabilities(const struct device_model *model)
 }
 
 /* Command line */
+
+/* Under this name the program is the model that the rest of it says, as `outboard-device MODEL` is. */
+#define NAME_OF_MODEL "outboard-device-"
+
+/* The model's name and the arguments after it; NULL: none is given. */
+static const char *take_model_name(int *argc, char ***argv)
+{
+	const char *slash = *argc ? strrchr(**argv, '/') : NULL;
+	const char *base = slash ? slash + 1 : *argc ? **argv : "";
+
+	if (!strncmp(base, NAME_OF_MODEL, strlen(NAME_OF_MODEL)))
+		return base + strlen(NAME_OF_MODEL);
+	if (*argc < 2 || (*argv)[1][0] == '-')
+		return NULL;
+	--*argc;
+	return *++*argv;
+}
 
 /* Codes of the table made for getopt_long: the short options' letters, then our own. */
 #define CODE_COMMON 256
@@ -442,17 +462,15 @@ int main(int argc, char **argv)
 {
 	struct args a = { 0 };
 	struct err err = { 0 };
-	bool named = argc > 1 && argv[1][0] != '-';
+	const char *name = take_model_name(&argc, &argv);
 	int rc = 0;
 
 	if (fd_standard())
 		return EXIT_FAILURE; /* and nowhere to say so */
-	if (named) {
-		a.model = device_model_find(argv[1]);
+	if (name) {
+		a.model = device_model_find(name);
 		if (!a.model)
-			rc = unknown_model(argv[1], &err);
-		argc--;
-		argv++;
+			rc = unknown_model(name, &err);
 	}
 	if (!rc)
 		rc = parse_options(&a, argc, argv, &err);

@@ -1,5 +1,6 @@
 """What the program prints when asked: help, version, completion scripts."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -105,3 +106,15 @@ def test_zsh_script_is_valid(outboard, tmp_path):
     path.write_text(printed(outboard("--print-completion", "zsh")))
     assert path.read_text().startswith("#compdef outboard\n")
     subprocess.run(["zsh", "-n", path], check=True, timeout=30)
+
+
+def test_a_device_program_is_known_by_its_name_alone(build, tmp_path):
+    link = tmp_path / "outboard-device-block"
+    link.symlink_to(build / "src" / "outboard-device")
+    result = subprocess.run(
+        [link, "--print-capabilities"], capture_output=True, text=True, timeout=30
+    )
+    said = json.loads(result.stdout)
+    assert said["type"] == "block"
+    # what vhost-user.json knows of a block device
+    assert {"blk-file", "read-only"} <= set(said["features"])
