@@ -141,7 +141,6 @@ static int map_ring(struct vq *vq, struct err *err)
 
 static void ask_kicks(struct vq *vq, bool want)
 {
-	vq->want_kicks = want;
 	if (vq->packed)
 		vq_packed_ask_kicks(vq, want);
 	else
@@ -517,9 +516,8 @@ void vq_forget(struct vq *vq, struct vq_req *req)
 
 static inline void add_pending(struct vq *vq, const struct vq_done *done)
 {
-	/* Only a driver that makes used buffers available without seeing them used gets here. */
-	if (vq->nr_pending == vq->size)
-		vq_notify(vq);
+	/* All that is pending is taken, and never more is taken than the ring has. */
+	assert(vq->nr_pending < vq->size);
 	vq->pending[vq->nr_pending++] = *done;
 }
 

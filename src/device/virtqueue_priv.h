@@ -87,7 +87,6 @@ struct vq_inflight {
 
 struct vq {
 	bool packed, event_idx, indirect, in_order;
-	bool want_kicks;
 	bool signal_once; /* whatever is wanted: an earlier process may owe the driver one */
 	uint16_t size, max_size;
 	unsigned index;
