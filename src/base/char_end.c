@@ -1,10 +1,10 @@
 /*
  * char_end.c - what a guest's terminal is wired to on the host: opening it, writing to it
  *
- * Standard output is shared with other processes, so it must not be made non-blocking itself: a
- * terminal or pipe is opened anew for that, and where that is not possible it is asked before
- * each small write. The slave of a pseudo-terminal stays open here: without any the master
- * reports a hang-up for as long as nobody has it open.
+ * Standard output, like a descriptor that was given, is shared with other processes, so it must not
+ * be made non-blocking itself: a terminal or pipe is opened anew for that, and where that is not
+ * possible it is asked before each small write. The slave of a pseudo-terminal stays open here:
+ * without any the master reports a hang-up for as long as nobody has it open.
  *
  * Owns: the descriptors, but standard input and output.
  */
@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -47,7 +48,7 @@ void char_end_fini(struct char_end *e)
 		close_own(&e->out_fd);
 	close_own(&e->in_fd);
 	fd_close(&e->pty_slave);
-	if (e->listen_fd >= 0)
+	if (e->listen_fd >= 0 && e->path)
 		unlink(e->path);
 	fd_close(&e->listen_fd);
 	free(e->path);
@@ -96,22 +97,33 @@ int char_end_pty(struct char_end *e, struct err *err)
 	return 0;
 }
 
-/* Standard input and output */
+/* Standard input and output, and what was given */
 
-static void open_stdout(struct char_end *e)
+/* The master of a pseudo-terminal: opening it anew would make another one. */
+static bool is_master(int fd)
 {
-	struct stat st;
+	unsigned number;
 
-	e->out_fd = STDOUT_FILENO;
-	if (fstat(STDOUT_FILENO, &st)) {
+	return ioctl(fd, TIOCGPTN, &number) == 0;
+}
+
+/* How to write to fd, which others may share. out_fd is fd or one of our own in its place. */
+static void use_output(struct char_end *e, int fd)
+{
+	char path[32];
+	struct stat st;
+	int own;
+
+	e->out_fd = fd;
+	if (fstat(fd, &st)) {
 		e->out = CHAR_OUT_NONE;
 	} else if (S_ISSOCK(st.st_mode)) {
 		e->out = CHAR_OUT_SOCKET;
-	} else if (S_ISCHR(st.st_mode) || S_ISFIFO(st.st_mode)) {
-		int fd = open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-
-		e->out = fd >= 0 ? CHAR_OUT_WRITE : CHAR_OUT_CAREFUL;
-		e->out_fd = fd >= 0 ? fd : STDOUT_FILENO;
+	} else if ((S_ISCHR(st.st_mode) || S_ISFIFO(st.st_mode)) && !is_master(fd)) {
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		own = open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+		e->out = own >= 0 ? CHAR_OUT_WRITE : CHAR_OUT_CAREFUL;
+		e->out_fd = own >= 0 ? own : fd;
 	} else {
 		e->out = CHAR_OUT_WRITE;
 	}
@@ -119,7 +131,7 @@ static void open_stdout(struct char_end *e)
 
 int char_end_tty(struct char_end *e, struct err *err)
 {
-	open_stdout(e);
+	use_output(e, STDOUT_FILENO);
 	if (fcntl(STDIN_FILENO, F_GETFD) < 0)
 		return 0;
 	if (isatty(STDIN_FILENO)) {
@@ -135,43 +147,44 @@ int char_end_tty(struct char_end *e, struct err *err)
 	return 0;
 }
 
-/* Given */
-
-static int prepare_fd(int fd, struct err *err)
+static int check_fd(int fd, struct err *err)
 {
-	int flags = fcntl(fd, F_GETFL);
-
-	if (flags < 0)
+	if (fcntl(fd, F_GETFD) < 0)
 		return err_set(err, -EBADF, "descriptor %d is not open", fd);
 	if (fd <= STDERR_FILENO)
 		return err_set(err, -EINVAL, "descriptor %d is a standard stream", fd);
-	if (fcntl(fd, F_SETFL, flags | O_NONBLOCK) || fcntl(fd, F_SETFD, FD_CLOEXEC))
+	if (fcntl(fd, F_SETFD, FD_CLOEXEC))
 		return err_set(err, -errno, "descriptor %d: %s", fd, strerror(errno));
 	return 0;
 }
 
+/* Its flags are changed, and its slave is kept: a master has no other user. */
+static int use_master(struct char_end *e, int fd, struct err *err)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK))
+		return err_set(err, -errno, "descriptor %d: %s", fd, strerror(errno));
+	e->pty_slave = ioctl(fd, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	return e->pty_slave < 0 ? 0 : make_raw(e->pty_slave, "pseudo-terminal", err);
+}
+
 int char_end_fds(struct char_end *e, int in_fd, int out_fd, struct err *err)
 {
-	struct stat st;
-	unsigned number;
-	int rc = in_fd >= 0 ? prepare_fd(in_fd, err) : 0;
+	int rc = in_fd >= 0 ? check_fd(in_fd, err) : 0;
 
 	if (!rc && out_fd >= 0)
-		rc = prepare_fd(out_fd, err);
+		rc = check_fd(out_fd, err);
+	if (!rc && in_fd >= 0 && is_master(in_fd))
+		rc = use_master(e, in_fd, err);
 	if (rc)
 		return rc;
-	if (in_fd >= 0 && ioctl(in_fd, TIOCGPTN, &number) == 0) {
-		e->pty_slave = ioctl(in_fd, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
-		if (e->pty_slave >= 0)
-			rc = make_raw(e->pty_slave, "pseudo-terminal", err);
-		if (rc)
-			return rc;
-	}
 	e->in_fd = in_fd;
-	e->out_fd = out_fd;
-	e->out = out_fd < 0 ? CHAR_OUT_NONE : CHAR_OUT_WRITE;
-	if (out_fd >= 0 && fstat(out_fd, &st) == 0 && S_ISSOCK(st.st_mode))
-		e->out = CHAR_OUT_SOCKET;
+	if (out_fd >= 0)
+		use_output(e, out_fd);
+	/* One of our own is in its place. */
+	if (out_fd >= 0 && e->out_fd != out_fd && out_fd != in_fd)
+		close(out_fd);
 	return 0;
 }
 
@@ -194,6 +207,23 @@ int char_end_file(struct char_end *e, const char *path, int flags, struct err *e
 }
 
 /* Socket */
+
+int char_end_listener(struct char_end *e, int fd, struct err *err)
+{
+	int is = 0, flags, rc = check_fd(fd, err);
+	socklen_t len = sizeof(is);
+
+	if (rc)
+		return rc;
+	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &is, &len) || !is)
+		return err_set(err, -EINVAL, "descriptor %d is no listening socket", fd);
+	flags = fcntl(fd, F_GETFL);
+	if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK))
+		return err_set(err, -errno, "descriptor %d: %s", fd, strerror(errno));
+	e->listen_fd = fd;
+	e->out = CHAR_OUT_SOCKET;
+	return 0;
+}
 
 int char_end_listen(struct char_end *e, const char *path, struct err *err)
 {

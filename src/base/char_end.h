@@ -49,7 +49,8 @@ int char_end_pty(struct char_end *e, struct err *err);
 int char_end_tty(struct char_end *e, struct err *err);
 /*
  * Descriptors that were given, for input, output (-1: none) or, with the same number, for both.
- * Takes them on success. They are made non-blocking. 0 or -errno with a text.
+ * Takes them on success. Others may share them: input may be a blocking one, so it is polled before
+ * it is read. 0 or -errno with a text.
  */
 int char_end_fds(struct char_end *e, int in_fd, int out_fd, struct err *err);
 /* Output to a file with these open() flags besides (O_TRUNC or O_APPEND). 0 or -errno with a text.
@@ -57,6 +58,8 @@ int char_end_fds(struct char_end *e, int in_fd, int out_fd, struct err *err);
 int char_end_file(struct char_end *e, const char *path, int flags, struct err *err);
 /* A listening socket. 0 or -errno with a text. */
 int char_end_listen(struct char_end *e, const char *path, struct err *err);
+/* The same with one that was given; taken on success. */
+int char_end_listener(struct char_end *e, int fd, struct err *err);
 
 /* A client has come: takes fd, a connected socket, which is in_fd and out_fd from now on. */
 void char_end_client(struct char_end *e, int fd);

@@ -151,6 +151,8 @@ static int open_console(const struct virtio_console_config *c, struct char_end *
 		return char_end_pty(end, err);
 	case CONSOLE_FILE:
 		return char_end_file(end, c->file, O_TRUNC, err);
+	case CONSOLE_SOCKET:
+		return char_end_listen(end, c->socket, err);
 	default:
 		return 0;
 	}
@@ -170,8 +172,8 @@ int vm_begin_console(struct vm_devices *d, const struct vm_config *c, struct err
 		return err_prefix(err, rc, "--console");
 	program_args_init(&a, "console");
 	program_arg(&a, "--name=%s", con->at.id);
-	if (con->mode == CONSOLE_SOCKET)
-		program_arg(&a, "--socket=%s", con->socket);
+	if (end->listen_fd >= 0)
+		program_arg(&a, "--socket-fd=%d", program_fd_copy(&a, end->listen_fd));
 	if (end->in_fd >= 0)
 		program_arg(&a, "--in-fd=%d", program_fd_copy(&a, end->in_fd));
 	if (end->out_fd >= 0)

@@ -210,8 +210,9 @@ static bool may_read(const struct console_end *e)
 {
 	struct pollfd pfd = { .fd = e->end.in_fd, .events = POLLIN };
 
-	/* Standard input may be a blocking one that others share. */
-	return e->kind != CONSOLE_TTY || !e->in_polled || poll(&pfd, 1, 0) == 1;
+	/* What others share may be blocking, and they may have read what epoll told of. */
+	return (e->kind != CONSOLE_TTY && e->kind != CONSOLE_FDS) || !e->in_polled ||
+	       poll(&pfd, 1, 0) == 1;
 }
 
 ssize_t console_end_readv(struct console_end *e, const struct iovec *iov, unsigned nr)
@@ -476,7 +477,8 @@ static int open_end(struct console_end *e, const struct console_end_config *conf
 	case CONSOLE_FILE:
 		return char_end_file(&e->end, config->path, O_APPEND, err);
 	case CONSOLE_SOCKET:
-		return char_end_listen(&e->end, config->path, err);
+		return config->path ? char_end_listen(&e->end, config->path, err)
+				    : char_end_listener(&e->end, config->in_fd, err);
 	case CONSOLE_FDS:
 		return char_end_fds(&e->end, config->in_fd, config->out_fd, err);
 	default:
@@ -491,7 +493,8 @@ static int start_watching(struct console_end *e)
 		e->in_polled = true;
 		return loop_add(e->loop, &e->listen_src, e->end.listen_fd, EPOLLIN, client_arrives);
 	}
-	if (e->kind == CONSOLE_TTY && isatty(STDIN_FILENO))
+	if ((e->kind == CONSOLE_TTY || e->kind == CONSOLE_FDS) && e->end.in_fd >= 0 &&
+		isatty(e->end.in_fd))
 		return watch_size(e);
 	return 0;
 }

@@ -29,8 +29,9 @@ enum console_end_kind {
 
 struct console_end_config {
 	enum console_end_kind kind;
-	const char *path;  /* of FILE and SOCKET; borrowed for the call */
-	int in_fd, out_fd; /* of FDS; -1: none; taken on success */
+	const char *path; /* of FILE and SOCKET; borrowed for the call */
+	/* Of FDS, -1: none; SOCKET without a path: in_fd is a listening one. Taken on success. */
+	int in_fd, out_fd;
 };
 
 struct console_end_user {

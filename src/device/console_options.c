@@ -23,6 +23,7 @@ enum {
 	OPT_TTY,
 	OPT_FILE,
 	OPT_SOCKET,
+	OPT_SOCKET_FD,
 	OPT_IN_FD,
 	OPT_OUT_FD,
 	OPT_SIZE,
@@ -35,6 +36,7 @@ static const struct device_option options[] = {
 	[OPT_TTY] = { "tty", NULL, "stdin and stdout, a terminal is put into raw mode" },
 	[OPT_FILE] = { "file", "PATH", "append output to PATH" },
 	[OPT_SOCKET] = { "socket", "PATH", "listen at PATH for one client at a time" },
+	[OPT_SOCKET_FD] = { "socket-fd", "N", "listen on descriptor N, likewise" },
 	[OPT_IN_FD] = { "in-fd", "N", "input from descriptor N" },
 	[OPT_OUT_FD] = { "out-fd", "N", "output to descriptor N, which may be the same" },
 	[OPT_SIZE] = { "size", "COLSxROWS", "size of an end that has none of its own" },
@@ -117,26 +119,31 @@ static int parse_ports(char *list, struct console_port_config *ports, unsigned *
 
 /* Port 0 */
 
+static int parse_fd(const char *const *values, int option, int *fd, struct err *err)
+{
+	uint64_t number;
+	int rc;
+
+	if (!values[option])
+		return 0;
+	rc = number_option(options[option].name, values[option], 0, 0, INT32_MAX, &number, err);
+	if (!rc)
+		*fd = (int)number;
+	return rc;
+}
+
 static int parse_first_fds(
 	const char *const *values, struct console_end_config *end, struct err *err)
 {
-	uint64_t fd;
 	int rc;
 
+	if (values[OPT_SOCKET_FD]) {
+		end->kind = CONSOLE_SOCKET;
+		return parse_fd(values, OPT_SOCKET_FD, &end->in_fd, err);
+	}
 	end->kind = CONSOLE_FDS;
-	if (values[OPT_IN_FD]) {
-		rc = number_option("in-fd", values[OPT_IN_FD], 0, 0, INT32_MAX, &fd, err);
-		if (rc)
-			return rc;
-		end->in_fd = (int)fd;
-	}
-	if (values[OPT_OUT_FD]) {
-		rc = number_option("out-fd", values[OPT_OUT_FD], 0, 0, INT32_MAX, &fd, err);
-		if (rc)
-			return rc;
-		end->out_fd = (int)fd;
-	}
-	return 0;
+	rc = parse_fd(values, OPT_IN_FD, &end->in_fd, err);
+	return rc ? rc : parse_fd(values, OPT_OUT_FD, &end->out_fd, err);
 }
 
 static int parse_first(const char *const *values, struct console_end_config *end, struct err *err)
@@ -145,11 +152,11 @@ static int parse_first(const char *const *values, struct console_end_config *end
 
 	*end = (struct console_end_config){ .kind = CONSOLE_NULL, .in_fd = -1, .out_fd = -1 };
 	if (!!values[OPT_NULL] + !!values[OPT_PTY] + !!values[OPT_TTY] + !!values[OPT_FILE] +
-			!!values[OPT_SOCKET] + fds >
+			!!values[OPT_SOCKET] + !!values[OPT_SOCKET_FD] + fds >
 		1)
 		return err_set(err, -EINVAL,
 			"--null, --pty, --tty, --file, --socket and descriptors exclude each other");
-	if (fds)
+	if (fds || values[OPT_SOCKET_FD])
 		return parse_first_fds(values, end, err);
 	if (values[OPT_PTY])
 		end->kind = CONSOLE_PTY;

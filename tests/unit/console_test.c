@@ -392,6 +392,80 @@ static void a_client_that_finished_sending_may_read(void **state)
 	client_reads(fd, "still here");
 }
 
+/* Others share what was given: their view of it must not change. */
+static void given_descriptors_stay_as_they_are(void **state)
+{
+	int in[2], out[2];
+	char buf[8192];
+	unsigned taken = 0;
+	FD_AUTO shared_in = -1;
+	FD_AUTO shared_out = -1;
+
+	assert_int_equal(pipe2(in, O_CLOEXEC), 0);
+	assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+	shared_in = dup(in[0]);
+	shared_out = dup(out[1]);
+	make_single((struct console_end_config){
+		.kind = CONSOLE_FDS, .in_fd = in[0], .out_fd = out[1] });
+	assert_false(fcntl(shared_in, F_GETFL) & O_NONBLOCK);
+	assert_false(fcntl(shared_out, F_GETFL) & O_NONBLOCK);
+	/* More than the pipe holds: nobody waits. */
+	for (unsigned i = 1; i <= 40; i++) {
+		memset(buf, 'a', sizeof(buf));
+		memcpy(drv_at(r.mem, DRV_IOVA + 3 * MIB), buf, sizeof(buf));
+		assert_int_equal(
+			drv_add(r.q[TX0].drv, &(struct drv_buf){ DRV_IOVA + 3 * MIB, sizeof(buf) },
+				1, 0, COOKIE(i)),
+			0);
+		rig_kick(&r, TX0);
+		used(TX0, i);
+		taken++;
+	}
+	assert_int_equal(taken, 40);
+	give_buffer(RX0, 8);
+	nothing_used(RX0);
+	assert_int_equal(write(in[1], "typed", 5), 5);
+	received(RX0, "typed");
+	close(in[1]);
+	close(out[0]);
+}
+
+static void a_given_pty_is_not_made_anew(void **state)
+{
+	int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+	char name[64], buf[64];
+	FD_AUTO slave = -1;
+
+	assert_true(master >= 0);
+	assert_int_equal(grantpt(master) | unlockpt(master), 0);
+	assert_int_equal(ptsname_r(master, name, sizeof(name)), 0);
+	make_single((struct console_end_config){
+		.kind = CONSOLE_FDS, .in_fd = master, .out_fd = master });
+	slave = open(name, O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+	send_text(TX0, "hello\n", 1);
+	used(TX0, 1);
+	assert_int_equal(read_some(slave, buf, sizeof(buf)), 6);
+	/* Nobody has it open for a while: input and output go on afterwards. */
+	fd_close(&slave);
+	give_buffer(RX0, 8);
+	nothing_used(RX0);
+	slave = open(name, O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+	assert_int_equal(write(slave, "yes", 3), 3);
+	received(RX0, "yes");
+}
+
+static void a_given_listener_has_clients(void **state)
+{
+	struct err err = { 0 };
+	int fd = sock_listen(path, 4, &err);
+	FD_AUTO peer = -1;
+
+	make_single((struct console_end_config){ .kind = CONSOLE_SOCKET, .in_fd = fd });
+	peer = client();
+	send_text(TX0, "hello", 1);
+	client_reads(peer, "hello");
+}
+
 /* Several ports */
 
 static void make_ports(void)
@@ -750,6 +824,9 @@ static void bad_options_are_refused(void **state)
 		{ "size", "0x25" },
 		{ "size", "80x25x" },
 		{ "size", "80x70000" },
+		{ "socket-fd", "x" },
+		{ "socket-fd", "777" },
+		{ "socket", "/x", "socket-fd", "5" },
 		{ "in-fd", "-1" },
 		{ "in-fd", "x" },
 		{ "in-fd", "1" },
@@ -798,6 +875,9 @@ int main(void)
 		TEST(an_end_that_closes_does_not_spin),
 		TEST(one_client_at_a_time),
 		TEST(a_client_that_finished_sending_may_read),
+		TEST(given_descriptors_stay_as_they_are),
+		TEST(a_given_pty_is_not_made_anew),
+		TEST(a_given_listener_has_clients),
 		TEST(ports_are_announced),
 		TEST(clients_are_announced),
 		TEST(a_flood_of_clients_takes_no_memory),
