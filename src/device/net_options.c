@@ -9,6 +9,7 @@
 #include <sys/syscall.h>
 
 #include "base/util.h"
+#include "device/iothread.h"
 #include "device/model.h"
 #include "device/net.h"
 #include "device/number.h"
@@ -46,6 +47,7 @@ static const struct device_option options[] = {
 };
 
 static const struct sandbox_call calls[] = {
+	IOTHREAD_CALLS,
 	{ SYS_readv, "packets from the tap, straight into the guest's memory" },
 	{ SYS_writev, "packets to it" },
 	{ SYS_ioctl, "the tap's offloads, filter and queues" },

@@ -165,6 +165,18 @@ static bool is_packet_socket(int fd)
 	return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 && type == SOCK_SEQPACKET;
 }
 
+/* Whoever had it before may have switched this queue off: then it belongs to no device for now. */
+static int ask_device(int fd, struct ifreq *req)
+{
+	struct ifreq on = { .ifr_flags = IFF_ATTACH_QUEUE };
+
+	if (ioctl(fd, TUNGETIFF, req) == 0)
+		return 0;
+	if (errno != EBADFD || ioctl(fd, TUNSETQUEUE, &on) || ioctl(fd, TUNGETIFF, req))
+		return -errno;
+	return 0;
+}
+
 static int check_given(struct tap *t, int fd, struct err *err)
 {
 	struct ifreq req = { 0 };
@@ -178,7 +190,7 @@ static int check_given(struct tap *t, int fd, struct err *err)
 		t->socket = true;
 		return 0;
 	}
-	if (ioctl(fd, TUNGETIFF, &req))
+	if (ask_device(fd, &req))
 		return err_set(err, -EINVAL, "descriptor %d is no tap", fd);
 	if ((req.ifr_flags & (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)) !=
 		(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR))

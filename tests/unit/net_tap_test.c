@@ -747,6 +747,41 @@ static void a_given_tap_works(void **state)
 	assert_non_null(next_frame(RX, 0x88b5, &(uint32_t){ 0 }));
 }
 
+/* The tap outlives the process that switched its second queue off. */
+static void a_given_tap_is_as_new_after_a_restart(void **state)
+{
+	struct ifreq req = { .ifr_name = "t0",
+		.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE };
+	uint8_t off = 0;
+	static const uint8_t other[6] = { 0x52, 0x54, 0, 7, 7, 7 };
+	char numbers[32];
+	int keep[2];
+
+	if (unavailable)
+		skip();
+	for (int i = 0; i < 2; i++) {
+		keep[i] = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+		assert_int_equal(ioctl(keep[i], TUNSETIFF, &req), 0);
+	}
+	for (int life = 0; life < 3; life++) {
+		snprintf(numbers, sizeof(numbers), "%d,%d", dup(keep[0]), dup(keep[1]));
+		make(OPTIONS("tap-fd", numbers, "mac", "52:54:00:01:02:03"),
+			BIT(MRG_RXBUF) | BIT(CTRL_VQ) | BIT(CTRL_RX) | BIT(MQ));
+		set_up_link("t0", true);
+		give_buffers(0, 100, 200);
+		give_buffers(2, 100, 200);
+		/* The filter of the life before does not count. */
+		assert_true(passes(other, 0x88b5));
+		assert_int_equal(
+			command(VIRTIO_NET_CTRL_RX, VIRTIO_NET_CTRL_RX_PROMISC, &off, 1), 0);
+		assert_false(passes(other, 0x88b5));
+		rig_fini(&r);
+		rig_init(&r);
+	}
+	close(keep[0]);
+	close(keep[1]);
+}
+
 /* A namespace of our own, with loopback down and nothing else in it. */
 static const char *enter_namespace(void)
 {
@@ -783,6 +818,7 @@ int main(void)
 		TEST(a_process_that_was_restarted_uses_the_same_pairs),
 		TEST(what_is_no_usable_tap_is_refused),
 		TEST(a_given_tap_works),
+		TEST(a_given_tap_is_as_new_after_a_restart),
 	};
 
 	signal(SIGPIPE, SIG_IGN);
