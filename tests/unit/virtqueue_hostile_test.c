@@ -1,6 +1,8 @@
 /* Drivers, and processes before this one, that write into shared memory what they like. */
 #include "vq_fixture.h"
 
+#include <pthread.h>
+
 #include "wire/virtio.h"
 
 #define NEXT	 VRING_DESC_F_NEXT
@@ -480,6 +482,105 @@ static void what_was_read_once_is_not_read_again(void **state)
 	}
 }
 
+struct scribbler {
+	uint8_t *at[3]; /* ring, table, inflight area */
+	uint64_t len[3];
+	atomic_bool stop;
+};
+
+/* Mostly small numbers, so that some of it makes sense. */
+static void *scribble(void *arg)
+{
+	struct scribbler *s = arg;
+	uint64_t r = 88172645463325252u;
+
+	while (!s->stop)
+		for (unsigned i = 0; i < 4096; i++) {
+			unsigned where = i % 3;
+
+			r ^= r << 13;
+			r ^= r >> 7;
+			r ^= r << 17;
+			s->at[where][(r >> 32) % s->len[where]] =
+				(uint8_t)(r & 63 ? r % (SIZE + 1) : r);
+		}
+	return NULL;
+}
+
+/* What is open may have been taken from anywhere, but it lies in memory and adds up. */
+static void check_scribbled(struct fix *f)
+{
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < (unsigned)f->req.nr_out + f->req.nr_in; i++) {
+		assert_true(range_ok(f->iova[i] - DRV_IOVA, f->iov[i].iov_len, f->m->size));
+		assert_ptr_equal(f->iov[i].iov_base, drv_at(f->m, f->iova[i]));
+		sum += f->iov[i].iov_len;
+	}
+	assert_true(sum == f->req.out_len + f->req.in_len);
+	assert_true(vq_open(f->vq) <= SIZE);
+}
+
+static unsigned serve_scribbled(struct fix *f)
+{
+	unsigned taken = 0;
+
+	while (taken < SIZE && pop(f) > 0) {
+		check_scribbled(f);
+		if (taken++ == 2)
+			vq_unpop(f->vq, &f->req);
+		else
+			push(f, 0);
+	}
+	vq_notify(f->vq);
+	vq_want_kicks(f->vq, taken % 2);
+	signals(f->err_fd);
+	signals(f->call_fd);
+	/* dropped, stopped, or dead */
+	if (taken % 3 == 1)
+		vq_leave(f->vq);
+	else if (taken % 3 == 2)
+		vq_stop(f->vq);
+	return taken;
+}
+
+static void a_driver_may_scribble_while_the_queue_is_served(void **state)
+{
+	for (int kind = 0; kind < 2; kind++) {
+		struct fix *f = kind ? packed() : split();
+		uint64_t len = f->buf - DRV_IOVA;
+		FREE_AUTO uint8_t *good = malloc(len);
+		struct scribbler s = { 0 };
+		unsigned taken = 0;
+		pthread_t thread;
+
+		while (f->d->nr_free >= 2)
+			add(f, 1, f->d->nr_free % 2, 1);
+		memcpy(good, f->m->hva, len);
+		f->s.inflight_size = vhost_user_inflight_region(kind, SIZE);
+		f->s.inflight = calloc(1, f->s.inflight_size);
+		s = (struct scribbler){
+			.at = { (uint8_t *)f->d->desc, drv_at(f->m, f->d->table_iova),
+				f->s.inflight },
+			.len = { f->d->table_iova - DRV_IOVA, 16 * DRV_MAX_TABLE * SIZE,
+				f->s.inflight_size },
+		};
+		assert_int_equal(pthread_create(&thread, NULL, scribble, &s), 0);
+		for (unsigned i = 0; i < 50000; i++) {
+			memcpy(f->m->hva, good, len);
+			if (i % 2)
+				memset(f->s.inflight, 0, f->s.inflight_size);
+			vq_setup(f->vq, &f->s, &f->m->mem, NULL);
+			taken += serve_scribbled(f);
+		}
+		s.stop = true;
+		pthread_join(thread, NULL);
+		assert_true(taken > 50000);
+		free(f->s.inflight);
+		free_fix(f);
+	}
+}
+
 /* Inflight areas */
 
 /*
@@ -569,6 +670,7 @@ int main(void)
 		cmocka_unit_test(a_model_that_asks_for_no_reason_gets_a_broken_queue),
 		cmocka_unit_test(lengths_of_4_gib_are_added_up_without_wrapping),
 		cmocka_unit_test(what_was_read_once_is_not_read_again),
+		cmocka_unit_test(a_driver_may_scribble_while_the_queue_is_served),
 		cmocka_unit_test(an_inflight_area_full_of_nonsense_harms_nobody),
 	};
 
