@@ -114,6 +114,22 @@ def test_life(remote, vmm, tmp_path):
     assert does(call("shutdown-vmm")) == ""
 
 
+def test_every_command_has_its_endpoint(remote, vmm):
+    """Without a VM most are refused; none is unknown, or sent by the wrong method."""
+    text = does(remote("--help")).partition("\nOptions:")[0]
+    arguments = {"remove-device": ["x"]}
+    options = {"add-disk": "path=/x", "add-net": "tap=x", "add-fs": "tag=x,socket=/x",
+               "add-generic-vhost-user": "socket=/x,virtio_id=26,queue_sizes=[1]",
+               "add-user-device": "socket=/x"}
+    commands = re.findall(r"^  ([a-z][\w-]+) ", text, re.M)
+    assert set(options) <= set(commands)
+    for command in commands:
+        words = [options[command]] if command in options else arguments.get(command, [])
+        result = remote("--api-socket", vmm, command, *words)
+        assert result.returncode in (0, 1), result.stderr
+        assert "endpoint" not in result.stderr and "method" not in result.stderr, result.stderr
+
+
 def test_bodies_that_cannot_be(remote, vmm, tmp_path):
     call = lambda *words, **keywords: remote("--api-socket", vmm, *words, **keywords)
     refuses(call("create", tmp_path / "x"), f"{tmp_path / 'x'}: No such file or directory")
