@@ -268,11 +268,12 @@ def test_serial_pty(vmm):
 CHAOS = int(os.environ.get("OUTBOARD_CHAOS", "1000000"))
 
 
-def test_chaos(vmm, gpio, exerciser):
+def test_chaos(vmm, gpio, exerciser, echo):
     guest = vmm(
         "chaos",
         "--platform", "num_pci_segments=2",
         "--user-device", gpio("--loopback").option, f"{exerciser('quiet').option},pci_segment=1",
+        "--generic-vhost-user", echo("quiet").option,
         words=f"n={CHAOS}",
     )
     code = guest.wait(10 * DEADLINE)
@@ -280,10 +281,11 @@ def test_chaos(vmm, gpio, exerciser):
     assert code == 0, guest.said()
 
 
-def test_chaos_on_all_cpus(vmm, gpio, exerciser):
+def test_chaos_on_all_cpus(vmm, gpio, exerciser, echo):
     guest = vmm(
         "chaos",
         "--user-device", gpio("--loopback").option, exerciser("quiet").option,
+        "--generic-vhost-user", echo("quiet").option,
         cpus="4",
         words=f"n={CHAOS // 4}",
     )
@@ -295,11 +297,12 @@ def test_chaos_on_all_cpus(vmm, gpio, exerciser):
 RESETS = 20
 
 
-def test_chaos_with_resets(vmm, gpio, exerciser):
+def test_chaos_with_resets(vmm, gpio, exerciser, echo):
     """Also what resets the machine or switches it off: it may do so, and nothing worse."""
     guest = vmm(
         "chaos",
         "--user-device", gpio("--loopback").option, exerciser("quiet").option,
+        "--generic-vhost-user", echo("quiet").option,
         cpus="2",
         words=f"n={CHAOS} all=1",
     )

@@ -6,10 +6,12 @@
  *   all=1  also what resets the machine or switches it off
  *
  * Batches are made in ring 3 and carried out in ring 0, where an exit is cheapest on
- * any kind of KVM, by all processors at once. Interrupts stay off. What would end the test for no
- * fault of the VMM is left out: sleep and reset registers (unless all=1), commands of the local
- * APIC, and delivery modes of the IOAPIC that are no interrupts (INIT, SMI).
+ * any kind of KVM, by all processors at once. Interrupts stay off. Before one in eight batches
+ * devices are put to use again, so that not all of them are soon out of reach. What would end the
+ * test for no fault of the VMM is left out: sleep and reset registers (unless all=1), commands of
+ * the local APIC, and delivery modes of the IOAPIC that are no interrupts (INIT, SMI).
  */
+#include "../device/echo.h"
 #include "acpi.h"
 #include "apic.h"
 #include "boot.h"
@@ -18,6 +20,7 @@
 #include "smp.h"
 #include "sys.h"
 #include "tests.h"
+#include "virtio.h"
 
 #define MAX_FUNCTIONS 64
 #define MAX_PAGES     64
@@ -39,7 +42,8 @@ static unsigned nr_functions;
 static uint64_t pages[MAX_PAGES]; /* of 2 MiB, reachable, not RAM */
 static unsigned nr_pages;
 static bool with_resets;
-static uint64_t platform; /* the platform device area, of 1 MiB */
+static struct virtio echo; /* fn 0: there is none */
+static uint64_t platform;  /* the platform device area, of 1 MiB */
 
 /* Marsaglia's xorshift64, times an odd constant */
 static uint64_t next(void)
@@ -141,8 +145,8 @@ static void tame(struct access *a)
 	if (touches(a, LAPIC_BASE, LAPIC_BASE + 0xfff))
 		a->write = false;
 	/*
-	 * A redirection entry's low half, whole, with delivery mode 0, "fixed", and a vector that is no
-	 * exception's. Index writes are free.
+	 * A redirection entry's low half, whole, with delivery mode 0, "fixed", and a vector that
+	 * is no exception's. Index writes are free.
 	 */
 	if (touches(a, IOAPIC_BASE + 0x10, IOAPIC_BASE + 0x1f)) {
 		a->addr = IOAPIC_BASE + 0x10;
@@ -168,13 +172,30 @@ static void aim_port(struct access *a)
 		a->addr = 0x10000 - a->size;
 }
 
+static bool is_reachable(uint64_t addr)
+{
+	for (unsigned i = 0; i < nr_pages; i++)
+		if (addr >= pages[i] && addr - pages[i] < PAGE_2M - 0x8000)
+			return true;
+	return false;
+}
+
+/* Somewhere in the first pages, more often near the beginning of one, where registers are. */
+static uint64_t bar_offset(void)
+{
+	return pick(8) * 0x1000 + (pick(4) ? pick(0x40) : pick(0xff8));
+}
+
 /* A BAR's present address, whatever the accesses before have made of it. */
 static void aim_bar(struct access *a)
 {
-	uint64_t fn = functions[pick(nr_functions)];
-	uint32_t low = read32(fn + PCI_BAR0 + 4 * pick(6));
+	uint64_t fn = functions[pick(nr_functions)], reg = fn + PCI_BAR0 + 4 * pick(6);
+	uint32_t low = read32(reg);
+	uint64_t wide = (low & ~15ull) | (uint64_t)read32(reg + 4) << 32;
 
-	if (low & 1) {
+	if ((low & 7) == 4 && is_reachable(wide)) {
+		a->addr = wide + bar_offset();
+	} else if (low & 1) {
 		a->port = true;
 		a->size = (uint8_t)(1u << pick(3));
 		a->addr = ((low & 0xfffc) + pick(256)) & 0xffff;
@@ -298,7 +319,7 @@ static bool find_pages(void)
 	return true;
 }
 
-static void put_back(void)
+static void put_headers_back(void)
 {
 	for (unsigned i = 0; i < nr_functions; i++) {
 		write16(functions[i] + PCI_COMMAND, 0);
@@ -306,6 +327,24 @@ static void put_back(void)
 			write32(functions[i] + 4 * r, saved[i][r]);
 		write16(functions[i] + PCI_COMMAND, (uint16_t)saved[i][1]);
 	}
+}
+
+/* Devices that are in use have more that can go wrong: BARs at home, decoded; queues running. */
+static void put_to_use(void)
+{
+	put_headers_back();
+	for (unsigned i = 0; i < nr_functions; i++)
+		pci_command(functions[i], PCI_COMMAND_IO | PCI_COMMAND_MEM, 0);
+	if (!echo.fn || !virtio_negotiate(&echo, FEATURE_VERSION_1 | FEATURE_RING_RESET))
+		return;
+	for (unsigned q = 0; q < ECHO_NR_QUEUES; q++)
+		virtio_queue(&echo, q, ECHO_QUEUE_SIZE, pick(2) ? NO_VECTOR : 0);
+	virtio_driver_ok(&echo);
+}
+
+static void put_back(void)
+{
+	put_headers_back();
 	for (unsigned pin = 0; pin < 24; pin++)
 		ioapic_write(0x10 + 2 * pin, IOAPIC_MASKED);
 }
@@ -357,11 +396,14 @@ void test_chaos(void)
 	if (!state)
 		state = rdtsc() | 1;
 	note("chaos n %lu seed 0x%lx", n, state);
+	virtio_find(&echo, ECHO_TYPE, 0);
 	find_functions();
 	if (!find_pages())
 		return;
 	while (done < n) {
 		batch = n - done < BATCH ? (unsigned)(n - done) : BATCH;
+		if (!pick(8))
+			put_to_use();
 		if (!run_batches(nr_others, batch))
 			break;
 		done += (uint64_t)batch * (nr_others + 1);

@@ -90,9 +90,12 @@ void virtio_set_status(const struct virtio *v, uint8_t status)
 
 void virtio_reset(struct virtio *v)
 {
+	uint8_t status;
+
 	virtio_set_status(v, 0);
-	while (virtio_status(v))
-		cpu_relax();
+	do {
+		status = virtio_status(v);
+	} while (status && status != 0xff);
 }
 
 bool virtio_negotiate(struct virtio *v, uint64_t features)

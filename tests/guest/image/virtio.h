@@ -83,7 +83,7 @@ unsigned virtio_capability(uint64_t fn, unsigned kind, unsigned n);
 uint8_t virtio_status(const struct virtio *v);
 /* Write the status register. */
 void virtio_set_status(const struct virtio *v, uint8_t status);
-/* Write 0 and wait for 0. */
+/* Write 0 and wait for 0, or for a device that is not there. */
 void virtio_reset(struct virtio *v);
 /* From a reset to FEATURES_OK. False: the device does not accept these features. */
 bool virtio_negotiate(struct virtio *v, uint64_t features);

@@ -1,0 +1,127 @@
+"""The virtio function in front of vhost-user devices in other processes."""
+
+import os
+import signal
+
+from harness import stop
+
+CHAOS = int(os.environ.get("OUTBOARD_CHAOS", "1000000"))
+
+
+def test_virtio(vmm, echo):
+    """Everything of the transport: see image/test_virtio.c."""
+    vmm("virtio", "--generic-vhost-user", echo().option).passes()
+
+
+def test_virtio_in_another_slot(vmm, echo):
+    """Another segment, another interrupt line."""
+    vmm(
+        "virtio",
+        "--platform", "num_pci_segments=2",
+        "--generic-vhost-user", f"{echo().option},pci_segment=1,pci_device_id=22",
+    ).passes()
+
+
+def test_virtio_beside_others(vmm, echo, gpio):
+    """Two devices of a kind and one of another route on the same interrupt line."""
+    first, second = echo(name="first"), echo(name="second")
+    vmm(
+        "virtio",
+        "--user-device", f"{gpio().option},pci_device_id=13",
+        "--generic-vhost-user",
+        f"{first.option},pci_device_id=5",
+        f"{second.option},pci_device_id=21",
+    ).passes()
+
+
+def test_virtio_chaos(vmm, echo):
+    """Random values all over the registers."""
+    guest = vmm(
+        "virtio-chaos", "--generic-vhost-user", echo("quiet").option, words=f"n={CHAOS // 50}"
+    )
+    guest.passes()
+
+
+def echoing(vmm, device, **keywords):
+    guest = vmm("virtio-poll", "--generic-vhost-user", device.option, **keywords)
+    index, _ = guest.out.wait("^# echoing$")
+    index, _ = guest.out.wait(r"^# \d+ requests$", index)
+    return guest, index
+
+
+def next_requests(guest):
+    """A hundred more at least, of those that are still to come."""
+    start = len(guest.out.lines)
+    for _ in range(2):
+        start = guest.out.wait(r"^# \d+ requests$", start)[0] + 1
+
+
+def test_echo_killed_and_restarted(vmm, echo):
+    """No request is lost, none is answered wrongly; nothing grows."""
+    device = echo()
+    guest, _ = echoing(vmm, device)
+    fds = memory = None
+    for turn in range(20):
+        device.kill()
+        device = echo()
+        device.err.wait("has connected")
+        next_requests(guest)
+        if turn == 4:
+            fds, memory = guest.fds(), guest.memory_kib()
+    assert guest.fds() == fds
+    if not guest.sanitized():
+        assert guest.memory_kib() <= memory + 64
+    guest.send("q")
+    guest.passes()
+
+
+def reset(guest, index):
+    """Gives the index of the new life's first line."""
+    guest.send("r")
+    index, _ = guest.out.wait("^# test virtio-poll$", index)
+    return index
+
+
+def finish(guest, start):
+    guest.send("q")
+    assert guest.wait() == 0, guest.said()
+    guest.tap(start=start)
+
+
+def test_reset_of_the_machine(vmm, echo):
+    """In the middle of requests, again and again: the device's connection stays, nothing grows."""
+    device = echo()
+    guest, index = echoing(vmm, device)
+    fds = guest.fds()
+    for _ in range(20):
+        index = life = reset(guest, index)
+        index, _ = guest.out.wait("^# echoing$", index)
+        next_requests(guest)
+        assert guest.fds() == fds
+    finish(guest, life)
+    connects = [line for line in device.err.lines if "has connected" in line]
+    assert len(connects) == 1, device.said()
+
+
+def test_reset_while_the_device_stands(vmm, echo):
+    """The reset waits for no device for longer than its deadline; the next life has it again."""
+    device = echo()
+    guest, index = echoing(vmm, device)
+    stop(device)
+    life = reset(guest, index)
+    device.signal(signal.SIGCONT)
+    guest.out.wait("^# echoing$", life)
+    next_requests(guest)
+    finish(guest, life)
+
+
+def test_reset_while_the_device_is_away(vmm, echo):
+    device = echo()
+    guest, index = echoing(vmm, device)
+    device.kill()
+    guest.err.wait("is away until")
+    life = reset(guest, index)
+    echo()
+    guest.out.wait("^# echoing$", life)
+    next_requests(guest)
+    finish(guest, life)
