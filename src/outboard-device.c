@@ -284,8 +284,14 @@ static int unknown_model(const char *name, struct err *err)
 static void on_signal(void *arg, int signo)
 {
 	struct program *prog = arg;
+	struct virtio_model *m = prog->virtio;
 
-	log_info("%s, ending", signo == SIGTERM ? "SIGTERM" : "SIGINT");
+	/* What the model is made of may have changed: an image that grew. */
+	if (signo == SIGHUP && m && m->ops->config_read) {
+		m->ops->config_read(m);
+		return;
+	}
+	log_info("%s, ending", signo == SIGTERM ? "SIGTERM" : signo == SIGINT ? "SIGINT" : "SIGHUP");
 	loop_quit(prog->loop, EXIT_SUCCESS);
 }
 
@@ -380,7 +386,7 @@ static int make_port(struct program *prog, int fd, struct err *err)
 
 static int set_up(struct program *prog, const struct args *a, struct err *err)
 {
-	static const int signals[] = { SIGTERM, SIGINT, 0 };
+	static const int signals[] = { SIGTERM, SIGINT, SIGHUP, 0 };
 	FD_AUTO fd = a->fd;
 	int rc;
 

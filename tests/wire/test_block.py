@@ -4,13 +4,14 @@ import os
 import random
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 
 import pytest
 
 from vhost_user import *
-from vfio_user import wait_until
+from vfio_user import DEADLINE, wait_until
 
 IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES = 0, 1, 4, 8, 11, 13
 OK, IOERR, UNSUPP = 0, 1, 2
@@ -275,6 +276,22 @@ def test_options_that_make_no_sense_are_refused(programs, tmp_path, options, tex
     assert done.returncode in (1, 2)
     assert text in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_an_image_that_grew_is_told_after_a_signal(start, image):
+    server = start("block", f"--blk-file={image}")
+    with connect(server) as front:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.settimeout(DEADLINE)
+            front.ack(SET_BACKEND_REQ_FD, fds=[theirs.fileno()])
+            os.truncate(image, 2 * SECTORS * 512)
+            server.process.send_signal(signal.SIGHUP)
+            assert struct.unpack("=III", ours.recv(12))[0] == 2  # CONFIG_CHANGE_MSG
+        config = front.ask(GET_CONFIG, struct.pack("=III", 0, 8, 0) + bytes(8))
+        assert struct.unpack_from("<Q", config, 12)[0] == 2 * SECTORS
+        queue = Queue(front)
+        assert queue.do(IN, 2 * SECTORS - 1, room=512)[0] == OK
 
 
 # NBD
