@@ -1,5 +1,7 @@
 """The disk over its socket: guests that use it as they should, and guests that break every rule."""
+import ctypes
 import fcntl
+import mmap
 import os
 import random
 import shutil
@@ -10,8 +12,9 @@ import subprocess
 
 import pytest
 
+from conftest import listens
 from vhost_user import *
-from vfio_user import DEADLINE, wait_until
+from vfio_user import DEADLINE, memfd, wait_until
 
 IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES = 0, 1, 4, 8, 11, 13
 OK, IOERR, UNSUPP = 0, 1, 2
@@ -229,6 +232,54 @@ def test_memory_that_is_cut_off_under_a_request_hurts_nobody(disk):
         Queue(front).works()
 
 
+def hand_over(front, memory_fd, area_fd, size):
+    """The same guest memory and inflight area as the front-end before this one had."""
+    front.memory_fd = front.keep(os.dup(memory_fd))
+    front.memory = mmap.mmap(front.memory_fd, MIB)
+    front.set_mem_table([(GPA, MIB, USER, 0)], [front.memory_fd])
+    front.ack(SET_INFLIGHT_FD, struct.pack("=QQHHI", size, 0, 1, 64, 0), [area_fd])
+
+
+@pytest.mark.parametrize("rounds", [1, 5])
+def test_requests_open_when_the_program_is_killed_are_done_once(start, image, rounds):
+    """A limit that lets two go and holds the rest, and SIGKILL, again and again."""
+    memory_fd = memfd(MIB)
+    area = os.memfd_create("area")
+    os.ftruncate(area, 65536)
+    try:
+        for i in range(rounds):
+            server = start("block", f"--blk-file={image}", "--ops-size=2", "--ops-refill-time=86400000")
+            with server.client(features=FEATURES) as front:
+                hand_over(front, memory_fd, area, 65536)
+                queue = Queue(front)
+                if i == 0:
+                    for head in range(0, 60, 3):
+                        data = bytes([head + 1]) * 512
+                        descs = [(queue.place(16 * head, struct.pack("<IIQ", OUT, 0, head)), 16, NEXT, head + 1),
+                                 (queue.place(0x1000 + 512 * head, data), 512, NEXT, head + 2),
+                                 (queue.place(0x800 + head, b"\xff"), 1, WRITE, 0)]
+                        for k, (addr, size, flags, link) in enumerate(descs):
+                            queue.desc(head + k, addr, size, flags, link)
+                        queue.offer(head)
+                queue.ring()
+                wait_until(lambda: queue.used_idx() >= 2 * (i + 1), "two more are not done")
+                server.kill()
+        server = start("block", f"--blk-file={image}")
+        with server.client(features=FEATURES) as front:
+            hand_over(front, memory_fd, area, 65536)
+            queue = Queue(front)
+            queue.avail_idx = 20
+            queue.wait_used()
+            assert sorted(queue.used(i)[0] for i in range(20)) == list(range(0, 60, 3))
+            assert front.memory[queue.room + 0x800:queue.room + 0x800 + 60:3] == bytes(20)
+        content = image.read_bytes()
+        for head in range(0, 60, 3):
+            assert content[512 * head:512 * (head + 1)] == bytes([head + 1]) * 512
+    finally:
+        os.close(memory_fd)
+        os.close(area)
+
+
 # Images
 
 
@@ -292,6 +343,46 @@ def test_an_image_that_grew_is_told_after_a_signal(start, image):
         assert struct.unpack_from("<Q", config, 12)[0] == 2 * SECTORS
         queue = Queue(front)
         assert queue.do(IN, 2 * SECTORS - 1, room=512)[0] == OK
+
+
+# Where io_uring is forbidden
+
+
+def forbid_io_uring():
+    """io_uring_setup() fails with EPERM from now on, as in many containers."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    program = struct.pack("<" + "HBBI" * 4,
+                          0x20, 0, 0, 0,  # load the system call's number
+                          0x15, 0, 1, 425,  # io_uring_setup, else skip
+                          0x06, 0, 0, 0x50001,  # fail with EPERM
+                          0x06, 0, 0, 0x7fff0000)  # allow
+    buf = ctypes.create_string_buffer(program, len(program))
+    header = struct.pack("@HP", 4, ctypes.addressof(buf))
+    assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+    assert libc.prctl(22, 2, ctypes.create_string_buffer(header)) == 0  # PR_SET_SECCOMP, a filter
+
+
+@pytest.mark.parametrize("options", [[], ["--direct"], ["--write-through"]])
+def test_without_io_uring_helpers_do_the_work(programs, image, tmp_path, options):
+    path, log = tmp_path / "socket", tmp_path / "log"
+    with open(log, "wb") as stderr, \
+            subprocess.Popen([programs["block"], "block", "-v", "--queues=2", f"--blk-file={image}",
+                              f"--socket-path={path}", *options], stderr=stderr, preexec_fn=forbid_io_uring) as process:
+        try:
+            wait_until(lambda: listens(path) or process.poll() is not None, "it did not start")
+            with FrontEnd(path, features=FEATURES) as front:
+                front.share(MIB)
+                one, other = Queue(front, 0), Queue(front, 1)
+                for _ in range(20):
+                    one.works()
+                    assert other.do(FLUSH)[0] == OK
+                zero = struct.pack("<QII", 5, 2, 0)
+                assert one.do(WRITE_ZEROES, out=zero) == (OK, b"")
+                assert other.do(IN, 5, room=1024) == (OK, bytes(1024))
+        finally:
+            process.terminate()
+        assert process.wait(DEADLINE) == 0, log.read_text()
+    assert "io_uring is not allowed here" in log.read_text()
 
 
 # NBD
