@@ -125,11 +125,14 @@ take_lock()
 	flock -n "$fd" || { say "waiting for another run that prepares $(basename "$1" .lock)"; flock "$fd"; }
 }
 
+# Packages of trixie that make the part called peers.
+peers=(virtiofsd qemu-utils qemu-block-extra fio passt)
+
 # kernel_dir, stock_dir, ...: where a part is (or will be) in the cache.
 kernel_dir() { printf '%s/kernel-%s' "$cache" "$(sha256sum <"$lab_dir/kernel.config" | cut -c1-12)"; }
 qemu_dir() { printf '%s/qemu' "$cache"; }
 stock_dir() { printf '%s/stock' "$cache"; }
-peers_dir() { printf '%s/peers' "$cache"; }
+peers_dir() { printf '%s/peers-%s' "$cache" "$(sha256sum <<<"${peers[*]}" | cut -c1-12)"; }
 busybox_dir() { printf '%s/busybox' "$cache"; }
 
 lab_qemu() { printf '%s/bin/qemu-system-x86_64' "$(qemu_dir)"; }
