@@ -10,7 +10,7 @@
 #include <pthread.h>
 #include <sched.h>
 
-#define ROUNDS 30000u
+#define ROUNDS 20000u
 
 struct meeting {
 	struct fix *f;
