@@ -72,6 +72,18 @@ class Lines:
         return "\n".join(f"{self.name}| {line}" for line in self.lines[-60:])
 
 
+def children_of(pid):
+    found = []
+    for entry in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(entry.read_text(encoding="ascii").rpartition(") ")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
+            continue
+        if parent == pid:
+            found.append(int(entry.parent.name))
+    return found
+
+
 class Program:
     """A child process; `out` and `err` are Lines. It is killed, by its pid, when its test ends."""
 
@@ -120,15 +132,7 @@ class Program:
     # --- what the kernel says about it ---
 
     def children(self):
-        found = []
-        for entry in pathlib.Path("/proc").glob("[0-9]*/stat"):
-            try:
-                parent = int(entry.read_text(encoding="ascii").rpartition(") ")[2].split()[1])
-            except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
-                continue
-            if parent == self.pid:
-                found.append(int(entry.parent.name))
-        return found
+        return children_of(self.pid)
 
     def fds(self):
         """How many descriptors of each kind it has open."""

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from api import Api, answer_on, request, send_fds
-from harness import DEADLINE, Program
+from harness import DEADLINE, Program, children_of
 
 GUEST = "guest.bzimage"
 
@@ -495,14 +495,13 @@ PROGRAMS = {
 def device_program(vmm):
     """The pid of the one outboard-device, a child of one of the VMM's."""
     for child in vmm.children():
-        with open(f"/proc/{child}/task/{child}/children", encoding="ascii") as children:
-            for pid in children.read().split():
-                try:
-                    program = os.readlink(f"/proc/{pid}/exe")
-                except FileNotFoundError:  # ended meanwhile
-                    continue
-                if program.endswith("outboard-device"):
-                    return int(pid)
+        for pid in children_of(child):
+            try:
+                program = os.readlink(f"/proc/{pid}/exe")
+            except FileNotFoundError:  # ended meanwhile
+                continue
+            if program.endswith("outboard-device"):
+                return pid
     return None
 
 
