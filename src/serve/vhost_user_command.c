@@ -356,19 +356,26 @@ static int set_vring_err(struct vhost_user_port *p, struct err *err)
 /* The device */
 
 /*
- * Queues, features and state as at power-on. The call descriptors stay: a front-end that
- * resets the device between two drivers does not send them again.
+ * Forget the queues. The call descriptors stay: a front-end that resets the device between two
+ * drivers does not send them again.
  */
-static int reset(struct vhost_user_port *p, struct err *err)
+static int reset_queues(struct vhost_user_port *p, struct err *err)
 {
 	for (unsigned i = 0; i < p->nr_queues; i++) {
 		vhu_inflight_clear(&p->queues[i]);
 		vhu_queue_reset(&p->queues[i]);
 	}
+	p->status = 0;
+	return 0;
+}
+
+/* Queues and model as at power-on. */
+static int reset(struct vhost_user_port *p, struct err *err)
+{
+	reset_queues(p, err);
 	if (p->model->ops->reset)
 		p->model->ops->reset(p->model);
 	p->features_told = false;
-	p->status = 0;
 	return 0;
 }
 
@@ -383,10 +390,16 @@ static int set_status(struct vhost_user_port *p, struct err *err)
 
 	if (status > UINT8_MAX)
 		return err_set(err, -EINVAL, "status 0x%" PRIx64, status);
-	if (!status)
-		return reset_device(p, err);
 	p->status = (uint8_t)status;
-	return 0;
+	if (status)
+		return 0;
+	/*
+	 * QEMU says 0 whenever it stops the queues, also for a pause and before it has the state
+	 * saved. A front-end that means a reset and has a message for it uses that.
+	 */
+	if (p->protocol_features & VHOST_USER_PROTOCOL_BIT(RESET_DEVICE))
+		return after_stop(p, 0, p->nr_queues, reset_queues, err);
+	return reset_device(p, err);
 }
 
 static int get_status(struct vhost_user_port *p, struct err *err)

@@ -1017,7 +1017,7 @@ static void a_reset_stops_everything_and_keeps_the_call(void **test)
 	finish(&e);
 }
 
-static void status_0_is_a_reset(void **test)
+static void status_0_stops_the_queues_and_keeps_the_model(void **test)
 {
 	struct end e;
 
@@ -1028,7 +1028,21 @@ static void status_0_is_a_reset(void **test)
 	assert_int_equal(ack_u64(&e, VHOST_USER_SET_STATUS, 0), 0);
 	assert_int_equal(ask_u64(&e, VHOST_USER_GET_STATUS), 0);
 	assert_int_equal(atomic_load(&e.echo->running), 0);
+	assert_int_equal(atomic_load(&e.echo->resets), 0);
 	assert_int_equal(ack_u64(&e, VHOST_USER_SET_STATUS, 256), EINVAL);
+	finish(&e);
+}
+
+static void status_0_is_the_reset_of_who_has_no_other(void **test)
+{
+	uint64_t protocol = VHOST_USER_PROTOCOL_BIT(REPLY_ACK) | VHOST_USER_PROTOCOL_BIT(STATUS);
+	struct end e;
+
+	start_running(&e);
+	assert_int_equal(ack_u64(&e, VHOST_USER_SET_PROTOCOL_FEATURES, protocol), 0);
+	assert_int_equal(ack_u64(&e, VHOST_USER_SET_STATUS, 0), 0);
+	assert_int_equal(atomic_load(&e.echo->running), 0);
+	assert_int_equal(atomic_load(&e.echo->resets), 1);
 	finish(&e);
 }
 
@@ -1318,7 +1332,8 @@ int main(void)
 		cmocka_unit_test(configuration_is_read_and_written),
 		cmocka_unit_test(a_change_of_the_configuration_is_told),
 		cmocka_unit_test(a_reset_stops_everything_and_keeps_the_call),
-		cmocka_unit_test(status_0_is_a_reset),
+		cmocka_unit_test(status_0_stops_the_queues_and_keeps_the_model),
+		cmocka_unit_test(status_0_is_the_reset_of_who_has_no_other),
 		cmocka_unit_test(the_state_goes_through_a_pipe),
 		cmocka_unit_test(a_state_that_is_none_is_refused),
 		cmocka_unit_test(what_cannot_be_answered_ends_the_connection),
