@@ -10,6 +10,7 @@
 #include <assert.h>
 #include <errno.h>
 
+#include "base/util.h"
 #include "device/virtqueue_priv.h"
 
 int vq_split_map(struct vq *vq, struct err *err)
@@ -197,10 +198,13 @@ void vq_split_unpop(struct vq *vq, const struct vq_req *req)
 
 static void log_used(struct vq *vq, uint16_t first)
 {
+	unsigned at = first & vq->split.mask, nr = vq->nr_pending;
+	unsigned to_end = MIN(nr, vq->size - at);
 	uint64_t ring = vq->setup.device;
 
-	for (unsigned i = 0; i < vq->nr_pending; i++)
-		vq_dirty(vq, ring, 4 + 8ull * ((uint16_t)(first + i) & vq->split.mask), 8);
+	vq_dirty(vq, ring, 4 + 8ull * at, 8ull * to_end);
+	if (nr > to_end)
+		vq_dirty(vq, ring, 4, 8ull * (nr - to_end));
 	vq_dirty(vq, ring, 0, 4);
 }
 
