@@ -57,11 +57,10 @@ static void queue_init(struct virtio_pci *v, unsigned i)
 {
 	struct virtio_queue *q = &v->queues[i];
 
-	*q = (struct virtio_queue){
-		.size = largest(v, i),
-		.kick_fd = q->kick_fd,
-		.call_fd = q->call_fd,
-	};
+	/* Not as a whole: kick_fd is constant and read by whoever rings, without the lock. */
+	q->size = largest(v, i);
+	q->enabled = false;
+	q->desc = q->driver = q->device = 0;
 	v->vectors[i] = VIRTIO_MSI_NO_VECTOR;
 }
 

@@ -265,7 +265,7 @@ def test_serial_pty(vmm):
 # --- random accesses ---
 
 
-CHAOS = int(os.environ.get("OUTBOARD_CHAOS", "1000000"))
+CHAOS = int(os.environ.get("OUTBOARD_CHAOS", "300000"))
 
 
 def test_chaos(vmm, gpio, exerciser, echo):

@@ -5,7 +5,7 @@ import signal
 
 from harness import stop
 
-CHAOS = int(os.environ.get("OUTBOARD_CHAOS", "1000000"))
+CHAOS = int(os.environ.get("OUTBOARD_CHAOS", "300000"))
 
 
 def test_virtio(vmm, echo):
@@ -37,7 +37,7 @@ def test_virtio_beside_others(vmm, echo, gpio):
 def test_virtio_chaos(vmm, echo):
     """Random values all over the registers."""
     guest = vmm(
-        "virtio-chaos", "--generic-vhost-user", echo("quiet").option, words=f"n={CHAOS // 50}"
+        "virtio-chaos", "--generic-vhost-user", echo("quiet").option, words=f"n={CHAOS // 15}"
     )
     guest.passes()
 

@@ -18,8 +18,10 @@
 #include <linux/virtio_pci.h>
 #include <poll.h>
 #include <stdio.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "attach/virtio_pci.h"
@@ -39,6 +41,7 @@
 #define KVM_MAX 512
 
 static struct fake_kvm {
+	pthread_mutex_t lock;
 	struct kvm_userspace_memory_region slots[KVM_MAX];
 	struct kvm_ioeventfd io[KVM_MAX];
 	unsigned nr_io;
@@ -48,7 +51,7 @@ static struct fake_kvm {
 	unsigned line_changes;
 	int refuse_ioeventfd; /* errno */
 	int refuse_slot;
-} fake_kvm;
+} fake_kvm = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static int fake_ioeventfd(const struct kvm_ioeventfd *a)
 {
@@ -96,7 +99,7 @@ static int fake_slot(const struct kvm_userspace_memory_region *r)
 	return 0;
 }
 
-int kvm_vm_ioctl(const struct kvm *kvm, unsigned long request, void *arg)
+static int fake_ioctl(unsigned long request, void *arg)
 {
 	const struct kvm_irq_level *level = arg;
 
@@ -114,6 +117,16 @@ int kvm_vm_ioctl(const struct kvm *kvm, unsigned long request, void *arg)
 	default:
 		return 0;
 	}
+}
+
+int kvm_vm_ioctl(const struct kvm *kvm, unsigned long request, void *arg)
+{
+	int rc;
+
+	pthread_mutex_lock(&fake_kvm.lock);
+	rc = fake_ioctl(request, arg);
+	pthread_mutex_unlock(&fake_kvm.lock);
+	return rc;
 }
 
 /* The slot that begins at an address; NULL: none. */
@@ -286,14 +299,14 @@ static MAYBE_UNUSED struct world *world_new(void)
 		w->log_path, sizeof(w->log_path), "/tmp/virtio-log-%d-%u", (int)getpid(), number++);
 	log_init("test", LOG_WARN);
 	assert_int_equal(log_open(w->log_path), 0);
-	memset(&fake_kvm, 0, sizeof(fake_kvm));
+	fake_kvm = (struct fake_kvm){ .lock = PTHREAD_MUTEX_INITIALIZER };
 	w->m.kvm.nr_slots = KVM_MAX;
 	w->m.kvm.nr_gsi_routes = 1024;
 	w->m.kvm.ioeventfd_any_length = true;
 	assert_int_equal(loop_new(&w->m.loop), 0);
 	assert_int_equal(memory_new(&w->m.kvm, &mp, &w->m.memory, &w->err), 0);
 	assert_int_equal(irqs_new(&w->m.kvm, &w->m.irqs), 0);
-	assert_int_equal(io_bus_new(2, &w->m.bus), 0);
+	assert_int_equal(io_bus_new(4, &w->m.bus), 0);
 	assert_int_equal(pci_new(w->m.bus, &pp, &w->m.pci, &w->err), 0);
 	w->r = io_bus_reader(w->m.bus, 0);
 	w->slot = SLOT;
@@ -526,6 +539,49 @@ static MAYBE_UNUSED struct world *world_driven_with(struct world *w, uint64_t fe
 static MAYBE_UNUSED struct world *world_driven(void)
 {
 	return world_driven_with(world_new(), VERSION_1 | VIRTIO_BIT(VIRTIO_BIT_RING_RESET));
+}
+
+/* --- shared memory --- */
+
+#define PIECE 0x4000ull
+
+static MAYBE_UNUSED uint64_t shm_at(struct world *w, unsigned n)
+{
+	unsigned pos = cap_find(w, VIRTIO_PCI_CAP_SHARED_MEMORY_CFG, n);
+	uint64_t off = cfg_read(w, pos + VIRTIO_PCI_CAP_OFFSET, 4);
+
+	assert_true(pos);
+	assert_int_equal(cfg_read(w, pos + VIRTIO_PCI_CAP_BAR, 1), 2);
+	off |= (uint64_t)cfg_read(w, pos + 16, 4) << 32;
+	return bar_addr(w, 2) + off;
+}
+
+/* Two regions: 7, of 16 MiB, and 0, of 6 GiB. */
+static MAYBE_UNUSED struct world *world_with_shm(void)
+{
+	struct world *w = world_new();
+
+	w->f.b.info.shm[0].id = 7;
+	w->f.b.info.shm[0].size = 16 * MIB;
+	w->f.b.info.shm[2].id = 0;
+	w->f.b.info.shm[2].size = 6 * GIB;
+	world_plug(w);
+	return w;
+}
+
+static MAYBE_UNUSED int memfd(uint64_t size)
+{
+	int fd = memfd_create("shm", MFD_CLOEXEC);
+
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, (off_t)size), 0);
+	return fd;
+}
+
+static MAYBE_UNUSED int map(
+	struct world *w, uint8_t id, uint64_t off, uint64_t len, int fd, uint64_t fd_off)
+{
+	return w->owner->ops->shm_map(w->owner, id, off, len, fd, fd_off, true);
 }
 
 #endif

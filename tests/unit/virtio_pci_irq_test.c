@@ -1,10 +1,8 @@
 /*
  * virtio_pci_irq_test.c - the virtio function's descriptors and memory: interrupts, doorbells,
- * shared memory, resets, and random accesses to all of it
+ * shared memory, resets
  */
 #include "virtio_fake.h"
-
-#include <sys/mman.h>
 
 /* --- MSI-X --- */
 
@@ -382,45 +380,6 @@ static void a_full_blocking_doorbell_holds_nobody_up(void **state)
 
 /* --- shared memory --- */
 
-#define PIECE 0x4000ull
-
-static uint64_t shm_at(struct world *w, unsigned n)
-{
-	unsigned pos = cap_find(w, VIRTIO_PCI_CAP_SHARED_MEMORY_CFG, n);
-	uint64_t off = cfg_read(w, pos + VIRTIO_PCI_CAP_OFFSET, 4);
-
-	assert_true(pos);
-	assert_int_equal(cfg_read(w, pos + VIRTIO_PCI_CAP_BAR, 1), 2);
-	off |= (uint64_t)cfg_read(w, pos + 16, 4) << 32;
-	return bar_addr(w, 2) + off;
-}
-
-static struct world *world_with_shm(void)
-{
-	struct world *w = world_new();
-
-	w->f.b.info.shm[0].id = 7;
-	w->f.b.info.shm[0].size = 16 * MIB;
-	w->f.b.info.shm[2].id = 0;
-	w->f.b.info.shm[2].size = 6 * GIB;
-	world_plug(w);
-	return w;
-}
-
-static int memfd(uint64_t size)
-{
-	int fd = memfd_create("shm", MFD_CLOEXEC);
-
-	assert_true(fd >= 0);
-	assert_int_equal(ftruncate(fd, (off_t)size), 0);
-	return fd;
-}
-
-static int map(struct world *w, uint8_t id, uint64_t off, uint64_t len, int fd, uint64_t fd_off)
-{
-	return w->owner->ops->shm_map(w->owner, id, off, len, fd, fd_off, true);
-}
-
 static void regions_lie_apart_in_a_bar_of_64_bits(void **state)
 {
 	struct world *w = world_with_shm();
@@ -628,85 +587,6 @@ static void nothing_leaks(void **state)
 	assert_int_equal(fd_count(), fds);
 }
 
-/* --- random accesses --- */
-
-static uint64_t next_random(uint64_t *s)
-{
-	*s ^= *s << 13;
-	*s ^= *s >> 7;
-	*s ^= *s << 17;
-	return *s;
-}
-
-/* Values that mean something more often than random ones do. */
-static uint64_t some_value(uint64_t *s)
-{
-	static const uint64_t values[] = { 0, 1, 2, 3, 4, 0xf, 0xff, 0xffff, 64, 128, 0x10000,
-		UINT64_MAX };
-	uint64_t r = next_random(s);
-
-	return r & 1 ? next_random(s) : values[(r >> 8) % ARRAY_SIZE(values)];
-}
-
-static void random_access(struct world *w, uint64_t *s)
-{
-	unsigned size = 1u << (next_random(s) % 4), kind = (unsigned)(next_random(s) % 16);
-	uint64_t off = next_random(s) % 0x10000, value;
-
-	/* Mostly where the registers are. */
-	if (kind < 10)
-		off = off % 64 + (kind < 8 ? 0 : kind == 8 ? 0x3000 : 0x8000);
-	/* And often as a driver would. */
-	if (kind == 12)
-		com_write(w, VIRTIO_PCI_COMMON_MSIX + off % 24 * 2, 2, off >> 8 & 1);
-	else if (kind == 15)
-		cfg_write(w, (unsigned)(off % 256), MIN(size, 4u), (uint32_t)some_value(s));
-	else if (kind == 14)
-		cfg_read(w, (unsigned)(off % 256), MIN(size, 4u));
-	else if (next_random(s) & 3)
-		io_write(w->m.bus, w->r, IO_MMIO, bar_addr(w, 0) + off, size, some_value(s));
-	else
-		io_read(w->m.bus, w->r, IO_MMIO, bar_addr(w, 0) + off, size, &value);
-	if (kind == 13)
-		cfg_write(w, PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
-}
-
-/* Bring it into a state where more of it listens. */
-static void drive_again(struct world *w, uint64_t home)
-{
-	cfg_write(w, PCI_BASE_ADDRESS_0, 4, (uint32_t)home);
-	cfg_write(w, PCI_BASE_ADDRESS_1, 4, (uint32_t)(home >> 32));
-	cfg_write(w, PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
-	set_status(w, 0);
-	accept_features(w, VERSION_1 | VIRTIO_BIT(VIRTIO_BIT_RING_RESET));
-	set_queue(w, 0, 1);
-	set_status(w, DRIVER_OK);
-}
-
-static void random_accesses_do_no_harm(void **state)
-{
-	struct world *w = world_with_shm();
-	uint64_t s = 0x9e3779b97f4a7c15, home = bar_addr(w, 0);
-
-	assert_int_equal(map(w, 7, 0, PIECE, memfd(PIECE), 0), 0);
-	for (unsigned i = 0; i < 300000; i++) {
-		random_access(w, &s);
-		if (i % 64 == 0) {
-			w->f.start_rc = next_random(&s) % 4 ? 0 : -EINVAL;
-			w->f.queue_rc = next_random(&s) % 4 ? 0 : -EIO;
-			w->owner->ops->config_changed(w->owner);
-			world_serve(w);
-		}
-		if (i % 64 == 32)
-			drive_again(w, home);
-	}
-	/* It went somewhere. */
-	assert_true(w->f.starts > 100 && w->f.stops > 100);
-	assert_true(w->f.queue_starts && w->f.queue_stops && w->f.queue_calls);
-	assert_true(w->f.config_reads > 100 && w->f.config_writes > 100);
-	world_free(w);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -736,7 +616,6 @@ int main(void)
 		cmocka_unit_test(a_machine_reset_is_a_power_on),
 		cmocka_unit_test(a_machine_reset_empties_shared_memory),
 		cmocka_unit_test(nothing_leaks),
-		cmocka_unit_test(random_accesses_do_no_harm),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
