@@ -104,8 +104,9 @@ static void tell_broken(struct block_queue *q)
 	if (q->told_broken)
 		return;
 	q->told_broken = true;
-	log_warn("%s queue %u: the ring is broken: %s", q->disk->model.name, q->index,
-		vq_broken(q->vq));
+	/* Limited as well: a driver can set the queue up anew as often as it likes. */
+	log_limited(&q->limit, LOG_WARN, "%s queue %u: the ring is broken: %s", q->disk->model.name,
+		q->index, vq_broken(q->vq));
 }
 
 static bool take_one(struct block_queue *q)
