@@ -112,9 +112,13 @@ static int check_terminal(const char *option, uint32_t mode, const char *file, c
 }
 
 static int check_terminals(const struct console_config *serial,
-	const struct virtio_console_config *console, struct err *err)
+	struct virtio_console_config *console, struct err *err)
 {
-	int rc = check_terminal("serial", serial->mode, serial->file, serial->socket, err);
+	int rc;
+
+	if (console->mode == CONSOLE_UNSAID)
+		console->mode = serial->mode == CONSOLE_TTY ? CONSOLE_OFF : CONSOLE_TTY;
+	rc = check_terminal("serial", serial->mode, serial->file, serial->socket, err);
 
 	if (!rc)
 		rc = check_terminal(

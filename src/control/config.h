@@ -93,6 +93,7 @@ enum console_mode {
 	CONSOLE_PTY,	/* a new pseudo-terminal */
 	CONSOLE_FILE,	/* output to .file, no input */
 	CONSOLE_SOCKET, /* listening UNIX socket at .socket */
+	CONSOLE_UNSAID, /* --console only, until options_check(): TTY, or OFF where --serial has it */
 };
 
 struct console_config {

@@ -149,9 +149,9 @@ const struct field_row rng_fields[] = {
 };
 
 static const struct choice console_modes[] = {
-	{ "off", "Off", CONSOLE_OFF, .help = "no virtio console (the default)" },
+	{ "off", "Off", CONSOLE_OFF, .help = "no virtio console" },
 	{ "null", "Null", CONSOLE_NULL, .help = "a console whose output is dropped" },
-	{ "tty", "Tty", CONSOLE_TTY, .help = "the terminal outboard runs in" },
+	{ "tty", "Tty", CONSOLE_TTY, .help = "the terminal outboard runs in (the default)" },
 	{ "pty", "Pty", CONSOLE_PTY, .help = "a new pseudo-terminal, whose name is printed" },
 	{ "file", "File", CONSOLE_FILE },
 	{ "socket", "Socket", CONSOLE_SOCKET },
@@ -159,7 +159,7 @@ static const struct choice console_modes[] = {
 };
 
 const struct field_row console_fields[] = {
-	{ .name = "mode", .json = "mode", .type = FIELD_CHOICE, .fallback = "off",
+	{ .name = "mode", .json = "mode", .type = FIELD_CHOICE, .unset = CONSOLE_UNSAID,
 	  .choices = console_modes, .word_only = true, MEMBER(virtio_console_config, mode) },
 	{ .name = "file", .json = "file", .type = FIELD_PATH, .arg = "PATH",
 	  MEMBER(virtio_console_config, file), .implies = "mode", .implied = CONSOLE_FILE,

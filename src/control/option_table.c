@@ -311,7 +311,7 @@ const struct option_row option_table[] = {
 	  .help = "Serial port, the guest's ttyS0 (default: null)." },
 	{ .name = "console", .kind = OPTION_FIELDS, .group = GROUP_PORTS, .json = "console",
 	  .fields = console_fields, .bare = "mode", IN_CONFIG(console), .arg = "MODE",
-	  .help = "Virtio console, the guest's hvc0 (default: off)." },
+	  .help = "Virtio console, the guest's hvc0 (default: tty, or off where --serial has it)." },
 
 	{ .name = "disk", .kind = OPTION_LIST, .group = GROUP_DEVICES, .json = "disks",
 	  .fields = disk_fields, IN_CONFIG(disks), .item_size = sizeof(struct disk_config),

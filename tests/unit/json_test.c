@@ -330,7 +330,7 @@ static void defaults_are_written_and_what_is_unset_is_not(void **state)
 	assert_string_equal(
 		json_string_value(json_object_get(json_object_get(json, "serial"), "mode")), "Null");
 	assert_string_equal(
-		json_string_value(json_object_get(json_object_get(json, "console"), "mode")), "Off");
+		json_string_value(json_object_get(json_object_get(json, "console"), "mode")), "Tty");
 	assert_null(json_object_get(json, "user_devices"));
 	assert_null(json_object_get(json, "rng"));
 	json_decref(json);

@@ -137,7 +137,7 @@ static void nothing_given_gives_the_documented_defaults(void **state)
 	assert_null(config.payload.initramfs);
 	assert_null(config.payload.cmdline);
 	assert_int_equal(config.serial.mode, CONSOLE_NULL);
-	assert_int_equal(config.console.mode, CONSOLE_OFF);
+	assert_int_equal(config.console.mode, CONSOLE_TTY);
 	assert_int_equal(config.platform.num_pci_segments, 1);
 	assert_int_equal(config.user_devices.nr, 0);
 	assert_null(config.log_file);
@@ -277,6 +277,19 @@ static void serial_ports_have_their_modes(void **state)
 	}
 }
 
+static void the_terminal_is_the_console_s_unless_the_serial_port_has_it(void **state)
+{
+	struct vm_config config;
+
+	accept_args(&config, ARGS("--kernel", "k", "--serial", "tty"));
+	assert_int_equal(config.console.mode, CONSOLE_OFF);
+	config_fini(&config);
+	accept_args(&config, ARGS("--kernel", "k", "--serial", "off"));
+	assert_int_equal(config.console.mode, CONSOLE_TTY);
+	assert_true(config_wants_programs(&config));
+	config_fini(&config);
+}
+
 static void a_segment_has_31_slots(void **state)
 {
 	struct vm_config config;
@@ -285,6 +298,7 @@ static void a_segment_has_31_slots(void **state)
 
 	assert_int_equal(config_init(&config), 0);
 	assert_int_equal(options_apply(&config, "kernel", "k", &err), 0);
+	assert_int_equal(options_apply(&config, "console", "off", &err), 0);
 	for (int i = 0; i < 31; i++) {
 		snprintf(text, sizeof(text), "socket=/tmp/s%d", i);
 		assert_int_equal(options_apply(&config, "user-device", text, &err), 0);
@@ -487,6 +501,7 @@ int main(void)
 		cmocka_unit_test(a_list_option_takes_several_values_and_is_repeated),
 		cmocka_unit_test(quotes_protect_commas_in_paths),
 		cmocka_unit_test(serial_ports_have_their_modes),
+		cmocka_unit_test(the_terminal_is_the_console_s_unless_the_serial_port_has_it),
 		cmocka_unit_test(a_segment_has_31_slots),
 		cmocka_unit_test(a_refused_element_leaves_the_list_as_it_was),
 		cmocka_unit_test(errors_name_option_field_and_what_was_expected),
