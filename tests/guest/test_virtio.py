@@ -3,7 +3,10 @@
 import os
 import signal
 
+import pytest
+
 from harness import stop
+from shm import Shm
 
 CHAOS = int(os.environ.get("OUTBOARD_CHAOS", "300000"))
 
@@ -40,6 +43,22 @@ def test_virtio_chaos(vmm, echo):
         "virtio-chaos", "--generic-vhost-user", echo("quiet").option, words=f"n={CHAOS // 15}"
     )
     guest.passes()
+
+
+@pytest.fixture
+def shm(folder):
+    """A device with a shared-memory region, in a thread of ours."""
+    device = Shm(folder / "shm.sock")
+    yield device
+    device.close()
+
+
+def test_shared_memory(vmm, shm):
+    """Pieces of a file come and go, follow the BAR, and lose their file's end."""
+    guest = vmm("virtio-shm", "--generic-vhost-user", shm.option)
+    guest.passes()
+    cuts = [line for line in guest.err.lines if "cut short" in line]
+    assert cuts, guest.said()
 
 
 def echoing(vmm, device, **keywords):

@@ -41,6 +41,7 @@ static const struct test tests[] = {
 	{ "virtio", test_virtio },
 	{ "virtio-chaos", test_virtio_chaos },
 	{ "virtio-poll", test_virtio_poll },
+	{ "virtio-shm", test_virtio_shm },
 };
 
 static void run(void)

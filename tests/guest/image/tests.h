@@ -25,5 +25,6 @@ void test_smp(void);
 void test_virtio(void);
 void test_virtio_chaos(void);
 void test_virtio_poll(void);
+void test_virtio_shm(void);
 
 #endif
