@@ -38,8 +38,9 @@ struct vhost_user_port_config {
 int vhost_user_port_new(struct vhost_user_port **out, struct loop *loop, struct virtio_model *model,
 	int fd, const struct vhost_user_port_config *config, struct err *err);
 /*
- * Stop serving. The queues of a front-end that is there are stopped first, so this completes later:
- * freed is called from the loop when the model is the caller's again. NULL port: called at once.
+ * Stop serving. The queues of a front-end that is there are stopped first, which may take a while:
+ * freed (may be NULL) is called when the model is the caller's again, from the loop or before this
+ * returns. NULL port: called at once.
  */
 void vhost_user_port_free(struct vhost_user_port *port, void (*freed)(void *arg), void *arg);
 
