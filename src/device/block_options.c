@@ -43,7 +43,7 @@ enum {
 static const struct device_option options[] = {
 	[OPT_BLK_FILE] = { "blk-file", "PATH", "image file or block device" },
 	[OPT_FILE] = { "file", "WHAT",
-		"PATH, nbd://HOST/EXPORT, nbd+unix:///EXPORT?socket=PATH, "
+		"PATH, nbd://HOST/EXPORT, nbd+unix:///?socket=PATH, "
 		"ram:SIZE or null:SIZE" },
 	[OPT_FILE_FD] = { "file-fd", "N", "the image is open as descriptor N" },
 	[OPT_READ_ONLY] = { "read-only", NULL, "the guest may not write" },
@@ -56,7 +56,7 @@ static const struct device_option options[] = {
 	[OPT_BLOCK_SIZE] = { "block-size", "N", "512 or 4096; default: the image's" },
 	[OPT_SERIAL] = { "serial", "TEXT", "serial number, up to 20 bytes" },
 	[OPT_WRITE_THROUGH] = { "write-through", NULL,
-		"writes are on stable storage when they are done; the guest may change that" },
+		"writes are stable when they are done; the guest may change that" },
 	[OPT_ID] = { "id", "NAME", "name in log lines and of threads; default _disk0" },
 	[OPT_BW_SIZE] = { "bw-size", "N", "bytes in each bw-refill-time; default: no limit" },
 	[OPT_BW_BURST] = { "bw-one-time-burst", "N", "bytes more, once" },

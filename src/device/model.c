@@ -6,8 +6,8 @@
 
 static const struct device_model *const models[] = {
 	&block_model,
-	&gpio_model,
 	&console_model,
+	&gpio_model,
 	&net_model,
 	&rng_model,
 };

@@ -33,7 +33,7 @@ static const struct device_option options[] = {
 	[OPT_TAP] = { "tap", "NAME",
 		"the tap device, made if there is none; \"\": a name is made up" },
 	[OPT_TAP_FD] = { "tap-fd", "N,...",
-		"descriptors of a tap (IFF_VNET_HDR), or packet sockets; one per pair of queues" },
+		"a tap (IFF_VNET_HDR) or packet sockets, one per pair of queues" },
 	[OPT_MAC] = { "mac", "MAC", "the guest's address; default: made from the tap's" },
 	[OPT_MTU] = { "mtu", "N", "of both sides; default: the tap's" },
 	[OPT_QUEUES] = { "queues", "N", "pairs of queues; default 1" },

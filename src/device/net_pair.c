@@ -554,9 +554,12 @@ static void attach(void *arg)
 	struct attach *a = arg;
 
 	a->rc = tap_attach(&a->p->net->tap, a->p->index, a->attach);
-	/* Edges of a queue that was detached have not been seen. */
-	if (!a->rc)
-		a->p->attached = a->p->readable = a->p->writable = a->attach;
+	if (a->rc)
+		return;
+	/* Edges of a queue that was detached have not been seen; what it is to send is lost at
+	 * once. */
+	a->p->attached = a->p->readable = a->attach;
+	a->p->writable = true;
 }
 
 void net_pair_attach(struct net_pair *p, bool on)

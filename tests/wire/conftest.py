@@ -1,6 +1,6 @@
 """
 Servers for the tests to attack: outboard-device gpio and a device with one of everything over
-vfio-user, outboard-device rng and block and a device that echoes over vhost-user.
+vfio-user, outboard-device's virtio models and a device that echoes over vhost-user.
 """
 import os
 import pathlib
@@ -14,6 +14,8 @@ from vhost_user import FrontEnd
 
 BUILD = pathlib.Path(os.environ.get("OUTBOARD_BUILD",
                                     pathlib.Path(__file__).parents[2] / "build"))
+
+VIRTIO = ("block", "console", "net", "rng")
 
 
 def listens(path):
@@ -117,9 +119,7 @@ class Server:
 
 @pytest.fixture(scope="session")
 def programs():
-    found = {"gpio": BUILD / "src" / "outboard-device",
-             "rng": BUILD / "src" / "outboard-device",
-             "block": BUILD / "src" / "outboard-device",
+    found = {**{model: BUILD / "src" / "outboard-device" for model in ("gpio", *VIRTIO)},
              "probe": BUILD / "tests" / "wire" / "probe_device",
              "echo": BUILD / "tests" / "wire" / "echo_device"}
     for path in found.values():
@@ -136,13 +136,13 @@ def start(programs, tmp_path):
     def starter(kind, *options, patience_ms=5000, listen=True, **kwargs):
         n = len(running)
         path = tmp_path / f"{kind}{n}.sock" if listen else None
-        if kind in ("gpio", "rng", "block"):
+        if kind in ("gpio", *VIRTIO):
             argv = [programs[kind], kind, "-v", *options]
             if listen:
                 argv.append(f"--socket-path={path}")
         else:
             argv = [programs[kind], path, patience_ms]
-        client = FrontEnd if kind in ("rng", "block", "echo") else Client
+        client = FrontEnd if kind in (*VIRTIO, "echo") else Client
         server = Server(argv, path, tmp_path / f"{kind}{n}.log", client, **kwargs)
         running.append(server)
         return server
