@@ -33,8 +33,10 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -46,6 +48,9 @@ static const _Alignas(4096) uint8_t zeros[4096];
 
 /* Of interrupted system calls, in a row */
 #define MAX_TRIES 16
+
+/* How long the lock of another is waited for. */
+#define LOCK_PATIENCE_NS NS_PER_S
 
 enum step { TRANSFER, DEALLOCATE, WRITE_ZEROS, SYNC };
 
@@ -310,11 +315,27 @@ static const struct block_store_ops file_ops = {
 	.free = file_free,
 };
 
+/*
+ * A process that was killed may keep its lock for some milliseconds after its end: the kernel takes
+ * down its io_uring later, and that holds the descriptors. The one started in its place waits.
+ */
+static int try_lock(int fd, struct flock *lock)
+{
+	const struct timespec pause = { .tv_nsec = NS_PER_MS };
+	uint64_t until = clock_now_ns() + LOCK_PATIENCE_NS;
+	int rc;
+
+	while ((rc = fcntl(fd, F_OFD_SETLK, lock)) && (errno == EAGAIN || errno == EACCES) &&
+		clock_now_ns() < until)
+		nanosleep(&pause, NULL);
+	return rc;
+}
+
 static int lock_image(int fd, const char *name, bool read_only, struct err *err)
 {
 	struct flock lock = { .l_type = read_only ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET };
 
-	if (!fcntl(fd, F_OFD_SETLK, &lock))
+	if (!try_lock(fd, &lock))
 		return 0;
 	if (errno == EAGAIN || errno == EACCES)
 		return err_set(err, -EBUSY,
