@@ -124,3 +124,17 @@ def echo(build, folder, programs):
         return device
 
     return start
+
+
+@pytest.fixture
+def virtio(build, folder, programs):
+    """Start a virtio device of ours: virtio("rng", "--option", ...), for --generic-vhost-user."""
+    server = Server(folder, programs)
+
+    def start(model, *arguments):
+        program = f"{build}/src/outboard-device"
+        device = server.start(model, [program, model, "--fd={fd}", "-v", *arguments])
+        device.option += f",virtio_id={model}"
+        return device
+
+    return start

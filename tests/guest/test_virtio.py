@@ -144,3 +144,48 @@ def test_reset_while_the_device_is_away(vmm, echo):
     guest.out.wait("^# echoing$", life)
     next_requests(guest)
     finish(guest, life)
+
+
+# --- our own devices ---
+
+
+def test_rng(vmm, virtio):
+    vmm("virtio-rng", "--generic-vhost-user", virtio("rng").option).passes()
+
+
+def next_batches(guest):
+    """Fifty more at least, of those that are still to come."""
+    start = len(guest.out.lines)
+    for _ in range(2):
+        start = guest.out.wait(r"^# \d+ batches$", start)[0] + 1
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "image"
+    with open(path, "wb") as file:
+        file.truncate(4 << 20)
+    return path
+
+
+def test_disk(vmm, virtio, image):
+    guest = vmm("virtio-disk", "--generic-vhost-user", virtio("block", f"--blk-file={image}").option)
+    next_batches(guest)
+    guest.send("q")
+    guest.passes()
+    assert any(image.read_bytes())
+
+
+def test_disk_killed_and_restarted(vmm, virtio, image):
+    """Sixteen requests are always under way; all are carried out, and what was written stays."""
+    arguments = ("block", f"--blk-file={image}")
+    disk = virtio(*arguments)
+    guest = vmm("virtio-disk", "--generic-vhost-user", disk.option)
+    guest.out.wait("^# working$")
+    for _ in range(20):
+        next_batches(guest)
+        disk.kill()
+        disk = virtio(*arguments)
+    next_batches(guest)
+    guest.send("q")
+    guest.passes()

@@ -40,7 +40,9 @@ static const struct test tests[] = {
 	{ "smp", test_smp },
 	{ "virtio", test_virtio },
 	{ "virtio-chaos", test_virtio_chaos },
+	{ "virtio-disk", test_virtio_disk },
 	{ "virtio-poll", test_virtio_poll },
+	{ "virtio-rng", test_virtio_rng },
 	{ "virtio-shm", test_virtio_shm },
 };
 

@@ -24,7 +24,9 @@ void test_serial(void);
 void test_smp(void);
 void test_virtio(void);
 void test_virtio_chaos(void);
+void test_virtio_disk(void);
 void test_virtio_poll(void);
+void test_virtio_rng(void);
 void test_virtio_shm(void);
 
 #endif
