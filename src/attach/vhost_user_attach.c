@@ -258,6 +258,7 @@ static void attached(struct vhost_user *vu)
 	/* From now on its answers belong to whoever asks; only its end is the loop's business. */
 	loop_mod(&vu->src, EPOLLRDHUP);
 	vhu_rings_kick(vu, VHU_ALL_QUEUES);
+	vhu_rings_call(vu);
 	vhu_attempt_done(vu);
 	if (atomic_load(&vu->mem_stale) && !pthread_mutex_trylock(&vu->lock))
 		vhu_unlock(vu);

@@ -266,6 +266,8 @@ int vhu_rings_prepare(struct vhost_user *vu, unsigned index, struct err *err);
 int vhu_rings_run(struct vhost_user *vu, unsigned index, struct err *err);
 /* After them: what the driver put into the rings meanwhile. */
 void vhu_rings_kick(struct vhost_user *vu, unsigned index);
+/* After a return: what the driver was not told of. */
+void vhu_rings_call(struct vhost_user *vu);
 /* One batch. */
 int vhu_rings_stop(struct vhost_user *vu, unsigned index, struct err *err);
 /* Check that the rings lie in RAM. 0 or -EFAULT with a text. */

@@ -8,7 +8,8 @@
  *   run       SET_INFLIGHT_FD; for each queue BASE, ADDR, CALL, ERR, KICK; SET_STATUS;
  *             SET_VRING_ENABLE for each
  *
- * and then one kick for each, since the driver may have filled a ring before. Only queues that the
+ * and then one kick for each, since the driver may have filled a ring before; after a return of the
+ * device also one call for the driver, which may have been lost with it. Only queues that the
  * driver made ready are spoken of. A stop is one batch: disable all, GET_VRING_BASE for all,
  * which drains them, RESET_DEVICE.
  *
@@ -365,6 +366,19 @@ void vhu_rings_kick(struct vhost_user *vu, unsigned index)
 	pthread_mutex_unlock(&vu->want_lock);
 	if (rc)
 		vhu_break(vu, "its doorbell cannot be signalled: %s", strerror(-rc));
+}
+
+/*
+ * The back-end before this one may have died between an answer and the signal of it. A signal too
+ * many does no harm.
+ */
+void vhu_rings_call(struct vhost_user *vu)
+{
+	pthread_mutex_lock(&vu->want_lock);
+	for (unsigned i = 0; i < vu->b.info.nr_queues && !nothing_to_do(vu); i++)
+		if (chosen(vu, i, VHU_ALL_QUEUES) && vu->rings[i].call_fd >= 0)
+			kick(vu->rings[i].call_fd);
+	pthread_mutex_unlock(&vu->want_lock);
 }
 
 /* --- stop --- */

@@ -400,7 +400,7 @@ static void *serve(void *arg)
 	}
 }
 
-static void fake_init(struct fake *f)
+static MAYBE_UNUSED void fake_init(struct fake *f)
 {
 	static unsigned number;
 	struct err err = { 0 };
@@ -443,12 +443,12 @@ static MAYBE_UNUSED void fake_run_connected(struct fake *f)
 	assert_int_equal(pthread_create(&f->thread, NULL, serve_connected, f), 0);
 }
 
-static void fake_run(struct fake *f)
+static MAYBE_UNUSED void fake_run(struct fake *f)
 {
 	assert_int_equal(pthread_create(&f->thread, NULL, serve, f), 0);
 }
 
-static void fake_fini(struct fake *f)
+static MAYBE_UNUSED void fake_fini(struct fake *f)
 {
 	f->ending = true;
 	fd_signal(f->wake);
@@ -474,7 +474,7 @@ static MAYBE_UNUSED void fake_hang_up(struct fake *f)
 }
 
 /* How many requests of a kind came, over connection n (0: any). */
-static unsigned count(struct fake *f, uint32_t request, unsigned connection)
+static MAYBE_UNUSED unsigned count(struct fake *f, uint32_t request, unsigned connection)
 {
 	unsigned n = 0;
 
