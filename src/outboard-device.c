@@ -6,8 +6,9 @@
  * of a client is read before the last step.
  *
  * Follows the conventions for back-end programs of the vfio-user and vhost-user
- * specifications: it never daemonises, SIGTERM ends it with 0, --print-capabilities. Who runs back-ends by
- * their binary's path alone finds each model as a program of its own: outboard-device-MODEL.
+ * specifications: it never daemonises, SIGTERM ends it with 0, --print-capabilities. Who runs
+ * back-ends by their binary's path alone finds each model as a program of its own:
+ * outboard-device-MODEL.
  */
 #include <assert.h>
 #include <errno.h>
@@ -143,7 +144,8 @@ static int print_capabilities(const struct device_model *model)
 
 /* Command line */
 
-/* Under this name the program is the model that the rest of it says, as `outboard-device MODEL` is. */
+/* Under this name the program is the model that the rest of it says, as `outboard-device MODEL` is.
+ */
 #define NAME_OF_MODEL "outboard-device-"
 
 /* The model's name and the arguments after it; NULL: none is given. */
@@ -261,7 +263,8 @@ static int check_args(struct args *a, struct err *err)
 	if (mode && sandbox_parse_mode(mode, &a->sandbox, err))
 		return err_prefix(err, -EINVAL, "--seccomp");
 	if (a->values[OPT_STATE] && !a->model->new_pci)
-		return err_set(err, -EINVAL, "--state: %s keeps no state of its own", a->model->name);
+		return err_set(
+			err, -EINVAL, "--state: %s keeps no state of its own", a->model->name);
 	if (a->values[OPT_FD])
 		rc = parse_fd(a->values[OPT_FD], &a->fd, err);
 	return rc;
@@ -291,7 +294,9 @@ static void on_signal(void *arg, int signo)
 		m->ops->config_read(m);
 		return;
 	}
-	log_info("%s, ending", signo == SIGTERM ? "SIGTERM" : signo == SIGINT ? "SIGINT" : "SIGHUP");
+	log_info("%s, ending", signo == SIGTERM	 ? "SIGTERM"
+			       : signo == SIGINT ? "SIGINT"
+						 : "SIGHUP");
 	loop_quit(prog->loop, EXIT_SUCCESS);
 }
 
@@ -336,10 +341,20 @@ static int confine_calls(const struct args *a, struct err *err)
 	return sandbox_calls(list.calls, list.nr, a->sandbox, err);
 }
 
+/* What the model's option made_file was given; NULL: nothing. */
+static const char *made_file(const struct args *a)
+{
+	for (size_t i = 0; a->model->made_file && i < a->model->nr_options; i++)
+		if (!strcmp(a->model->options[i].name, a->model->made_file))
+			return a->model_values[i];
+	return NULL;
+}
+
 static int confine(const struct program *prog, const struct args *a, struct err *err)
 {
-	struct sandbox_dir dirs[2];
+	struct sandbox_dir dirs[3];
 	FD_AUTO socket_dir = -1;
+	FD_AUTO made_dir = made_file(a) ? open_dir_of(made_file(a)) : -1;
 	size_t nr = 0;
 	/* A state file may lie in a directory that belongs to another user than root. */
 	uint64_t keep = prog->state ? 1ull << CAP_DAC_OVERRIDE : 0;
@@ -352,6 +367,8 @@ static int confine(const struct program *prog, const struct args *a, struct err 
 		if (socket_dir >= 0)
 			dirs[nr++] = (struct sandbox_dir){ socket_dir, SANDBOX_REMOVE };
 	}
+	if (made_dir >= 0)
+		dirs[nr++] = (struct sandbox_dir){ made_dir, SANDBOX_REMOVE };
 	rc = sandbox_privileges(keep, err);
 	if (!rc)
 		rc = sandbox_files(dirs, nr, err);

@@ -232,5 +232,6 @@ const struct device_model console_model = {
 	.nr_options = ARRAY_SIZE(options),
 	.calls = calls,
 	.nr_calls = ARRAY_SIZE(calls),
+	.made_file = "socket",
 	.new_virtio = new_virtio,
 };

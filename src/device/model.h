@@ -31,6 +31,8 @@ struct device_model {
 	/* System calls of its work, beyond those of the base and of the ports. */
 	const struct sandbox_call *calls;
 	size_t nr_calls;
+	/* The option whose value is a file that the model makes, and removes at its end. NULL: none. */
+	const char *made_file;
 	/*
 	 * Make one: a PCI device (served over vfio-user) or a virtio device (served over vhost-user);
 	 * the other is NULL. values[i] is what options[i] was given: NULL when it was not there, "" for

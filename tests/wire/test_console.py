@@ -75,6 +75,8 @@ def test_a_socket_is_written_and_read(start, tmp_path):
         n = rx.make()
         client.send(b"root\n")
         assert rx.result(n) == b"root\n"
+    server.stop()
+    assert not path.exists(), "the console's socket was left behind"
 
 
 def test_a_pty_is_made_and_named(start, tmp_path):
