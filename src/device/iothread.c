@@ -6,7 +6,8 @@
  * a sleep and its wake-up would cost, which is at worst twice as dear as having known what comes. A
  * look that finds nothing is not repeated before the next sleep, then the next two, the next four
  * and so on; one that finds something ends that. So nothing is wasted on a driver that is slow, nor
- * on one that waits for the very CPU that the thread looks on. With a single CPU it never looks.
+ * on one that waits for the very CPU that the thread looks on; so it does not matter either whether
+ * the thread itself is pinned to one. With a single CPU in the machine it never looks.
  *
  * Before it sleeps, each poller asks its driver for kicks and looks once more: what came before the
  * driver saw the question is found by the look, what comes after it brings a kick.
@@ -19,11 +20,11 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/fd.h"
@@ -391,7 +392,6 @@ static void *thread_main(void *arg)
 int iothread_new(struct iothread **out, const struct iothread_config *config, struct err *err)
 {
 	struct iothread *t = calloc(1, sizeof(*t));
-	cpu_set_t cpus;
 	int rc;
 
 	if (!t)
@@ -401,8 +401,7 @@ int iothread_new(struct iothread **out, const struct iothread_config *config, st
 	t->calls_end = &t->calls;
 	pthread_mutex_init(&t->lock, NULL);
 	pthread_cond_init(&t->changed, NULL);
-	if (sched_getaffinity(0, sizeof(cpus), &cpus) || CPU_COUNT(&cpus) > 1)
-		t->spin_max_ns = config->poll_us * NS_PER_US;
+	t->spin_max_ns = iothread_look_ns(config->poll_us, sysconf(_SC_NPROCESSORS_ONLN));
 	t->helpers.done_fd = t->helpers.epoll_fd = -1;
 	t->wake_fd = fd_eventfd();
 	t->engine = &iothread_uring;

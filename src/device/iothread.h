@@ -34,7 +34,8 @@ struct iothread;
 struct iothread_config {
 	const char *name; /* of the thread, at most 15 bytes: "_disk0_q0"; copied */
 	unsigned depth;	  /* operations under way at once, at most; 0: none, only watches */
-	uint32_t poll_us; /* longest polling before sleep; 0: never. Nor ever with a single CPU */
+	uint32_t poll_us; /* longest look for work before sleep; 0: never. Nor ever with a single
+			     CPU */
 	bool no_uring;	  /* tests: as if io_uring were forbidden */
 };
 

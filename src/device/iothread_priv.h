@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/clock.h"
 #include "device/iothread.h"
 
 enum iothread_kind {
@@ -96,6 +97,12 @@ struct iothread {
 	bool ring_open;
 	struct iothread_helpers helpers;
 };
+
+/* How long a look for work may take. With a single CPU nothing can come meanwhile. */
+static inline uint64_t iothread_look_ns(uint32_t poll_us, long nr_cpus)
+{
+	return nr_cpus == 1 ? 0 : poll_us * NS_PER_US;
+}
 
 /* For engines: w is the caller's again. */
 void iothread_watch_gone(struct iothread *t, struct iothread_watch *w);

@@ -395,22 +395,49 @@ static void work_between_the_last_look_and_sleep_is_found(void **state)
 	iothread_call(f.t, del_poller, NULL);
 }
 
-static void with_a_single_cpu_it_never_polls(void **state)
+static void with_a_single_cpu_it_never_looks(void **state)
 {
-	const struct iothread_config config = { .name = "one", .poll_us = 50 };
-	cpu_set_t all, one;
-	struct iothread *t;
+	assert_int_equal(iothread_look_ns(50, 1), 0);
+	assert_int_equal(iothread_look_ns(50, 2), 50000);
+	assert_int_equal(iothread_look_ns(50, -1), 50000); /* nobody knows how many */
+	assert_int_equal(iothread_look_ns(0, 2), 0);
+}
 
-	assert_int_equal(sched_getaffinity(0, sizeof(all), &all), 0);
-	CPU_ZERO(&one);
-	for (int i = 0; !CPU_COUNT(&one); i++)
-		if (CPU_ISSET(i, &all))
-			CPU_SET(i, &one);
-	assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0);
-	assert_int_equal(iothread_new(&t, &config, NULL), 0);
-	assert_int_equal(sched_setaffinity(0, sizeof(all), &all), 0);
-	assert_int_equal(t->spin_max_ns, 0);
-	iothread_free(t);
+static bool about_to_sleep(struct iothread_poller *p, bool asleep)
+{
+	if (asleep)
+		sem_post(&f.sem);
+	return false;
+}
+
+static void look_from_now_on(void *arg)
+{
+	f.t->spin_max_ns = 1000; /* also where there is a single CPU */
+	iothread_poller_add(f.t, &f.poller);
+}
+
+static void do_nothing(void *arg)
+{
+}
+
+static void looks_that_find_nothing_get_rarer(void **state)
+{
+	unsigned penalty = 0;
+
+	f.poller = (struct iothread_poller){ .poll = take_work, .sleep = about_to_sleep };
+	iothread_call(f.t, look_from_now_on, NULL);
+	/* Each call wakes it, and it has looked, or not, when it is about to sleep again. */
+	for (unsigned i = 0; i < 200; i++) {
+		await();
+		iothread_call(f.t, do_nothing, NULL);
+	}
+	await();
+	iothread_pause(f.t);
+	penalty = f.t->penalty;
+	iothread_resume(f.t);
+	/* 1 + 2 + 4 + ... + 64 sleeps without a look, and 7 looks, are 134 */
+	assert_in_range(penalty, 32, 128);
+	iothread_call(f.t, del_poller, NULL);
 }
 
 /* Timers */
@@ -497,7 +524,8 @@ int main(void)
 		BOTH(a_peer_that_hangs_up_is_told_once),
 		BOTH(more_watches_than_there_is_room_for_are_refused),
 		BOTH(work_between_the_last_look_and_sleep_is_found),
-		BOTH(with_a_single_cpu_it_never_polls),
+		BOTH(with_a_single_cpu_it_never_looks),
+		BOTH(looks_that_find_nothing_get_rarer),
 		BOTH(timers_fire_in_order_and_not_when_deleted),
 		URING(the_ring_does_nothing_but_what_it_is_for),
 	};
