@@ -16,11 +16,6 @@ IMAGE = 512 << 20
 BAR_TIME, BAR_CPU = 1 / 1.2, 1.0
 BAR_PRIVATE_MIB = 2
 
-# name, store, client's options
-SMALL = [(f"{op} 4 KiB, depth {depth}", f"--op={op}", f"--depth={depth}")
-         for op in ("read", "write") for depth in (1, 32, 128)]
-LARGE = [(f"{op} 128 KiB in sequence, depth 8", f"--op={op}", "--bytes=131072", "--sequential", "--depth=8")
-         for op in ("read", "write")]
 STORES = {
     "null": "nothing behind it",
     "buffered": "a file on tmpfs",
@@ -131,23 +126,27 @@ class Disk:
                             others=ours.others, peer=("QSD", peer.median(key)) if peer else None,
                             bar=("ratio", bar) if peer else None, detail=detail)
 
+    def placements(self, depth):
+        """At depth 1 both ends sleep in turn, so it matters whether they share a CPU; deeper, they do not wait."""
+        if depth > 1:
+            return [("", None)]
+        return [(", one CPU", self.cpus[0])] + [(", two CPUs", cpu) for cpu in self.cpus[1:2]]
+
     def store(self, store, image):
         self.report.heading(f"Disk, {STORES[store]}: time of one operation, and the server's CPU time for it")
-        cells = SMALL + (LARGE if store != "null" else [])
+        cells = [(f"{op} 4 KiB, depth {depth}", f"{op}-{depth}", depth, (f"--op={op}", f"--depth={depth}"))
+                 for op in ("read", "write") for depth in (1, 32, 128)]
         if self.bench.quick:
             cells = cells[:2]
-        for label, *options in cells:
-            slug = label.replace(" 4 KiB", "").replace(", depth ", "-").replace(" 128 KiB in sequence", "-seq")
-            self.cell(f"disk/{store}/{slug.replace(' ', '-')}", store, image, label, options)
-            if store == "null" and "--op=read" in options:
-                self.cell(f"disk/{store}/{slug.replace(' ', '-')}-poll", store, image, f"{label}, the client polls", [*options, "--poll"])
-
-    def one_cpu(self):
-        self.report.heading("Disk, nothing behind it, client and server on one CPU")
-        label, *options = SMALL[0]
-        self.cell("disk/one-cpu/read-1", "null", None, label, options, self.cpus[0])
-        self.cell("disk/one-cpu/read-1-poll", "null", None, f"{label}, the client polls", [*options, "--poll"],
-                  self.cpus[0])
+        elif store != "null":
+            cells += [(f"{op} 128 KiB in sequence, depth 8", f"{op}-sequence", 8,
+                       (f"--op={op}", "--bytes=131072", "--sequential", "--depth=8")) for op in ("read", "write")]
+        for label, slug, depth, options in cells:
+            for where, cpu in self.placements(depth):
+                name = f"disk/{store}/{slug}{where.replace(', ', '-').replace(' ', '-').lower()}"
+                self.cell(name, store, image, label + where, options, cpu)
+                if store == "null" and "--op=read" in options:
+                    self.cell(f"{name}-poll", store, image, f"{label}{where}, the client polls", [*options, "--poll"], cpu)
 
     def rest(self, image):
         """After requests of each size, with the client still connected."""
@@ -167,8 +166,6 @@ class Disk:
         with tempfile.TemporaryDirectory(prefix="bench.", dir=folder) as place:
             image = make_image(place)
             self.store("null", image)
-            if len(self.cpus) > 1:
-                self.one_cpu()
             self.store("buffered", image)
             if can_direct(image):
                 self.store("direct", image)
