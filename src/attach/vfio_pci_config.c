@@ -342,16 +342,17 @@ static bool by_topology(unsigned off, unsigned size)
 
 static uint32_t get_shadow(struct vfio_pci *vp, unsigned off, unsigned size)
 {
-	bool topology = vp->fn.pci && by_topology(off, size);
+	struct pci *pci = __atomic_load_n(&vp->fn.pci, __ATOMIC_ACQUIRE);
+	bool topology = pci && by_topology(off, size);
 	uint32_t value;
 
 	if (topology)
-		pci_lock(vp->fn.pci);
+		pci_lock(pci);
 	pthread_mutex_lock(&vp->fn.lock);
 	value = pci_config_get(&vp->fn, off, size);
 	pthread_mutex_unlock(&vp->fn.lock);
 	if (topology)
-		pci_unlock(vp->fn.pci);
+		pci_unlock(pci);
 	return value;
 }
 
@@ -512,12 +513,12 @@ void vp_config_reset(struct vfio_pci *vp)
 {
 	struct pci_function *fn = &vp->fn;
 
-	pci_lock(fn->pci);
+	pci_lock(vp->m->pci);
 	pthread_mutex_lock(&fn->lock);
 	for (unsigned i = 0; i < PCI_CONFIG_SIZE; i++)
 		if (!ranges_overlap(i, 1, PCI_BASE_ADDRESS_0, 24) &&
 			!ranges_overlap(i, 1, PCI_ROM_ADDRESS, 4))
 			fn->config[i] = vp->initial[i];
 	pthread_mutex_unlock(&fn->lock);
-	pci_unlock(fn->pci);
+	pci_unlock(vp->m->pci);
 }

@@ -111,7 +111,7 @@ void pci_remove(struct pci *pci, struct pci_function *fn)
 	pci_lock(pci);
 	pci_bars_unmap(fn);
 	__atomic_store_n(&pci->segments[fn->segment].slots[fn->slot], NULL, __ATOMIC_RELEASE);
-	fn->pci = NULL;
+	__atomic_store_n(&fn->pci, NULL, __ATOMIC_RELEASE);
 	pci_bars_map_wanted(pci);
 	pci_unlock(pci);
 }
@@ -134,14 +134,17 @@ void pci_for_each(struct pci *pci, void (*fn)(struct pci_function *f, void *arg)
 				fn(pci->segments[s].slots[i], arg);
 }
 
-static void reset_function(struct pci_function *fn)
+static void reset_function(struct pci *pci, struct pci_function *fn)
 {
 	if (fn->ops->reset)
 		fn->ops->reset(fn);
-	pci_lock(fn->pci);
-	pci_config_set(fn, PCI_COMMAND, 2, 0);
-	pci_bars_go_home(fn);
-	pci_unlock(fn->pci);
+	pci_lock(pci);
+	/* Else it was removed meanwhile. */
+	if (fn->pci) {
+		pci_config_set(fn, PCI_COMMAND, 2, 0);
+		pci_bars_go_home(fn);
+	}
+	pci_unlock(pci);
 }
 
 /* Functions are waited for, so topology is not held; the caller is an io_reader inside the bus. */
@@ -155,7 +158,7 @@ void pci_reset(struct pci *pci)
 				__atomic_load_n(&pci->segments[s].slots[i], __ATOMIC_ACQUIRE);
 
 			if (fn)
-				reset_function(fn);
+				reset_function(pci, fn);
 		}
 }
 

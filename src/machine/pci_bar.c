@@ -225,6 +225,8 @@ static void apply_wmask(struct pci_function *fn, unsigned off, unsigned size, ui
 
 void pci_config_write_owned(struct pci_function *fn, unsigned off, unsigned size, uint32_t value)
 {
+	struct pci *pci;
+
 	if (!touches_bars(off, size)) {
 		pthread_mutex_lock(&fn->lock);
 		apply_wmask(fn, off, size, value);
@@ -232,10 +234,16 @@ void pci_config_write_owned(struct pci_function *fn, unsigned off, unsigned size
 		return;
 	}
 	/* Command and BAR registers are guarded by topology alone: mapping must not wait for fn->lock. */
-	pci_lock(fn->pci);
-	apply_wmask(fn, off, size, value);
-	pci_bars_update(fn);
-	pci_unlock(fn->pci);
+	pci = __atomic_load_n(&fn->pci, __ATOMIC_ACQUIRE);
+	if (!pci)
+		return;
+	pci_lock(pci);
+	/* It may have been removed while this vCPU was on its way. */
+	if (fn->pci) {
+		apply_wmask(fn, off, size, value);
+		pci_bars_update(fn);
+	}
+	pci_unlock(pci);
 }
 
 void pci_remap_bars(struct pci_function *fn)

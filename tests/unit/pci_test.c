@@ -152,6 +152,23 @@ static void ecam_and_ports_show_the_same_functions(void **state)
 	free_world(&w);
 }
 
+/* A vCPU found the function in its slot, and arrives when that is empty. */
+static void a_write_that_comes_after_the_removal_is_lost(void **state)
+{
+	struct world w = new_world(1);
+	struct dev d;
+	struct err err = { 0 };
+
+	init_dev(&d);
+	assert_int_equal(pci_add(w.pci, &d.fn, 0, 1, &err), 0);
+	pci_remove(w.pci, &d.fn);
+	pci_config_write_owned(&d.fn, PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_IO);
+	for (unsigned bar = 0; bar < PCI_NR_BARS; bar++)
+		assert_int_equal(d.mapped[bar], 0);
+	assert_int_equal(mem_read(&w, d.fn.bars[3].addr + 4, 4), 0xffffffff);
+	free_world(&w);
+}
+
 static void a_slot_is_taken_once_and_a_segment_has_31(void **state)
 {
 	struct world w = new_world(1);
@@ -370,6 +387,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(ecam_and_ports_show_the_same_functions),
+		cmocka_unit_test(a_write_that_comes_after_the_removal_is_lost),
 		cmocka_unit_test(a_slot_is_taken_once_and_a_segment_has_31),
 		cmocka_unit_test(bars_have_an_address_from_the_start_and_answer_once_decoded),
 		cmocka_unit_test(sizing_shows_type_and_size),
