@@ -66,6 +66,18 @@ static int translate(
 		part, user);
 }
 
+/*
+ * Where a packed ring goes on: available place and wrap counter in the low half, used ones in the
+ * high half. A new ring begins with both counters 1. Some front-ends (DPDK's) fill in the low half
+ * only: a ring that was stopped has used all that it took, so both are the same.
+ */
+static uint32_t packed_base(const struct vhu_queue *q)
+{
+	if (!q->has_base)
+		return 0x80008000;
+	return q->base >> 16 ? q->base : q->base << 16 | q->base;
+}
+
 static int set_up(struct vhu_queue *q, struct err *err)
 {
 	const struct vhost_user_port *p = q->port;
@@ -79,9 +91,8 @@ static int set_up(struct vhu_queue *q, struct err *err)
 	};
 	int rc;
 
-	/* A new packed ring begins with both wrap counters 1. */
-	if (!q->has_base && s.packed)
-		s.base = 0x80008000;
+	if (s.packed)
+		s.base = packed_base(q);
 	rc = translate(q, "descriptor table", q->desc, &s.desc, err);
 
 	if (!rc)

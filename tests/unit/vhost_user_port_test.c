@@ -569,7 +569,7 @@ static void a_ring_without_kicks_is_watched(void **test)
 	finish(&e);
 }
 
-static void a_packed_ring_works_too(void **test)
+static void echo_packed(uint32_t base)
 {
 	struct end e;
 	struct vring_packed_desc *ring;
@@ -579,7 +579,7 @@ static void a_packed_ring_works_too(void **test)
 	shake_hands(&e, VERSION_1 | PROTOCOL | VIRTIO_BIT(VIRTIO_BIT_RING_PACKED));
 	share_memory(&e);
 	set_up_queue(&e, 0, 5);
-	assert_int_equal(state(&e, VHOST_USER_SET_VRING_BASE, 0, 0x80008000), 0);
+	assert_int_equal(state(&e, VHOST_USER_SET_VRING_BASE, 0, base), 0);
 	ring = (struct vring_packed_desc *)e.mem;
 	strcpy((char *)e.mem + OUT_AT, "packed");
 	ring[1] = (struct vring_packed_desc){ MEM_GPA + IN_AT, 7, 3,
@@ -593,6 +593,16 @@ static void a_packed_ring_works_too(void **test)
 	assert_int_equal(ring[0].len, 7);
 	assert_string_equal((char *)e.mem + IN_AT, "packed");
 	finish(&e);
+}
+
+static void a_packed_ring_works_too(void **test)
+{
+	echo_packed(0x80008000);
+}
+
+static void a_packed_ring_works_with_half_a_base(void **test)
+{
+	echo_packed(0x8000);
 }
 
 /* Memory */
@@ -1317,6 +1327,7 @@ int main(void)
 		cmocka_unit_test(a_new_kick_descriptor_works_on_a_running_queue),
 		cmocka_unit_test(a_ring_without_kicks_is_watched),
 		cmocka_unit_test(a_packed_ring_works_too),
+		cmocka_unit_test(a_packed_ring_works_with_half_a_base),
 		cmocka_unit_test(memory_may_come_and_go_in_slots),
 		cmocka_unit_test(a_new_table_moves_running_queues_along),
 		cmocka_unit_test(a_queue_whose_memory_goes_is_alone_in_it),
