@@ -405,9 +405,20 @@ void machine_request_failure(struct machine *m)
 	loop_post(m->loop, &m->failure_work, do_failure);
 }
 
+/* Linux reads the GED's register only when its interrupt comes: but it has asked for that. */
+static bool hears_ged(struct machine *m)
+{
+	struct kvm_irqchip chip = { .chip_id = KVM_IRQCHIP_IOAPIC };
+
+	if (platform_ged_used(m->platform))
+		return true;
+	return !kvm_vm_ioctl(&m->kvm, KVM_GET_IRQCHIP, &chip) &&
+	       !chip.chip.ioapic.redirtbl[GSI_GED].fields.mask;
+}
+
 bool machine_power_button(struct machine *m)
 {
-	if (!platform_ged_used(m->platform) || __atomic_load_n(&m->resetting, __ATOMIC_ACQUIRE))
+	if (__atomic_load_n(&m->resetting, __ATOMIC_ACQUIRE) || !hears_ged(m))
 		return false;
 	platform_power_button(m->platform);
 	return true;
@@ -415,7 +426,7 @@ bool machine_power_button(struct machine *m)
 
 bool machine_ask_to_end(struct machine *m)
 {
-	bool pressed = machine_power_button(m);
+	bool pressed = platform_ged_used(m->platform) && machine_power_button(m);
 
 	m->ending |= pressed;
 	return pressed;
