@@ -46,6 +46,26 @@ WHOLE = [
     ("--memory", "--memory: expected [size=]SIZE[,FIELD=VALUE]..., got nothing"),
     ("--verbose=3", '--verbose takes no value, got "3"'),
     ("--print-completion fish", "--print-completion: expected bash or zsh"),
+    # control from outside
+    (
+        "--no-shutdown",
+        "--no-shutdown: expected --api-socket beside it, or nobody could end outboard",
+    ),
+    ("--api-socket path=a,fd=3", "--api-socket: expected only one of path and fd"),
+    ("--api-socket", "--api-socket: expected [path=]PATH|fd=N, got nothing"),
+    ("--api-socket x --cpus 2", "nothing to boot: expected --kernel or --firmware"),
+    (
+        "--api-socket fd=-1",
+        '--api-socket fd=-1: fd: expected a whole number from 0 to 2147483647, got "-1"',
+    ),
+    (
+        "--api-socket x --event-monitor path=a,fd=3",
+        "--event-monitor: expected only one of path and fd",
+    ),
+    (
+        "--event-monitor x",
+        "--event-monitor x: x: unknown field; expected one of path, fd",
+    ),
     # what the program does not have
     ("--vdpa path=x", "--vdpa is not available in this version"),
     ("--balloon size=1M", "--balloon is not available in this version"),
