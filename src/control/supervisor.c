@@ -55,14 +55,13 @@ static bool too_many_deaths(const struct supervised *s)
 	return clock_now_ns() - oldest < DEATHS_WITHIN_NS;
 }
 
-static void say_how(const struct supervised *s, int status, char *buf, size_t size)
+static void say_how(int status, char *buf, size_t size)
 {
 	if (WIFSIGNALED(status))
-		snprintf(buf, size, "%s: its process was killed by signal %d (%s)", s->id,
-			WTERMSIG(status), strsignal(WTERMSIG(status)));
+		snprintf(buf, size, "its process was killed by signal %d (%s)", WTERMSIG(status),
+			strsignal(WTERMSIG(status)));
 	else
-		snprintf(buf, size, "%s: its process ended with status %d", s->id,
-			WEXITSTATUS(status));
+		snprintf(buf, size, "its process ended with status %d", WEXITSTATUS(status));
 }
 
 static void on_ended(struct spawned *process, uint32_t start, int status)
@@ -71,7 +70,7 @@ static void on_ended(struct spawned *process, uint32_t start, int status)
 	uint64_t now = clock_now_ns();
 	char how[120];
 
-	say_how(s, status, how, sizeof(how));
+	say_how(status, how, sizeof(how));
 	s->deaths_ns[s->nr_deaths++ % ARRAY_SIZE(s->deaths_ns)] = now;
 	if (start == 1 && WIFEXITED(status) && WEXITSTATUS(status) &&
 		now - s->first_ns < DEATHS_WITHIN_NS)
@@ -81,7 +80,7 @@ static void on_ended(struct spawned *process, uint32_t start, int status)
 			"%s, the %dth time within %d s: it is not started again", how,
 			MAX_DEATHS + 1, (int)(DEATHS_WITHIN_NS / NS_PER_S));
 	else
-		log_warn("%s", how);
+		log_warn("%s: %s", s->id, how);
 }
 
 static int connect_to_new(struct vhost_user_source *source, struct err *err)

@@ -64,6 +64,7 @@ other_than()
 	now=$(block_pid) && [ "$now" != "$1" ]
 }
 
+# Not more than five times in ten seconds: that is given up on, for good.
 kill_often()
 {
 	local i pid
@@ -72,6 +73,7 @@ kill_often()
 		pid=$(block_pid) || return 1
 		kill -9 "$pid"
 		within 20 other_than "$pid" || return 1
+		sleep 2
 	done
 }
 
@@ -104,7 +106,7 @@ check "it mounts its ext4" guest_says "^mounted"
 check "what the host put there is there" guest_says "^host file: a line of the host"
 first=$(block_pid)
 
-guest_type "load 20"
+guest_type "load 140"
 check "its process is killed $kills times under load, and there is a new one each time" kill_often
 check "fio sees no error and no wrong checksum" guest_says "^load: fio ended with 0" 600
 check "the process is another one" other_than "$first"
