@@ -7,6 +7,7 @@
  */
 #include "control/options.h"
 
+#include <errno.h> /* program_invocation_short_name */
 #include <string.h>
 
 #include "base/util.h"
@@ -17,9 +18,14 @@
 #define FIELD_AT     6
 #define EXPLAINED_AT 30
 
+/* libvirt runs a program of this name, and reads its version behind it. */
+#define KNOWN_AS "cloud-hypervisor"
+
 void options_print_version(FILE *out)
 {
-	fprintf(out, "outboard v%s\n", OUTBOARD_VERSION);
+	bool known = !strcmp(program_invocation_short_name, KNOWN_AS);
+
+	fprintf(out, "%s v%s\n", known ? KNOWN_AS : "outboard", OUTBOARD_VERSION);
 }
 
 /* Print text word by word between column `left` and WIDTH; the cursor is at column `at`. */

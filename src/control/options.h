@@ -41,7 +41,7 @@ int options_apply(struct vm_config *config, const char *name, const char *value,
  */
 int options_check(struct vm_config *config, struct err *err);
 
-/* `outboard v1.2.3`, as management tools parse it. */
+/* `outboard v1.2.3`, as management tools parse it; by the other name for who is called by it. */
 void options_print_version(FILE *out);
 
 /* The whole help, 100 columns. */

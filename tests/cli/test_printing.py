@@ -30,6 +30,15 @@ def test_version_is_what_management_tools_look_for(outboard, option):
     assert int(match[1]) >= 40
 
 
+def test_version_under_the_name_that_libvirt_runs(build, tmp_path):
+    link = tmp_path / "cloud-hypervisor"
+    link.symlink_to(build / "src" / "outboard")
+    result = subprocess.run(
+        [link, "--version"], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert re.fullmatch(r"cloud-hypervisor v\d+\.\d+\.\d+\n", printed(result))
+
+
 def test_printing_wins_over_what_follows(outboard):
     assert printed(outboard("--version", "--nonsense")).startswith("outboard v")
 
