@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from harness import stop
+from harness import children_of, stop
 from shm import Shm
 
 CHAOS = int(os.environ.get("OUTBOARD_CHAOS", "300000"))
@@ -186,6 +186,42 @@ def test_disk_killed_and_restarted(vmm, virtio, image):
         next_batches(guest)
         disk.kill()
         disk = virtio(*arguments)
+    next_batches(guest)
+    guest.send("q")
+    guest.passes()
+
+
+def test_disk_stands_still(vmm, virtio, image):
+    """Its requests wait for as long as it takes: nothing is lost, nothing is given up."""
+    disk = virtio("block", f"--blk-file={image}")
+    guest = vmm("virtio-disk", "--generic-vhost-user", disk.option)
+    for _ in range(5):
+        next_batches(guest)
+        stop(disk)
+        disk.signal(signal.SIGCONT)
+    next_batches(guest)
+    guest.send("q")
+    guest.passes()
+    assert not any("is away" in line for line in guest.err.lines), guest.said()
+
+
+def device_process(guest):
+    """The one that the VMM's helper has started."""
+    (spawner,) = guest.children()
+    (process,) = children_of(spawner)
+    return process
+
+
+def test_disk_that_the_vmm_keeps_alive(vmm, image):
+    """--disk: its process is started again at once, with the image and the requests it had."""
+    guest = vmm("virtio-disk", "--disk", f"path={image}")
+    killed = set()
+    for _ in range(4):  # a fifth death in ten seconds would be the last
+        next_batches(guest)
+        process = device_process(guest)
+        assert process not in killed
+        killed.add(process)
+        os.kill(process, signal.SIGKILL)
     next_batches(guest)
     guest.send("q")
     guest.passes()
