@@ -4,14 +4,16 @@
 #
 # The suite in tests/guest runs wherever there is a /dev/kvm. Some of those (the PVM type) end level interrupts by
 # themselves or run ring 0 by emulation; here the same guest meets SVM, exact interrupts and a HyperTransport hole. One
-# L1, and a check for every case of the suite, with fewer of the random accesses: an exit costs ten times as much.
+# L1, and a check for every case of the suite, with fewer of the random accesses: an exit costs ten times as much. What
+# is the same on every KVM, the control socket and back-ends that answer wrongly, stays outside.
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 suite()
 {
 	OUTBOARD_BUILD=$build OUTBOARD_CHAOS=20000 OUTBOARD_DEADLINE=300 \
-		/usr/bin/pytest-3 -p no:cacheprovider "$@" "$tree/tests/guest"
+		/usr/bin/pytest-3 -p no:cacheprovider --ignore-glob='*/test_api.py' \
+		--ignore-glob='*/test_backends.py' "$@" "$tree/tests/guest"
 }
 
 if lab_outside; then
@@ -21,7 +23,7 @@ if lab_outside; then
 	lab_plan "$(wc -l <"$work/names")"
 	# Memory is lent, not used; but L1 lends no more than it has. One CPU: with two the emulator lets a guest of
 	# two CPUs die about once in 300 resets, with one it did not in 1500.
-	lab_boot --cpus 1 --memory 6144 --timeout 900
+	lab_boot --cpus 1 --memory 6144 --timeout 1200
 fi
 planned=$(wc -l <"$work/names")
 
