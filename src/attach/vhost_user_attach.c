@@ -209,8 +209,15 @@ static int quiesce_send(struct vhost_user *vu, struct err *err)
 	return vhu_rings_stop(vu, VHU_ALL_QUEUES, err);
 }
 
+static void too_late(struct loop_timer *timer);
+
 static int prepare_send(struct vhost_user *vu, struct err *err)
 {
+	uint32_t patience = vhu_mem_patience_ms(vu);
+
+	if (patience)
+		loop_timer_set(vu->loop, &vu->timer,
+			vhu_deadline(vu->times.handshake_ms + patience), too_late);
 	vu->refusal.text[0] = 0;
 	pthread_mutex_lock(&vu->want_lock);
 	vu->told = vu->generation;

@@ -53,12 +53,13 @@ static bool begin(struct vhost_user *vu, unsigned wish)
 /* The two batches of a start, and the kick. 0, or -EIO: the back-end refused. */
 static int start_queues(struct vhost_user *vu, unsigned index, unsigned wish)
 {
-	uint64_t deadline = vhu_deadline(vu->times.handshake_ms);
 	struct err err = { 0 }, refusal;
+	uint64_t deadline;
 	int rc;
 
 	if (!begin(vu, wish))
 		return 0;
+	deadline = vhu_deadline(vu->times.handshake_ms + vhu_mem_patience_ms(vu));
 	rc = vhu_rings_prepare(vu, index, &err);
 	if (!rc)
 		rc = vhu_await(vu, deadline, &err);

@@ -20,6 +20,10 @@
 #include "base/log.h"
 #include "base/util.h"
 
+/* How long a back-end may take to map memory: some touch each page of it at once. */
+#define MS_PER_GIB	1000u
+#define MAX_PATIENCE_MS 60000u
+
 /* Told while nobody waits: what is wrong with it is only logged. */
 static int change_reply(struct vhost_user *vu, const struct vhu_pending *p, const struct vhu_msg *m,
 	struct err *err)
@@ -169,6 +173,17 @@ int vhu_mem_sync(struct vhost_user *vu, struct err *err)
 		rc = err_set(err, -ENOMEM, "out of memory");
 	pthread_mutex_unlock(&vu->mem_lock);
 	return rc;
+}
+
+uint32_t vhu_mem_patience_ms(struct vhost_user *vu)
+{
+	uint64_t size = 0;
+
+	pthread_mutex_lock(&vu->mem_lock);
+	for (unsigned i = 0; i < vu->nr_ranges && !vu->nr_sent; i++)
+		size += vu->ranges[i].size;
+	pthread_mutex_unlock(&vu->mem_lock);
+	return (uint32_t)MIN(size / GIB * MS_PER_GIB, (uint64_t)MAX_PATIENCE_MS);
 }
 
 void vhu_mem_forget(struct vhost_user *vu)

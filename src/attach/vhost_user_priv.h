@@ -297,6 +297,8 @@ int vhu_config_compare(struct vhost_user *vu, struct err *err);
  * socket's holder.
  */
 int vhu_mem_sync(struct vhost_user *vu, struct err *err);
+/* What a start may take longer because the back-end has to be told of RAM. The socket's holder. */
+uint32_t vhu_mem_patience_ms(struct vhost_user *vu);
 /* A connection ended. */
 void vhu_mem_forget(struct vhost_user *vu);
 void vhu_mem_listen(struct vhost_user *vu);

@@ -44,8 +44,8 @@ static MAYBE_UNUSED struct fix *fix_new(void)
 		.memory = &ram,
 		.owner = &x->w.o,
 		.times = {
-			.request_ms = 300,
-			.handshake_ms = 300,
+			.request_ms = 5000,
+			.handshake_ms = 5000,
 			.connect_ms = 2000,
 			.retry_min_ms = 1,
 			.retry_max_ms = 20,

@@ -140,7 +140,7 @@ static const struct refusal {
 	int rc;
 	const char *text;
 } refusals[] = {
-	{ silent, VHOST_USER_GET_FEATURES, -ETIMEDOUT, "no answer within 100 ms (GET_FEATURES)" },
+	{ silent, VHOST_USER_GET_FEATURES, -ETIMEDOUT, "no answer within 1000 ms (GET_FEATURES)" },
 	{ silent, VHOST_USER_GET_QUEUE_NUM, -ETIMEDOUT, "(asking for its limits)" },
 	{ closes, VHOST_USER_GET_FEATURES, -ECONNRESET, "hung up" },
 	{ closes, VHOST_USER_SET_PROTOCOL_FEATURES, -ECONNRESET, "hung up" },
@@ -167,7 +167,7 @@ static void what_is_wrong_at_the_attach_is_said(void **state)
 		const struct refusal *r = &refusals[i];
 		struct fix *x = fix_new();
 
-		x->p.times.handshake_ms = 100;
+		x->p.times.handshake_ms = 1000;
 		x->p.times.connect_ms = 30;
 		atomic_store(&x->f.hook_arg, r->request);
 		atomic_store(&x->f.hook, r->hook);
@@ -363,7 +363,7 @@ static void what_is_wrong_in_use_breaks_the_connection_and_no_more(void **state)
 		const struct misuse *m = &misuses[i];
 		struct fix *x = fix_new();
 
-		x->p.times.handshake_ms = x->p.times.request_ms = 100;
+		x->p.times.handshake_ms = x->p.times.request_ms = 1000;
 		x->f.protocol |= P(INFLIGHT_SHMFD);
 		attach(x);
 		if (m->runs)

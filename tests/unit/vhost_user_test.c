@@ -344,6 +344,21 @@ static void a_table_is_told_again_after_a_reset(void **state)
 	fix_free(x);
 }
 
+static void a_back_end_has_longer_for_more_memory(void **state)
+{
+	struct fix *x = fix_new();
+
+	ram.ranges[1] = (struct mem_range){ .gpa = HIGH_GPA, .size = 16 * GIB, .fd = ram.fd };
+	ram.nr = 2;
+	attach(x);
+	assert_int_equal(vhu_mem_patience_ms(x->vu), 16000);
+	assert_int_equal(start(x, 0), 0);
+	assert_int_equal(vhu_mem_patience_ms(x->vu), 0); /* once */
+	lose_and_return(x);
+	assert_int_equal(vhu_mem_patience_ms(x->vu), 0);
+	fix_free(x);
+}
+
 /* --- configuration --- */
 
 static uint32_t config32(struct fix *x, uint32_t off)
@@ -597,6 +612,7 @@ int main(void)
 		cmocka_unit_test(memory_that_changes_is_told_while_queues_run),
 		cmocka_unit_test(more_memory_than_the_back_end_takes_is_refused),
 		cmocka_unit_test(a_table_is_told_again_after_a_reset),
+		cmocka_unit_test(a_back_end_has_longer_for_more_memory),
 		cmocka_unit_test(configuration_is_asked_for_from_its_beginning_and_no_further),
 		cmocka_unit_test(configuration_is_written_where_it_is),
 		cmocka_unit_test(a_back_end_without_configuration_has_the_given_bytes),
