@@ -1,10 +1,10 @@
 /*
  * fuzz_api.c - what comes in at --api-socket, under libFuzzer: HTTP with JSON bodies
  *
- * The input is what a client sends. Its first byte says in how many pieces, with how many descriptors beside the first, and
- * whether the client leaves at once. A body is read as a configuration. What must hold: no crash, no
- * leak, no descriptor kept; a refusal has a text, of one line; a configuration that was accepted is written and
- * read again as the same.
+ * The input is what a client sends. Its first byte says in how many pieces, with how many
+ * descriptors beside the first, and whether the client leaves at once. A body is read as a
+ * configuration. What must hold: no crash, no leak, no descriptor kept; a refusal has a text, of
+ * one line; a configuration that was accepted is written and read again as the same.
  */
 #include <stdio.h>
 #include <stdlib.h>

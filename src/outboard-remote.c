@@ -1,7 +1,8 @@
 /*
  * outboard-remote.c - commands for a running outboard: the client of its REST API
  *
- * Exit status: 0 it was done, 1 it could not be (the server's reason is printed), 2 the command line is wrong.
+ * Exit status: 0 it was done, 1 it could not be (the server's reason is printed), 2 the command
+ * line is wrong.
  */
 #include <errno.h>
 #include <stdbool.h>
@@ -38,13 +39,12 @@ static int unknown(const char *what, const char *typed, struct err *err)
 {
 	struct hint hint = HINT_NONE;
 
-	for_each_command (c)
-		hint_offer(&hint, typed, c->name);
+	for_each_command(c) hint_offer(&hint, typed, c->name);
 	if (hint.name)
 		return err_set(err, -EINVAL, "\"%s\": unknown %s; did you mean %s?",
 			grammar_show(typed).text, what, hint.name);
-	return err_set(err, -EINVAL, "\"%s\": unknown %s; --help lists them", grammar_show(typed).text,
-		what);
+	return err_set(err, -EINVAL, "\"%s\": unknown %s; --help lists them",
+		grammar_show(typed).text, what);
 }
 
 static int print_option(const char *option, const char *value, struct err *err)
@@ -71,7 +71,8 @@ static int take_word(struct request *r, const char *word, struct err *err)
 		if (!r->to_send.command)
 			return unknown("command", word, err);
 		if (!r->to_send.command->endpoint)
-			return err_set(err, -EOPNOTSUPP, "%s is not available in this version", word);
+			return err_set(
+				err, -EOPNOTSUPP, "%s is not available in this version", word);
 		return 0;
 	}
 	if (r->argument || r->to_send.command->body == REMOTE_NOTHING)
@@ -91,7 +92,8 @@ static int parse(char **argv, struct request *r, struct err *err)
 
 		if (!strcmp(word, api_socket)) {
 			if (!*argv)
-				return err_set(err, -EINVAL, "--api-socket: expected PATH, got nothing");
+				return err_set(
+					err, -EINVAL, "--api-socket: expected PATH, got nothing");
 			r->to_send.socket_path = *argv++;
 		} else if (!strncmp(word, api_socket, sizeof(api_socket) - 1) &&
 			   word[sizeof(api_socket) - 1] == '=') {
@@ -107,8 +109,8 @@ static int parse(char **argv, struct request *r, struct err *err)
 	if (!r->to_send.command)
 		return err_set(err, -EINVAL, "expected a command; --help lists them");
 	if (!r->to_send.socket_path)
-		return err_set(err, -EINVAL, "%s: expected --api-socket PATH",
-			r->to_send.command->name);
+		return err_set(
+			err, -EINVAL, "%s: expected --api-socket PATH", r->to_send.command->name);
 	if (!r->argument && (r->to_send.command->body == REMOTE_OPTION ||
 				    r->to_send.command->body == REMOTE_ID))
 		return err_set(err, -EINVAL, "%s: expected %s, got nothing",
@@ -143,8 +145,8 @@ static int read_file(struct request *r, struct err *err)
 		return read_stream(stdin, "standard input", &to->body, &to->len, err);
 	in = fopen(r->argument, "re");
 	if (!in)
-		return err_set(err, -errno, "%s: %s", grammar_show(r->argument).text,
-			strerror(errno));
+		return err_set(
+			err, -errno, "%s: %s", grammar_show(r->argument).text, strerror(errno));
 	rc = read_stream(in, grammar_show(r->argument).text, &to->body, &to->len, err);
 	fclose(in);
 	return rc;

@@ -1,8 +1,8 @@
 /*
  * outboard.c - the virtual machine monitor's program: parse, log, run (control/vmm.h), exit status
  *
- * Exit status: 0 the guest shut down (or help was asked for), 1 something failed, 2 the command line is
- * wrong (nothing was started then).
+ * Exit status: 0 the guest shut down (or help was asked for), 1 something failed, 2 the command
+ * line is wrong (nothing was started then).
  */
 #include <errno.h>
 #include <libgen.h>
@@ -33,7 +33,8 @@ static void raise_fd_limit(void)
 	}
 }
 
-/* `outboard device ...` and `outboard remote ...` are the programs outboard-device and outboard-remote that lie beside this one. */
+/* `outboard device ...` and `outboard remote ...` are the programs outboard-device and
+ * outboard-remote that lie beside this one. */
 static int exec_sibling(const char *name, char **argv)
 {
 	char self[PATH_MAX], path[PATH_MAX + 64];
@@ -49,7 +50,8 @@ static int exec_sibling(const char *name, char **argv)
 	return MACHINE_EXIT_FAILED;
 }
 
-/* vCPU threads allocate seldom: heaps of their own would cost memory, and glibc opens files to count processors. */
+/* vCPU threads allocate seldom: heaps of their own would cost memory, and glibc opens files to
+ * count processors. */
 static void share_one_heap(void)
 {
 	mallopt(M_ARENA_MAX, 1);

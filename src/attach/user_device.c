@@ -28,7 +28,7 @@ struct user_device {
 	struct vfio_user *vu;
 	struct vfio_pci *vp;
 	struct loop_work report_work;
-	int rc; /* of the attach */
+	int rc;		/* of the attach */
 	bool connected; /* the attach ended well */
 	struct err err;
 };
@@ -146,8 +146,8 @@ static int make_parts(struct user_device *ud, const struct user_device_params *p
 	return 0;
 }
 
-int user_device_attach(struct machine *m, const struct user_device_params *p, struct device **out,
-	struct err *err)
+int user_device_attach(
+	struct machine *m, const struct user_device_params *p, struct device **out, struct err *err)
 {
 	struct user_device *ud = calloc(1, sizeof(*ud));
 	int rc;

@@ -24,8 +24,8 @@ struct user_device_params {
 };
 
 /*
- * Start the attach. m is borrowed until the device is freed (device_free()). Gives *out. 0: `attached`
- * will be called; else -errno with a text, and it will not. Loop thread.
+ * Start the attach. m is borrowed until the device is freed (device_free()). Gives *out. 0:
+ * `attached` will be called; else -errno with a text, and it will not. Loop thread.
  */
 int user_device_attach(struct machine *m, const struct user_device_params *p, struct device **out,
 	struct err *err);

@@ -1,9 +1,9 @@
 /*
  * api.c - the endpoints (see api.h)
  *
- * A request is checked against its row first: method, is there a VM, does its state allow it. Then its function runs, and
- * answers at once or when the VM has called back. A client that leaves meanwhile changes nothing: the request is
- * carried out, and its answer dropped.
+ * A request is checked against its row first: method, is there a VM, does its state allow it. Then
+ * its function runs, and answers at once or when the VM has called back. A client that leaves
+ * meanwhile changes nothing: the request is carried out, and its answer dropped.
  *
  * Trusts: nothing that clients send.
  */
@@ -197,11 +197,11 @@ static void answer_change(struct http_request *req, int rc, const struct err *er
 	else
 		/* a running VM could be changed elsewhere, not here */
 		answer_error(req,
-			rc == VM_WRONG_STATE ? 501 :
-			rc == -EEXIST	     ? 409 :
-			rc == -ENOENT	     ? 404 :
-			rc == -ENOMEM	     ? 500 :
-					       400,
+			rc == VM_WRONG_STATE ? 501
+			: rc == -EEXIST	     ? 409
+			: rc == -ENOENT	     ? 404
+			: rc == -ENOMEM	     ? 500
+					     : 400,
 			err->text);
 }
 
@@ -355,7 +355,8 @@ static const struct endpoint *find(const char *path)
 	return NULL;
 }
 
-static void refuse(struct http_request *req, int status, const char *fmt, const char *a, const char *b)
+static void refuse(
+	struct http_request *req, int status, const char *fmt, const char *a, const char *b)
 {
 	struct err err = { 0 };
 

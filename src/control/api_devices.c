@@ -25,8 +25,8 @@ static struct any_list *list_of(struct vm_config *config, const struct option_ro
 /* --- adding --- */
 
 /* A network's taps. Where the client does not say how many queues it wants, it wants theirs. */
-static int name_fds(struct net_config *net, const json_t *object, const struct fd_list *fds,
-	struct err *err)
+static int name_fds(
+	struct net_config *net, const json_t *object, const struct fd_list *fds, struct err *err)
 {
 	if (!fds->nr)
 		return 0;

@@ -100,9 +100,10 @@ static int check_payload(const struct payload_config *payload, struct err *err)
 	return 0;
 }
 
-/* Only a body can say the mode and leave out the place. A path beside another mode means nothing. */
-static int check_terminal(const char *option, uint32_t mode, const char *file, const char *socket,
-	struct err *err)
+/* Only a body can say the mode and leave out the place. A path beside another mode means nothing.
+ */
+static int check_terminal(
+	const char *option, uint32_t mode, const char *file, const char *socket, struct err *err)
 {
 	if (mode == CONSOLE_FILE && !file)
 		return err_set(err, -EINVAL, "--%s: file: expected a path, got none", option);
@@ -111,8 +112,8 @@ static int check_terminal(const char *option, uint32_t mode, const char *file, c
 	return 0;
 }
 
-static int check_terminals(const struct console_config *serial,
-	struct virtio_console_config *console, struct err *err)
+static int check_terminals(
+	const struct console_config *serial, struct virtio_console_config *console, struct err *err)
 {
 	int rc;
 
@@ -121,10 +122,10 @@ static int check_terminals(const struct console_config *serial,
 	rc = check_terminal("serial", serial->mode, serial->file, serial->socket, err);
 
 	if (!rc)
-		rc = check_terminal(
-			"console", console->mode, console->file, console->socket, err);
+		rc = check_terminal("console", console->mode, console->file, console->socket, err);
 	if (!rc && serial->mode == CONSOLE_TTY && console->mode == CONSOLE_TTY)
-		rc = err_set(err, -EINVAL, "--console: tty: expected another mode, --serial has the terminal");
+		rc = err_set(err, -EINVAL,
+			"--console: tty: expected another mode, --serial has the terminal");
 	return rc;
 }
 

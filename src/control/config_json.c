@@ -1,12 +1,13 @@
 /*
  * config_json.c - walk a JSON body along the option table, and the table into JSON
  *
- * A body is an object of objects and arrays; each has a row in the table (option_row.json), or several: kernel,
- * initramfs and the others are options of their own and keys of one object, "payload". A row that is refused in this
- * version has a place too, so that clients which only say "no, thanks" are understood.
+ * A body is an object of objects and arrays; each has a row in the table (option_row.json), or
+ * several: kernel, initramfs and the others are options of their own and keys of one object,
+ * "payload". A row that is refused in this version has a place too, so that clients which only say
+ * "no, thanks" are understood.
  *
- * In a body, unlike on a command line, order means nothing. So a mode that is given wins over the one that a
- * file or a socket implies, wherever it stands.
+ * In a body, unlike on a command line, order means nothing. So a mode that is given wins over the
+ * one that a file or a socket implies, wherever it stands.
  *
  * Trusts: nothing in the body.
  */
@@ -153,7 +154,8 @@ static bool has_below(const struct option_row *o, const char *key)
 	return false;
 }
 
-/* The members of an object, or of one in it: above is "" or what stands before their names in the table. */
+/* The members of an object, or of one in it: above is "" or what stands before their names in the
+ * table. */
 static int members_from_json(const struct option_row *option, const json_t *object,
 	const char *above, const char *path, void *base, struct err *err)
 {
@@ -163,7 +165,8 @@ static int members_from_json(const struct option_row *option, const json_t *obje
 
 	if (!json_is_object(object))
 		return expected(path, "an object", err);
-	json_object_foreach ((json_t *)object, key, member) {
+	json_object_foreach((json_t *)object, key, member)
+	{
 		struct path place = join(path, key);
 		struct path in_table = join(above, key);
 		const struct field_row *f = field_of_key(option, in_table.text);
@@ -211,7 +214,8 @@ static int list_from_json(const struct option_row *o, const json_t *value, const
 
 	if (!json_is_array(value))
 		return expected(path, "an array", err);
-	json_array_foreach (value, i, item) {
+	json_array_foreach(value, i, item)
+	{
 		void *base;
 		int rc = fields_append(o, list, &base);
 
@@ -224,8 +228,8 @@ static int list_from_json(const struct option_row *o, const json_t *value, const
 	return 0;
 }
 
-static int key_from_json(struct vm_config *config, const struct option_row *o,
-	const json_t *value, const char *path, struct err *err);
+static int key_from_json(struct vm_config *config, const struct option_row *o, const json_t *value,
+	const char *path, struct err *err);
 
 /* One key of an object that several rows may share. */
 static int member_from_json(struct vm_config *config, const char *path, const char *key,
@@ -238,8 +242,8 @@ static int member_from_json(struct vm_config *config, const char *path, const ch
 			o->json && !strcmp(o->json, path) ? field_of_key(o, key) : NULL;
 
 		if (f)
-			return field_from_json(o, f, value, join(path, key).text,
-				(char *)config + o->offset, err);
+			return field_from_json(
+				o, f, value, join(path, key).text, (char *)config + o->offset, err);
 	}
 	if (below)
 		return key_from_json(config, below, value, join(path, key).text, err);
@@ -254,7 +258,8 @@ static int object_from_json(
 
 	if (!json_is_object(value))
 		return expected(path, "an object", err);
-	json_object_foreach ((json_t *)value, key, member) {
+	json_object_foreach((json_t *)value, key, member)
+	{
 		int rc = member_from_json(config, path, key, member, err);
 
 		if (rc)
@@ -266,8 +271,8 @@ static int object_from_json(
 	return 0;
 }
 
-static int key_from_json(struct vm_config *config, const struct option_row *o,
-	const json_t *value, const char *path, struct err *err)
+static int key_from_json(struct vm_config *config, const struct option_row *o, const json_t *value,
+	const char *path, struct err *err)
 {
 	if (o->kind == OPTION_REFUSED)
 		return refused_from_json(o, value, path, err);
@@ -354,9 +359,9 @@ static int list_to_json(const struct option_row *o, const struct any_list *list,
 		return -ENOMEM;
 	for (size_t i = 0; i < list->nr; i++) {
 		json_t *item = json_object();
-		int rc = json_array_append_new(array, item) ?
-				 -ENOMEM :
-				 fields_to_json(o, (char *)list->items + i * o->item_size, item);
+		int rc = json_array_append_new(array, item)
+				 ? -ENOMEM
+				 : fields_to_json(o, (char *)list->items + i * o->item_size, item);
 
 		if (rc)
 			return rc;
@@ -389,8 +394,8 @@ int config_to_json(const struct vm_config *config, json_t **out)
 		if (rc || !o->json || o->kind == OPTION_REFUSED)
 			continue;
 		assert(!strchr(o->json, '.'));
-		rc = o->kind == OPTION_LIST ? list_to_json(o, base, json) :
-					      object_to_json(o, base, json);
+		rc = o->kind == OPTION_LIST ? list_to_json(o, base, json)
+					    : object_to_json(o, base, json);
 	}
 	if (rc) {
 		json_decref(json);

@@ -1,9 +1,9 @@
 /*
  * confine.c - the lists of system calls, each with its reason
  *
- * With a machine from the command line and nothing else to come, the filter is put on between the end of its building and
- * the guest's first instruction. Where clients may ask for machines, it is put on before the first
- * request is read, and lets through what building one takes too.
+ * With a machine from the command line and nothing else to come, the filter is put on between the
+ * end of its building and the guest's first instruction. Where clients may ask for machines, it is
+ * put on before the first request is read, and lets through what building one takes too.
  */
 #include "control/confine.h"
 

@@ -1,7 +1,8 @@
 /*
  * events.c - the stream of events (see events.h)
  *
- * A FIFO is opened for reading and writing: that succeeds without a reader, and the bytes stay until there is one.
+ * A FIFO is opened for reading and writing: that succeeds without a reader, and the bytes stay
+ * until there is one.
  *
  * Owns:   the descriptor. Trusts: nothing; a reader that is slow, or gone, delays nobody.
  */
@@ -22,7 +23,7 @@
 
 struct events {
 	struct loop *loop;
-	int fd; /* -1: its reader is gone */
+	int fd;			/* -1: its reader is gone */
 	struct loop_source src; /* added while something waits */
 	uint64_t start_ns;
 	char kept[EVENTS_ROOM];
@@ -71,7 +72,8 @@ int events_new(struct loop *loop, const struct endpoint_config *where, struct ev
 		if (where->path)
 			return err_set(err, rc, "--event-monitor: %s: %s",
 				grammar_show(where->path).text, strerror(-rc));
-		return err_set(err, rc, "--event-monitor: fd: expected a descriptor to write to, got %u",
+		return err_set(err, rc,
+			"--event-monitor: fd: expected a descriptor to write to, got %u",
 			where->fd);
 	}
 	*out = e;
@@ -140,8 +142,8 @@ void events_tell(struct events *e, const char *source, const char *event)
 	n = snprintf(e->kept + e->nr_kept, room,
 		"{\"timestamp\":{\"secs\":%llu,\"nanos\":%llu},\"source\":\"%s\","
 		"\"event\":\"%s\",\"properties\":null}\n",
-		(unsigned long long)(since / NS_PER_S), (unsigned long long)(since % NS_PER_S), source,
-		event);
+		(unsigned long long)(since / NS_PER_S), (unsigned long long)(since % NS_PER_S),
+		source, event);
 	if (n < 0 || (size_t)n >= room) {
 		if (!e->losing)
 			log_warn("--event-monitor: nobody reads: events are lost");

@@ -3,8 +3,8 @@
  *
  *   {"timestamp":{"secs":0,"nanos":4217000},"source":"vm","event":"booted","properties":null}
  *
- * The time is since the program's start. An object a line. What the reader does not take at once is kept, up to
- * EVENTS_ROOM bytes; then events are lost, and the log says so once.
+ * The time is since the program's start. An object a line. What the reader does not take at once is
+ * kept, up to EVENTS_ROOM bytes; then events are lost, and the log says so once.
  *
  * Threads: loop thread.
  */
@@ -20,8 +20,9 @@
 struct events;
 
 /*
- * Open what the user named. A FIFO need not have its reader yet: what is told meanwhile waits in it. A file is appended to,
- * and made. An inherited descriptor becomes ours. Gives *out. 0 or -errno with a text.
+ * Open what the user named. A FIFO need not have its reader yet: what is told meanwhile waits in
+ * it. A file is appended to, and made. An inherited descriptor becomes ours. Gives *out. 0 or
+ * -errno with a text.
  */
 int events_new(struct loop *loop, const struct endpoint_config *where, struct events **out,
 	struct err *err);

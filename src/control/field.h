@@ -27,7 +27,8 @@ int field_refuse_unless_default(const struct option_row *option, const struct fi
 /* Back to the default. 0 or -ENOMEM. */
 int field_reset(const struct option_row *option, const struct field_row *f, void *base);
 
-/* As field_set() for a text that is not in the grammar: quotes are ordinary, an empty one is a value. */
+/* As field_set() for a text that is not in the grammar: quotes are ordinary, an empty one is a
+ * value. */
 int field_set_plain(const struct option_row *option, const struct field_row *field,
 	const char *text, void *base, struct err *err);
 
@@ -50,7 +51,8 @@ void fields_remove(const struct option_row *option, struct any_list *list, size_
 /* The same for the last one. */
 void fields_drop_last(const struct option_row *option, struct any_list *list);
 
-/* Whether a field has been given (a string or list that is there, a number that is not the unset value). */
+/* Whether a field has been given (a string or list that is there, a number that is not the unset
+ * value). */
 bool field_is_set(const struct field_row *field, const void *base);
 
 #endif

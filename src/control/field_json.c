@@ -1,9 +1,10 @@
 /*
  * field_json.c - one field of the option table from and to JSON
  *
- * Where a JSON value has an equal in the command line's grammar (numbers, switches, lists of numbers, topology, affinity),
- * it is written down as that and read by the same reader, so the same bounds hold with the same words. Choices have a
- * spelling of their own in JSON, and lists of strings need no quoting there: those two are read directly.
+ * Where a JSON value has an equal in the command line's grammar (numbers, switches, lists of
+ * numbers, topology, affinity), it is written down as that and read by the same reader, so the same
+ * bounds hold with the same words. Choices have a spelling of their own in JSON, and lists of
+ * strings need no quoting there: those two are read directly.
  *
  * Trusts: nothing in the value. Its depth is bounded by the parser, its size by who received it.
  */
@@ -30,9 +31,14 @@ struct place {
 static const char *type_name(const json_t *value)
 {
 	static const char *const names[] = {
-		[JSON_OBJECT] = "an object", [JSON_ARRAY] = "an array",	   [JSON_STRING] = "a string",
-		[JSON_INTEGER] = "a number", [JSON_REAL] = "a fraction",   [JSON_TRUE] = "true",
-		[JSON_FALSE] = "false",	     [JSON_NULL] = "null",
+		[JSON_OBJECT] = "an object",
+		[JSON_ARRAY] = "an array",
+		[JSON_STRING] = "a string",
+		[JSON_INTEGER] = "a number",
+		[JSON_REAL] = "a fraction",
+		[JSON_TRUE] = "true",
+		[JSON_FALSE] = "false",
+		[JSON_NULL] = "null",
 	};
 
 	return names[json_typeof(value)];
@@ -40,8 +46,7 @@ static const char *type_name(const json_t *value)
 
 static int wrong_type(const struct place *p, const char *what, const json_t *value)
 {
-	return err_set(
-		p->err, -EINVAL, "%s: expected %s, got %s", p->path, what, type_name(value));
+	return err_set(p->err, -EINVAL, "%s: expected %s, got %s", p->path, what, type_name(value));
 }
 
 static int no_memory(const struct place *p)
@@ -70,9 +75,8 @@ bool json_asks_nothing(const json_t *value)
 		return !json_array_size(value);
 	if (!json_is_object(value))
 		return false;
-	json_object_foreach ((json_t *)value, key, member)
-		if (!json_asks_nothing(member))
-			return false;
+	json_object_foreach(
+		(json_t *)value, key, member) if (!json_asks_nothing(member)) return false;
 	return true;
 }
 
@@ -91,7 +95,8 @@ static int write_ints(const struct place *p, const json_t *array, FILE *out)
 	if (!json_is_array(array))
 		return wrong_type(p, "an array of numbers", array);
 	fputc('[', out);
-	json_array_foreach (array, i, item) {
+	json_array_foreach(array, i, item)
+	{
 		if (!is_count(item))
 			return wrong_type(p, "whole numbers in the array", item);
 		fprintf(out, "%s%lld", i ? "," : "", (long long)json_integer_value(item));
@@ -106,7 +111,8 @@ static int check_keys(
 	const char *key;
 	json_t *member;
 
-	json_object_foreach ((json_t *)object, key, member) {
+	json_object_foreach((json_t *)object, key, member)
+	{
 		bool known = false;
 
 		for (size_t i = 0; i < nr; i++)
@@ -148,7 +154,8 @@ static int write_affinity(const struct place *p, const json_t *value, FILE *out)
 	if (!json_is_array(value))
 		return wrong_type(p, "an array", value);
 	fputc('[', out);
-	json_array_foreach (value, i, item) {
+	json_array_foreach(value, i, item)
+	{
 		const json_t *vcpu = json_object_get(item, keys[0]);
 		const json_t *cpus = json_object_get(item, keys[1]);
 		int rc = json_is_object(item) ? check_keys(p, item, keys, ARRAY_SIZE(keys)) : 0;
@@ -247,7 +254,10 @@ static int unknown_choice(const struct place *p, const char *got)
 
 	for_each_choice (c, p->field) {
 		int n = snprintf(what + used, sizeof(what) - used, "%s%s",
-			c == p->field->choices ? "" : c[1].name ? ", " : " or ", c->json);
+			c == p->field->choices ? ""
+			: c[1].name	       ? ", "
+					       : " or ",
+			c->json);
 
 		if (n < 0 || (size_t)n >= sizeof(what) - used)
 			break;
@@ -285,7 +295,8 @@ static int read_strings(const struct place *p, const json_t *value, struct value
 	strings = calloc(MAX(json_array_size(value), (size_t)1), sizeof(*strings));
 	if (!strings)
 		return no_memory(p);
-	json_array_foreach (value, i, item) {
+	json_array_foreach(value, i, item)
+	{
 		if (!json_is_string(item))
 			return wrong_type(p, "strings in the array", item);
 		strings[i] = json_string_value(item);
@@ -302,11 +313,10 @@ static int read_refused(const struct place *p, const json_t *value)
 	int rc;
 
 	if (!p->field->fallback)
-		return json_asks_nothing(value) ?
-			       0 :
-			       err_set(p->err, -EOPNOTSUPP,
-				       "%s is not available in this version: %s", p->path,
-				       p->field->refused);
+		return json_asks_nothing(value) ? 0
+						: err_set(p->err, -EOPNOTSUPP,
+							  "%s is not available in this version: %s",
+							  p->path, p->field->refused);
 	if (p->field->type != FIELD_CHOICE) {
 		rc = as_text(p, value, &text);
 		if (!rc)
@@ -404,9 +414,9 @@ static json_t *affinity_to_json(const struct affinity_list *list)
 	for (size_t i = 0; array && i < list->nr; i++) {
 		const struct vcpu_affinity *a = &list->items[i];
 
-		if (json_array_append_new(array,
-			    json_pack("{s:I,s:o}", "vcpu", (json_int_t)a->vcpu, "host_cpus",
-				    ints_to_json(a->host_cpus, a->nr_host_cpus)))) {
+		if (json_array_append_new(
+			    array, json_pack("{s:I,s:o}", "vcpu", (json_int_t)a->vcpu, "host_cpus",
+					   ints_to_json(a->host_cpus, a->nr_host_cpus)))) {
 			json_decref(array);
 			return NULL;
 		}
@@ -448,8 +458,8 @@ static json_t *refused_to_json(const struct option_row *option, const struct fie
 	return json;
 }
 
-int field_to_json(const struct option_row *option, const struct field_row *f, const void *base,
-	json_t **out)
+int field_to_json(
+	const struct option_row *option, const struct field_row *f, const void *base, json_t **out)
 {
 	const void *member = (const char *)base + f->offset;
 

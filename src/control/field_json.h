@@ -12,9 +12,10 @@
 #include "control/option_table.h"
 
 /*
- * Set the field in base, its option's struct, from a JSON value; null sets the default. Of a field that is refused in
- * this version only its default is accepted, or what asks for nothing (json_asks_nothing()). path is the value's
- * place in the body, "cpus.boot_vcpus": the text of an error begins with it. 0 or -errno.
+ * Set the field in base, its option's struct, from a JSON value; null sets the default. Of a field
+ * that is refused in this version only its default is accepted, or what asks for nothing
+ * (json_asks_nothing()). path is the value's place in the body, "cpus.boot_vcpus": the text of an
+ * error begins with it. 0 or -errno.
  */
 int field_from_json(const struct option_row *option, const struct field_row *field,
 	const json_t *value, const char *path, void *base, struct err *err);
@@ -23,7 +24,8 @@ int field_from_json(const struct option_row *option, const struct field_row *fie
 int field_to_json(const struct option_row *option, const struct field_row *field, const void *base,
 	json_t **out);
 
-/* null, false, [], {} and objects with nothing but such members: a client says that it does not want something. */
+/* null, false, [], {} and objects with nothing but such members: a client says that it does not
+ * want something. */
 bool json_asks_nothing(const json_t *value);
 
 /* Any bytes as a JSON string: what is no UTF-8 becomes "?". Gives it, or NULL (no memory). */

@@ -146,8 +146,8 @@ int http_call(const struct http_call *call, struct http_answer *answer, struct e
 	free(answer->body);
 	*answer = (struct http_answer){ 0 };
 	return err_set(err, rc, "%s: %s", grammar_show(call->socket_path).text,
-		rc == -EBADMSG	   ? "what answers there is no HTTP server" :
-		rc == -ECONNRESET ? "hung up without an answer" :
-		rc == -EMSGSIZE	   ? "the answer is too long" :
-				     strerror(-rc));
+		rc == -EBADMSG	    ? "what answers there is no HTTP server"
+		: rc == -ECONNRESET ? "hung up without an answer"
+		: rc == -EMSGSIZE   ? "the answer is too long"
+				    : strerror(-rc));
 }

@@ -1,13 +1,14 @@
 /*
  * http_conn.c - one connection of the HTTP server: requests in, answers out
  *
- * A connection reads, or has a request under way, or drains. While a request is under way nothing more is read from
- * its client: what has been read already stays in the buffer, the rest in the socket. Answers that do not fit
- * the socket's buffer wait for it. A connection that ends with a refusal reads on for a while and forgets what it reads: a
- * client that is still writing would otherwise never see the answer.
+ * A connection reads, or has a request under way, or drains. While a request is under way nothing
+ * more is read from its client: what has been read already stays in the buffer, the rest in the
+ * socket. Answers that do not fit the socket's buffer wait for it. A connection that ends with a
+ * refusal reads on for a while and forgets what it reads: a client that is still writing would
+ * otherwise never see the answer.
  *
- * The parser stops at the end of each request (http_parser_pause), so that bytes of the next one are not parsed before
- * this one's answer.
+ * The parser stops at the end of each request (http_parser_pause), so that bytes of the next one
+ * are not parsed before this one's answer.
  *
  * Owns:    the socket, received descriptors until a handler takes them, request bodies.
  * Threads: loop thread.
@@ -182,8 +183,8 @@ static int on_body(http_parser *parser, const char *at, size_t n)
 
 	if (req->pub.body_len + n > c->server->limits.max_body)
 		return refuse(c, 413);
-	return append(&req->pub.body, &req->pub.body_len, &req->body_room, at, n) ? refuse(c, 500) :
-										    0;
+	return append(&req->pub.body, &req->pub.body_len, &req->body_room, at, n) ? refuse(c, 500)
+										  : 0;
 }
 
 static int on_complete(http_parser *parser)
@@ -300,7 +301,8 @@ static void conn_send(struct http_conn *c, const char *bytes, size_t len)
 	flush(c);
 }
 
-static void send_answer(struct http_conn *c, int status, const char *type, const char *body, size_t len)
+static void send_answer(
+	struct http_conn *c, int status, const char *type, const char *body, size_t len)
 {
 	bool close = !c->keep_alive || c->hung_up || c->server->finishing;
 	char head[256];
@@ -417,18 +419,19 @@ static bool is_over(const struct http_conn *c)
 	return c->hung_up || c->server->finishing;
 }
 
-/* One deadline at a time: for an answer to be taken, for a request to come in, for the end of draining. */
+/* One deadline at a time: for an answer to be taken, for a request to come in, for the end of
+ * draining. */
 static void keep_time(struct http_conn *c)
 {
-	bool waits = c->out_len || c->state == CONN_DRAINING ||
-		     (c->state == CONN_READING && c->begun);
+	bool waits =
+		c->out_len || c->state == CONN_DRAINING || (c->state == CONN_READING && c->begun);
 
 	if (!waits)
 		loop_timer_del(&c->timer);
 	else if (!c->timer.loop)
-		set_deadline(c, c->state == CONN_DRAINING && !c->out_len ?
-				     DRAIN_MS :
-				     c->server->limits.deadline_ms);
+		set_deadline(c, c->state == CONN_DRAINING && !c->out_len
+					? DRAIN_MS
+					: c->server->limits.deadline_ms);
 }
 
 /* Go on with what is there, then wait for what has to come next. May free c. */
@@ -490,7 +493,8 @@ static void go_on(struct loop_work *work)
 	conn_run(container_of(work, struct http_conn, go_on_work));
 }
 
-void http_reply(struct http_request *pub, int status, const char *type, const char *body, size_t len)
+void http_reply(
+	struct http_request *pub, int status, const char *type, const char *body, size_t len)
 {
 	struct http_pending *req = container_of(pub, struct http_pending, pub);
 	struct http_conn *c = req->conn;

@@ -21,8 +21,8 @@
 
 /*
  * Read the whole command line into config (which config_init() has set up) and check it
- * as options_check() does; with --api-socket and nothing said about a machine there need not be one: then
- * neither kernel nor firmware is set. argv[0] is skipped. Borrows argv.
+ * as options_check() does; with --api-socket and nothing said about a machine there need not be
+ * one: then neither kernel nor firmware is set. argv[0] is skipped. Borrows argv.
  *
  * 0: config is complete. OPTIONS_PRINTED: nothing is left to do. Else -errno with one line
  * that names the option, the field and what was expected. The caller frees config in each case.

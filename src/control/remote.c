@@ -59,9 +59,7 @@ const struct remote_command remote_commands[] = {
 
 const struct remote_command *remote_find(const char *name)
 {
-	for_each_command (c)
-		if (!strcmp(c->name, name))
-			return c;
+	for_each_command(c) if (!strcmp(c->name, name)) return c;
 	return NULL;
 }
 
@@ -73,10 +71,11 @@ static int server_refused(const struct http_answer *answer, struct err *err)
 	size_t used = 0, i;
 	json_t *item;
 
-	json_array_foreach (chain, i, item) {
+	json_array_foreach(chain, i, item)
+	{
 		const char *one = json_string_value(item);
-		int n = snprintf(text + used, sizeof(text) - used, "%s%s", i ? ": " : "",
-			one ? one : "?");
+		int n = snprintf(
+			text + used, sizeof(text) - used, "%s%s", i ? ": " : "", one ? one : "?");
 
 		if (n < 0 || (size_t)n >= sizeof(text) - used)
 			break;
@@ -121,8 +120,8 @@ static int option_body(struct remote_request *req, const char *argument, struct 
 	rc = options_apply(&config, o->name, argument, err);
 	if (!rc) {
 		rc = config_to_json(&config, &json);
-		req->body = rc ? NULL :
-				 json_dumps(json_array_get(json_object_get(json, o->json), 0), 0);
+		req->body = rc ? NULL
+			       : json_dumps(json_array_get(json_object_get(json, o->json), 0), 0);
 		rc = req->body ? 0 : err_set(err, -ENOMEM, "out of memory");
 	}
 	/* descriptors are no JSON: they go beside it */
@@ -200,7 +199,8 @@ void remote_print_help(FILE *out)
 	      "\n"
 	      "Commands:\n",
 		out);
-	for_each_command (c) {
+	for_each_command(c)
+	{
 		char label[40];
 
 		if (!c->endpoint)
@@ -219,11 +219,11 @@ void remote_print_help(FILE *out)
 	      "Known from ch-remote, not available in this version:\n"
 	      "  ",
 		out);
-	for_each_command (c)
-		if (!c->endpoint) {
-			fprintf(out, "%s%s", join, c->name);
-			join = !strcmp(c->name, "add-vsock") ? ",\n  " : ", ";
-		}
+	for_each_command(c) if (!c->endpoint)
+	{
+		fprintf(out, "%s%s", join, c->name);
+		join = !strcmp(c->name, "add-vsock") ? ",\n  " : ", ";
+	}
 	fputc('\n', out);
 }
 

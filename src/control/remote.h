@@ -1,8 +1,8 @@
 /*
  * remote.h - the commands of outboard-remote
  *
- * A command is one row; the parser, --help, the completions and the manual page's test are readings of it.
- * Names are ch-remote's.
+ * A command is one row; the parser, --help, the completions and the manual page's test are readings
+ * of it. Names are ch-remote's.
  */
 #ifndef CONTROL_REMOTE_H
 #define CONTROL_REMOTE_H
@@ -13,8 +13,9 @@
 
 enum remote_body {
 	REMOTE_NOTHING,
-	REMOTE_FILE, /* what is in a file, or on standard input */
-	REMOTE_OPTION, /* an option's argument, as outboard takes it: the option is what comes after "add-" */
+	REMOTE_FILE,   /* what is in a file, or on standard input */
+	REMOTE_OPTION, /* an option's argument, as outboard takes it: the option is what comes after
+			  "add-" */
 	REMOTE_ID,     /* a device's name */
 };
 
@@ -43,15 +44,15 @@ struct remote_request {
 };
 
 /*
- * Make the body of a REMOTE_OPTION or REMOTE_ID from its argument. Gives body and fds in *req (remote_fini()). 0 or
- * -errno with a text: then the argument is wrong.
+ * Make the body of a REMOTE_OPTION or REMOTE_ID from its argument. Gives body and fds in *req
+ * (remote_fini()). 0 or -errno with a text: then the argument is wrong.
  */
 int remote_make_body(struct remote_request *req, const char *argument, struct err *err);
 void remote_fini(struct remote_request *req);
 
 /*
- * Send the command and print its answer, if there is one, to out. 0; or -errno with a text: that of the server, if it
- * refused.
+ * Send the command and print its answer, if there is one, to out. 0; or -errno with a text: that of
+ * the server, if it refused.
  */
 int remote_run(const struct remote_request *req, FILE *out, struct err *err);
 

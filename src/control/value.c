@@ -281,8 +281,7 @@ static int read_strings(
 	return rc ? value_expected(f, rc, "a list of words ([a,b])", text, err) : 0;
 }
 
-int value_take_ints(
-	const struct field_row *f, const uint64_t *from, size_t nr, struct value *value)
+int value_take_ints(const struct field_row *f, const uint64_t *from, size_t nr, struct value *value)
 {
 	assert(f->max <= UINT32_MAX);
 	value->ints.items = calloc(MAX(nr, (size_t)1), sizeof(*value->ints.items));
@@ -409,8 +408,7 @@ void value_store(const struct field_row *f, void *base, struct value *value)
 }
 
 /* The fallback is ours, so it can be read. */
-int value_default(
-	const struct option_row *option, const struct field_row *f, struct value *value)
+int value_default(const struct option_row *option, const struct field_row *f, struct value *value)
 {
 	struct err why = { 0 };
 	int rc;

@@ -1,9 +1,9 @@
 /*
  * value.h - what one field of the option table can hold, between its text and its member
  *
- * A struct value is zeroed, filled by a reader, moved into the option's struct by value_store(), and
- * freed by value_fini(), in each case. Used by what sets fields (field.h for command lines, field_json.h for
- * bodies); others want those.
+ * A struct value is zeroed, filled by a reader, moved into the option's struct by value_store(),
+ * and freed by value_fini(), in each case. Used by what sets fields (field.h for command lines,
+ * field_json.h for bodies); others want those.
  */
 #ifndef CONTROL_VALUE_H
 #define CONTROL_VALUE_H
@@ -33,8 +33,7 @@ bool value_is_number(const struct field_row *f);
 int value_read(const struct option_row *option, const struct field_row *f, const char *text,
 	struct value *value, struct err *err);
 /* What the field holds when nobody says anything. 0 or -ENOMEM. */
-int value_default(
-	const struct option_row *option, const struct field_row *f, struct value *value);
+int value_default(const struct option_row *option, const struct field_row *f, struct value *value);
 /* Copy a list whose elements have been checked (of numbers: at most f->max). 0 or -ENOMEM. */
 int value_take_ints(
 	const struct field_row *f, const uint64_t *from, size_t nr, struct value *value);

@@ -1,9 +1,10 @@
 /*
  * vm.c - the states of a virtual machine, and who waits for the next one
  *
- * The machine (machine/machine.h) and its devices exist from the beginning of a boot until the end of the run. Both are
- * freed in one place, tear_down(), in the one order that waits for nobody: the vCPUs are told to stop, devices
- * are hung up on, so that whoever waits for one comes back, then the machine is freed.
+ * The machine (machine/machine.h) and its devices exist from the beginning of a boot until the end
+ * of the run. Both are freed in one place, tear_down(), in the one order that waits for nobody: the
+ * vCPUs are told to stop, devices are hung up on, so that whoever waits for one comes back, then
+ * the machine is freed.
  *
  * Owns:    configuration, machine, devices.
  * Threads: loop thread.
@@ -45,8 +46,11 @@ struct vm {
 const char *vm_state_name(enum vm_state state)
 {
 	static const char *const names[] = {
-		[VM_CREATED] = "Created", [VM_BOOTING] = "Created",   [VM_RUNNING] = "Running",
-		[VM_PAUSED] = "Paused",	  [VM_SHUTDOWN] = "Shutdown",
+		[VM_CREATED] = "Created",
+		[VM_BOOTING] = "Created",
+		[VM_RUNNING] = "Running",
+		[VM_PAUSED] = "Paused",
+		[VM_SHUTDOWN] = "Shutdown",
 	};
 
 	return names[state];
@@ -59,10 +63,10 @@ static int refuse(const struct vm *vm, const char *what, struct err *err)
 	if (vm->pending.what)
 		return err_set(err, VM_WRONG_STATE, "%s: %s is under way", what, vm->pending.what);
 	return err_set(err, VM_WRONG_STATE, "%s: the VM is %s", what,
-		vm->state == VM_CREATED  ? "not booted" :
-		vm->state == VM_RUNNING	 ? "running" :
-		vm->state == VM_PAUSED	 ? "paused" :
-					   "shut down");
+		vm->state == VM_CREATED	  ? "not booted"
+		: vm->state == VM_RUNNING ? "running"
+		: vm->state == VM_PAUSED  ? "paused"
+					  : "shut down");
 }
 
 static void expect(struct vm *vm, const char *what, vm_done_fn done, void *arg)
@@ -186,8 +190,8 @@ static int begin_boot(struct vm *vm, struct err *err)
 	vm->params.events_arg = vm;
 	rc = machine_new(vm->loop, &vm->params, &vm->machine, err);
 	if (!rc)
-		rc = vm_devices_begin(vm->machine, vm->spawner, &vm->config, devices_done, vm,
-			&vm->devices, err);
+		rc = vm_devices_begin(
+			vm->machine, vm->spawner, &vm->config, devices_done, vm, &vm->devices, err);
 	return rc;
 }
 

@@ -7,11 +7,13 @@
  *      |                    v           |
  *      '--- failed     SHUTDOWN <-------'  vm_shutdown(), or the guest's own end
  *
- * Everything here returns at once. What takes time ends in a callback from the top of the loop: devices connect, vCPUs
- * leave what they are in, a reset waits for device processes. One such request is under way at a time;
- * vm_shutdown(), vm_free() and the guest's own end break it off, and its callback then says so.
+ * Everything here returns at once. What takes time ends in a callback from the top of the loop:
+ * devices connect, vCPUs leave what they are in, a reset waits for device processes. One such
+ * request is under way at a time; vm_shutdown(), vm_free() and the guest's own end break it off,
+ * and its callback then says so.
  *
- * A request that the state does not allow fails with VM_WRONG_STATE and a text, and nothing happens.
+ * A request that the state does not allow fails with VM_WRONG_STATE and a text, and nothing
+ * happens.
  *
  * Threads: loop thread, all of it.
  */
@@ -43,13 +45,15 @@ const char *vm_state_name(enum vm_state state);
 
 struct vm_events {
 	/*
-	 * The machine is complete, its threads stand: the last moment before the guest's first instruction. 0; or
-	 * -errno with a text to give up. May be NULL.
+	 * The machine is complete, its threads stand: the last moment before the guest's first
+	 * instruction. 0; or -errno with a text to give up. May be NULL.
 	 */
 	int (*ready)(void *arg, struct err *err);
-	/* The guest has come to its end by itself, the state is VM_SHUTDOWN. vm_free() is allowed here. */
+	/* The guest has come to its end by itself, the state is VM_SHUTDOWN. vm_free() is allowed
+	 * here. */
 	void (*ended)(void *arg, enum machine_exit how);
-	/* A step, for those who watch: "booting", "booted", "pausing", "paused", ... May be NULL. */
+	/* A step, for those who watch: "booting", "booted", "pausing", "paused", ... May be NULL.
+	 */
 	void (*step)(void *arg, const char *step);
 };
 
@@ -59,8 +63,9 @@ typedef void (*vm_done_fn)(void *arg, int rc, const struct err *err);
 struct vm;
 
 /*
- * Takes what config (checked, see options_check()) owns and leaves it empty, also on failure. loop, spawner
- * (NULL: config_wants_programs() is false) and events are borrowed. Gives *out. 0 or -ENOMEM with a text.
+ * Takes what config (checked, see options_check()) owns and leaves it empty, also on failure. loop,
+ * spawner (NULL: config_wants_programs() is false) and events are borrowed. Gives *out. 0 or
+ * -ENOMEM with a text.
  */
 int vm_new(struct loop *loop, struct spawner *spawner, struct vm_config *config,
 	const struct vm_events *events, void *arg, struct vm **out, struct err *err);
@@ -71,11 +76,12 @@ void vm_free(struct vm *vm);
 enum vm_state vm_state(const struct vm *vm);
 const struct vm_config *vm_config(const struct vm *vm);
 /*
- * The configuration, to be changed before the next boot; who changes it sees to it that options_check() holds.
- * From CREATED or SHUTDOWN. NULL with a text in err.
+ * The configuration, to be changed before the next boot; who changes it sees to it that
+ * options_check() holds. From CREATED or SHUTDOWN. NULL with a text in err.
  */
 struct vm_config *vm_change(struct vm *vm, const char *what, struct err *err);
-/* Keep received descriptors that the configuration names, as long as the VM exists. 0; or -ENOSPC, nothing is taken. */
+/* Keep received descriptors that the configuration names, as long as the VM exists. 0; or -ENOSPC,
+ * nothing is taken. */
 int vm_keep_fds(struct vm *vm, struct fd_list *fds, struct err *err);
 /* Close one that is kept; another one is left alone. */
 void vm_release_fd(struct vm *vm, int fd);
@@ -95,13 +101,14 @@ int vm_resume(struct vm *vm, struct err *err);
 /* From RUNNING: reset in place; done() when the guest begins again. Likewise. */
 int vm_reboot(struct vm *vm, vm_done_fn done, void *arg, struct err *err);
 /*
- * From BOOTING, RUNNING, PAUSED: off, as by the switch. Waits only until the vCPUs have left the guest; all that they could
- * be waiting for is hung up on. 0 or VM_WRONG_STATE with a text.
+ * From BOOTING, RUNNING, PAUSED: off, as by the switch. Waits only until the vCPUs have left the
+ * guest; all that they could be waiting for is hung up on. 0 or VM_WRONG_STATE with a text.
  */
 int vm_shutdown(struct vm *vm, struct err *err);
 /* From RUNNING. 0; VM_WRONG_STATE; -EOPNOTSUPP the guest does not know the button; with a text. */
 int vm_power_button(struct vm *vm, struct err *err);
-/* From RUNNING: the button, and a reset of the guest's from now on is an end. False: nobody would hear of it. */
+/* From RUNNING: the button, and a reset of the guest's from now on is an end. False: nobody would
+ * hear of it. */
 bool vm_ask_to_end(struct vm *vm);
 /* From RUNNING. 0 or -errno with a text. */
 int vm_nmi(struct vm *vm, struct err *err);

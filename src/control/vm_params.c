@@ -27,8 +27,10 @@ static int fill_affinity(struct machine_params *params, const struct affinity_li
 static void fill_serial(struct machine_params *params, const struct console_config *serial)
 {
 	static const enum serial_mode modes[] = {
-		[CONSOLE_NULL] = SERIAL_NULL, [CONSOLE_TTY] = SERIAL_TTY,
-		[CONSOLE_PTY] = SERIAL_PTY,   [CONSOLE_FILE] = SERIAL_FILE,
+		[CONSOLE_NULL] = SERIAL_NULL,
+		[CONSOLE_TTY] = SERIAL_TTY,
+		[CONSOLE_PTY] = SERIAL_PTY,
+		[CONSOLE_FILE] = SERIAL_FILE,
 		[CONSOLE_SOCKET] = SERIAL_SOCKET,
 	};
 

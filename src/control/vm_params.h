@@ -10,8 +10,8 @@
 #include "machine/machine.h"
 
 /*
- * Fill *params (but its events) from a checked configuration, whose strings and lists it borrows. 0 or -ENOMEM.
- * vm_params_fini() afterwards in both cases.
+ * Fill *params (but its events) from a checked configuration, whose strings and lists it borrows. 0
+ * or -ENOMEM. vm_params_fini() afterwards in both cases.
  */
 int vm_params_init(struct machine_params *params, const struct vm_config *c);
 void vm_params_fini(struct machine_params *params);

@@ -1,9 +1,9 @@
 /*
  * vmm.c - from a command line's configuration to an exit status
  *
- * With a machine on the command line it is built and booted at once. With --api-socket clients may do the rest, and make
- * one where there is none. The end comes by the guest (unless --no-shutdown), by a signal, or by a client; in
- * each case the loop is left, and everything is freed in one place.
+ * With a machine on the command line it is built and booted at once. With --api-socket clients may
+ * do the rest, and make one where there is none. The end comes by the guest (unless --no-shutdown),
+ * by a signal, or by a client; in each case the loop is left, and everything is freed in one place.
  *
  * Owns:    the loop, the VM, the API's server, the stream of events.
  * Threads: loop thread.

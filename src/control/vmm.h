@@ -15,8 +15,8 @@
 struct vmm;
 
 /*
- * Run what the command line asks for, until it ends. Takes what config owns. The exit status; what went wrong has been
- * printed.
+ * Run what the command line asks for, until it ends. Takes what config owns. The exit status; what
+ * went wrong has been printed.
  */
 int vmm_run(struct vm_config *config);
 

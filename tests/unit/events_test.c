@@ -110,7 +110,8 @@ static void a_file_is_made_and_appended_to(void **state)
 		events_tell(e, "vm", "booted");
 		events_free(e);
 		fd = open(path, O_RDONLY);
-		assert_int_equal(check_lines(text, read_all(fd, text, sizeof(text) - 1), "booted"), 2 * i);
+		assert_int_equal(
+			check_lines(text, read_all(fd, text, sizeof(text) - 1), "booted"), 2 * i);
 	}
 }
 

@@ -1,4 +1,5 @@
-/* http_test.c - the HTTP server over real sockets: what clients send, do not send, and do not read */
+/* http_test.c - the HTTP server over real sockets: what clients send, do not send, and do not read
+ */
 #include "control/http.h"
 
 #include <errno.h>
@@ -86,7 +87,10 @@ static int set_up_with(uint32_t deadline_ms)
 {
 	static unsigned nr;
 	struct http_limits limits = {
-		.max_clients = 4, .max_head = 1000, .max_body = 100, .deadline_ms = deadline_ms,
+		.max_clients = 4,
+		.max_head = 1000,
+		.max_body = 100,
+		.deadline_ms = deadline_ms,
 	};
 	struct err err = { 0 };
 	int fd;
@@ -300,7 +304,8 @@ static void refusals_have_their_status_and_end_the_connection(void **state)
 		{ "nonsense\r\n\r\n", "400" },
 		{ "PUT / HTTP/1.1\r\nContent-Length: 101\r\n\r\n", "413" },
 		{ "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\n", "" },
-		{ "PUT / HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n", "400" },
+		{ "PUT / HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+			"400" },
 		{ long_head, "431" },
 		{ "GET / HTTP/2.0\r\n\r\n", "505" },
 	};

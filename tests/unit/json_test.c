@@ -135,7 +135,8 @@ static void limits_are_objects_in_objects(void **state)
 	disks = json_object_get(json, "disks");
 	limits = json_object_get(json_array_get(disks, 0), "rate_limiter_config");
 	assert_int_equal(
-		json_integer_value(json_object_get(json_object_get(limits, "bandwidth"), "size")), 1000);
+		json_integer_value(json_object_get(json_object_get(limits, "bandwidth"), "size")),
+		1000);
 	assert_null(json_object_get(limits, "ops"));
 	assert_null(json_object_get(json_array_get(disks, 1), "rate_limiter_config"));
 	json_decref(json);
@@ -247,8 +248,8 @@ static void what_is_no_json_is_refused(void **state)
 {
 	static const char *const bodies[] = { "", "{", "{\"cpus\":}", "{'cpus':{}}", "nul",
 		"{\"cpus\":{},\"cpus\":{}}", "{\"payload\":{\"kernel\":\"a\\u0000b\"}}",
-		"{\"memory\":{\"size\":99999999999999999999999}}", "{\"payload\":{\"kernel\":\"\xff\"}}",
-		"{} {}" };
+		"{\"memory\":{\"size\":99999999999999999999999}}",
+		"{\"payload\":{\"kernel\":\"\xff\"}}", "{} {}" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(bodies); i++) {
 		struct vm_config config;
@@ -328,9 +329,11 @@ static void defaults_are_written_and_what_is_unset_is_not(void **state)
 	assert_int_equal(json_integer_value(json_object_get(cpus, "max_vcpus")), 1);
 	assert_null(json_object_get(cpus, "topology"));
 	assert_string_equal(
-		json_string_value(json_object_get(json_object_get(json, "serial"), "mode")), "Null");
+		json_string_value(json_object_get(json_object_get(json, "serial"), "mode")),
+		"Null");
 	assert_string_equal(
-		json_string_value(json_object_get(json_object_get(json, "console"), "mode")), "Tty");
+		json_string_value(json_object_get(json_object_get(json, "console"), "mode")),
+		"Tty");
 	assert_null(json_object_get(json, "user_devices"));
 	assert_null(json_object_get(json, "rng"));
 	json_decref(json);
@@ -347,7 +350,8 @@ static void bytes_that_are_no_utf8_do_not_stop_the_writing(void **state)
 	assert_int_equal(options_apply(&config, "kernel", "/a\xff", &err), 0);
 	json = written(&config);
 	assert_string_equal(
-		json_string_value(json_object_get(json_object_get(json, "payload"), "kernel")), "/a?");
+		json_string_value(json_object_get(json_object_get(json, "payload"), "kernel")),
+		"/a?");
 	json_decref(json);
 	config_fini(&config);
 }
@@ -356,7 +360,10 @@ static void bytes_that_are_no_utf8_do_not_stop_the_writing(void **state)
 static void number_lists_are_read_with_their_bounds(void **state)
 {
 	static const struct field_row field = {
-		.name = "list", .type = FIELD_INT_LIST, .min = 1, .max = 1000,
+		.name = "list",
+		.type = FIELD_INT_LIST,
+		.min = 1,
+		.max = 1000,
 	};
 	static const struct field_row words = { .name = "words", .type = FIELD_STRING_LIST };
 	struct value value = { 0 };
