@@ -39,7 +39,8 @@ static int unknown(const char *what, const char *typed, struct err *err)
 {
 	struct hint hint = HINT_NONE;
 
-	for_each_command(c) hint_offer(&hint, typed, c->name);
+	for_each_command (c)
+		hint_offer(&hint, typed, c->name);
 	if (hint.name)
 		return err_set(err, -EINVAL, "\"%s\": unknown %s; did you mean %s?",
 			grammar_show(typed).text, what, hint.name);

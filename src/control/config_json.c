@@ -165,8 +165,7 @@ static int members_from_json(const struct option_row *option, const json_t *obje
 
 	if (!json_is_object(object))
 		return expected(path, "an object", err);
-	json_object_foreach((json_t *)object, key, member)
-	{
+	json_object_foreach ((json_t *)object, key, member) {
 		struct path place = join(path, key);
 		struct path in_table = join(above, key);
 		const struct field_row *f = field_of_key(option, in_table.text);
@@ -214,8 +213,7 @@ static int list_from_json(const struct option_row *o, const json_t *value, const
 
 	if (!json_is_array(value))
 		return expected(path, "an array", err);
-	json_array_foreach(value, i, item)
-	{
+	json_array_foreach (value, i, item) {
 		void *base;
 		int rc = fields_append(o, list, &base);
 
@@ -258,8 +256,7 @@ static int object_from_json(
 
 	if (!json_is_object(value))
 		return expected(path, "an object", err);
-	json_object_foreach((json_t *)value, key, member)
-	{
+	json_object_foreach ((json_t *)value, key, member) {
 		int rc = member_from_json(config, path, key, member, err);
 
 		if (rc)

@@ -75,8 +75,9 @@ bool json_asks_nothing(const json_t *value)
 		return !json_array_size(value);
 	if (!json_is_object(value))
 		return false;
-	json_object_foreach(
-		(json_t *)value, key, member) if (!json_asks_nothing(member)) return false;
+	json_object_foreach ((json_t *)value, key, member)
+		if (!json_asks_nothing(member))
+			return false;
 	return true;
 }
 
@@ -95,8 +96,7 @@ static int write_ints(const struct place *p, const json_t *array, FILE *out)
 	if (!json_is_array(array))
 		return wrong_type(p, "an array of numbers", array);
 	fputc('[', out);
-	json_array_foreach(array, i, item)
-	{
+	json_array_foreach (array, i, item) {
 		if (!is_count(item))
 			return wrong_type(p, "whole numbers in the array", item);
 		fprintf(out, "%s%lld", i ? "," : "", (long long)json_integer_value(item));
@@ -111,8 +111,7 @@ static int check_keys(
 	const char *key;
 	json_t *member;
 
-	json_object_foreach((json_t *)object, key, member)
-	{
+	json_object_foreach ((json_t *)object, key, member) {
 		bool known = false;
 
 		for (size_t i = 0; i < nr; i++)
@@ -154,8 +153,7 @@ static int write_affinity(const struct place *p, const json_t *value, FILE *out)
 	if (!json_is_array(value))
 		return wrong_type(p, "an array", value);
 	fputc('[', out);
-	json_array_foreach(value, i, item)
-	{
+	json_array_foreach (value, i, item) {
 		const json_t *vcpu = json_object_get(item, keys[0]);
 		const json_t *cpus = json_object_get(item, keys[1]);
 		int rc = json_is_object(item) ? check_keys(p, item, keys, ARRAY_SIZE(keys)) : 0;
@@ -295,8 +293,7 @@ static int read_strings(const struct place *p, const json_t *value, struct value
 	strings = calloc(MAX(json_array_size(value), (size_t)1), sizeof(*strings));
 	if (!strings)
 		return no_memory(p);
-	json_array_foreach(value, i, item)
-	{
+	json_array_foreach (value, i, item) {
 		if (!json_is_string(item))
 			return wrong_type(p, "strings in the array", item);
 		strings[i] = json_string_value(item);

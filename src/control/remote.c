@@ -59,7 +59,9 @@ const struct remote_command remote_commands[] = {
 
 const struct remote_command *remote_find(const char *name)
 {
-	for_each_command(c) if (!strcmp(c->name, name)) return c;
+	for_each_command (c)
+		if (!strcmp(c->name, name))
+			return c;
 	return NULL;
 }
 
@@ -71,8 +73,7 @@ static int server_refused(const struct http_answer *answer, struct err *err)
 	size_t used = 0, i;
 	json_t *item;
 
-	json_array_foreach(chain, i, item)
-	{
+	json_array_foreach (chain, i, item) {
 		const char *one = json_string_value(item);
 		int n = snprintf(
 			text + used, sizeof(text) - used, "%s%s", i ? ": " : "", one ? one : "?");
@@ -199,8 +200,7 @@ void remote_print_help(FILE *out)
 	      "\n"
 	      "Commands:\n",
 		out);
-	for_each_command(c)
-	{
+	for_each_command (c) {
 		char label[40];
 
 		if (!c->endpoint)
@@ -219,11 +219,11 @@ void remote_print_help(FILE *out)
 	      "Known from ch-remote, not available in this version:\n"
 	      "  ",
 		out);
-	for_each_command(c) if (!c->endpoint)
-	{
-		fprintf(out, "%s%s", join, c->name);
-		join = !strcmp(c->name, "add-vsock") ? ",\n  " : ", ";
-	}
+	for_each_command (c)
+		if (!c->endpoint) {
+			fprintf(out, "%s%s", join, c->name);
+			join = !strcmp(c->name, "add-vsock") ? ",\n  " : ", ";
+		}
 	fputc('\n', out);
 }
 
