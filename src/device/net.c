@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "device/net_priv.h"
@@ -255,6 +256,8 @@ static void free_net(struct virtio_model *m)
 	for (unsigned i = 0; n->pairs && i < n->nr_pairs; i++)
 		net_pair_fini(&n->pairs[i]);
 	free(n->pairs);
+	for (int dir = NET_RX; dir <= NET_TX; dir++)
+		block_limit_fini(&n->limits[dir]);
 	loop_unpost(m->loop, &n->gone);
 	tap_close(&n->tap);
 	free(n);
@@ -328,6 +331,8 @@ int net_new(struct virtio_model **out, struct loop *loop, const struct net_confi
 		.config_size = CONFIG_SIZE,
 		.loop = loop,
 	};
+	for (int dir = NET_RX; dir <= NET_TX; dir++)
+		block_limit_init(&n->limits[dir], &config->limit, clock_now_ns());
 	if (config->mtu)
 		n->tap.mtu = config->mtu;
 	if (config->mac)

@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 #include "base/loop.h"
+#include "device/block_limit.h"
 #include "device/tap.h"
 #include "device/virtio_model.h"
 
@@ -20,7 +21,8 @@ struct net_config {
 		*mac; /* of the guest's side; NULL: made from the tap's; borrowed for the call */
 	uint16_t mtu; /* 0: the tap's */
 	uint16_t queue_size;
-	bool csum, tso, ufo; /* offer these offloads; the latter two need the first */
+	struct block_limit_config limit; /* bytes and packets, each way for itself */
+	bool csum, tso, ufo;		 /* offer these offloads; the latter two need the first */
 };
 
 /*

@@ -27,6 +27,12 @@ enum {
 	OPT_CSUM,
 	OPT_TSO,
 	OPT_UFO,
+	OPT_BW_SIZE,
+	OPT_BW_BURST,
+	OPT_BW_REFILL,
+	OPT_OPS_SIZE,
+	OPT_OPS_BURST,
+	OPT_OPS_REFILL,
 };
 
 static const struct device_option options[] = {
@@ -44,6 +50,14 @@ static const struct device_option options[] = {
 	[OPT_CSUM] = { "offload-csum", "on|off", "offer checksum offloads; default on" },
 	[OPT_TSO] = { "offload-tso", "on|off", "offer TCP segmentation offloads; default on" },
 	[OPT_UFO] = { "offload-ufo", "on|off", "offer UDP segmentation offloads; default on" },
+	[OPT_BW_SIZE] = { "bw-size", "N",
+		"bytes each way in each bw-refill-time; default: no limit" },
+	[OPT_BW_BURST] = { "bw-one-time-burst", "N", "bytes more, once" },
+	[OPT_BW_REFILL] = { "bw-refill-time", "MS", "milliseconds" },
+	[OPT_OPS_SIZE] = { "ops-size", "N",
+		"packets each way in each ops-refill-time; default: no limit" },
+	[OPT_OPS_BURST] = { "ops-one-time-burst", "N", "packets more, once" },
+	[OPT_OPS_REFILL] = { "ops-refill-time", "MS", "milliseconds" },
 };
 
 static const struct sandbox_call calls[] = {
@@ -158,6 +172,30 @@ static int parse_switches(const char *const *values, struct request *r, struct e
 	return rc;
 }
 
+/* Size, burst and refill time follow each other in the table. */
+static int parse_bucket(
+	const char *const *values, int size, struct block_bucket_config *b, struct err *err)
+{
+	int rc = number_option(
+		options[size].name, values[size], 0, 1, BLOCK_LIMIT_MAX, &b->size, err);
+
+	if (!rc)
+		rc = number_option(options[size + 1].name, values[size + 1], 0, 0, BLOCK_LIMIT_MAX,
+			&b->burst, err);
+	if (!rc)
+		rc = number_option(options[size + 2].name, values[size + 2], 0, 1,
+			BLOCK_LIMIT_MAX_REFILL_MS, &b->refill_ms, err);
+	if (rc)
+		return rc;
+	if (!b->size != !b->refill_ms)
+		return err_set(err, -EINVAL, "--%s and --%s belong together", options[size].name,
+			options[size + 2].name);
+	if (b->burst && !b->size)
+		return err_set(err, -EINVAL, "--%s needs --%s", options[size + 1].name,
+			options[size].name);
+	return 0;
+}
+
 static int parse(const char *const *values, struct request *r, struct err *err)
 {
 	int rc = 0;
@@ -179,6 +217,10 @@ static int parse(const char *const *values, struct request *r, struct err *err)
 		rc = check_ip("mask", values[OPT_MASK], err);
 	if (!rc)
 		rc = parse_switches(values, r, err);
+	if (!rc)
+		rc = parse_bucket(values, OPT_BW_SIZE, &r->net.limit.bytes, err);
+	if (!rc)
+		rc = parse_bucket(values, OPT_OPS_SIZE, &r->net.limit.ops, err);
 	r->host.ip = values[OPT_IP];
 	r->host.mask = values[OPT_MASK];
 	return rc;

@@ -12,6 +12,9 @@
  * whose ring cannot hold it at all loses it. Buffers that are taken stay taken while nothing comes;
  * they go back into the ring when memory is changed, or at a stop.
  *
+ * A limit lets a packet pass or says how long it is to wait. One that came from the tap is held
+ * meanwhile.
+ *
  * A tap that takes nothing is waited for. After EAGAIN it must be polled once: without, it does
  * not tell when there is room. Without buffers from the guest the tap is not read: its queue
  * fills, and the host's side drops, as a NIC without descriptors does.
@@ -62,6 +65,44 @@ static void lost(struct net_pair *p, int rc)
 		log_warn("%s: the tap is gone: %s", p->net->model.name, strerror(-rc));
 		net_tap_gone(p->net);
 	}
+}
+
+/* The limit */
+
+static void rx_may_go_on(struct iothread_timer *timer)
+{
+	container_of(timer, struct net_pair, timers[NET_RX])->waiting[NET_RX] = false;
+}
+
+static void tx_may_go_on(struct iothread_timer *timer)
+{
+	container_of(timer, struct net_pair, timers[NET_TX])->waiting[NET_TX] = false;
+}
+
+/* False: this packet waits, and the queue with it. A packet is counted once, however often it is
+ * asked for. */
+static bool may_pass(struct net_pair *p, enum net_dir dir, uint64_t len)
+{
+	struct block_limit *limit = &p->net->limits[dir];
+	uint64_t now, wait;
+
+	if (!limit->any || p->counted[dir])
+		return true;
+	now = clock_now_ns();
+	wait = block_limit_take(limit, len - TAP_HEADER_SIZE, now);
+	p->counted[dir] = !wait;
+	if (!wait)
+		return true;
+	p->waiting[dir] = true;
+	p->timers[dir].fn = dir == NET_RX ? rx_may_go_on : tx_may_go_on;
+	iothread_timer_set(p->thread, &p->timers[dir], now + wait);
+	return false;
+}
+
+/* The packet has passed, or is no more. */
+static void passed(struct net_pair *p, enum net_dir dir)
+{
+	p->counted[dir] = false;
 }
 
 /* vq_pop() that says once why a ring gives nothing more. */
@@ -181,6 +222,7 @@ static void deliver(struct net_pair *p, uint32_t len)
 	}
 	p->nr_reqs = p->nr_pieces = 0;
 	p->room = 0;
+	passed(p, NET_RX);
 	learn_length(p, len);
 }
 
@@ -214,15 +256,11 @@ static void drop(struct net_pair *p, const char *why, uint32_t len)
 		p->net->model.name, len - TAP_HEADER_SIZE, why);
 }
 
-/* It was longer than the buffers taken: its end is in spill. Put it together there. */
+/* It waits: put it together in spill, where its end is if it was longer than the buffers taken. */
 static void hold(struct net_pair *p, uint32_t len)
 {
-	uint32_t room = (uint32_t)p->room;
+	uint32_t room = (uint32_t)MIN(p->room, len);
 
-	if (!p->mergeable || len > NET_MAX_PACKET) {
-		drop(p, p->mergeable ? "it is too long" : "it does not fit its buffer", len);
-		return;
-	}
 	memmove(p->spill + room, p->spill, len - room);
 	copy_out(p, room);
 	p->held = len;
@@ -239,6 +277,7 @@ static bool deliver_held(struct net_pair *p)
 	if (p->room < len) {
 		drop(p, "the driver's ring cannot hold it", len);
 		untake(p, 0);
+		passed(p, NET_RX);
 		return true;
 	}
 	copy_in(p, len);
@@ -273,35 +312,51 @@ static uint32_t receive(struct net_pair *p)
 	return 0;
 }
 
+/* What has been received: into the driver's hands, or kept. */
+static void dispose(struct net_pair *p, uint32_t len)
+{
+	if (len > NET_MAX_PACKET)
+		drop(p, "it is too long", len);
+	else if (len > p->room && !p->mergeable)
+		drop(p, "it does not fit its buffer", len);
+	else if (!may_pass(p, NET_RX, len) || len > p->room)
+		hold(p, len);
+	else
+		deliver(p, len);
+}
+
+static bool may_receive(const struct net_pair *p)
+{
+	return p->vqs[NET_RX] && (p->readable || p->held) && !p->waiting[NET_RX];
+}
+
 static bool receive_packets(struct net_pair *p)
 {
 	bool any = false;
 
-	for (unsigned i = 0; i < BUDGET && p->vqs[NET_RX] && (p->readable || p->held); i++) {
+	for (unsigned i = 0; i < BUDGET && may_receive(p); i++) {
 		uint32_t len;
 
 		take_for(p, p->held ? p->held : p->mergeable ? p->expect : 1);
 		if (!p->nr_reqs)
 			break;
 		if (p->held) {
-			if (!deliver_held(p))
+			if (!may_pass(p, NET_RX, p->held) || !deliver_held(p))
 				break;
 			any = true;
 			continue;
 		}
 		len = receive(p);
 		any |= p->readable;
-		if (len > p->room)
-			hold(p, len);
-		else if (len)
-			deliver(p, len);
+		if (len)
+			dispose(p, len);
 	}
 	return any;
 }
 
 /* Sending */
 
-enum sent { SENT, FULL };
+enum sent { SENT, WAITS };
 
 static enum sent send_packet(struct net_pair *p, const struct vq_req *req)
 {
@@ -310,6 +365,8 @@ static enum sent send_packet(struct net_pair *p, const struct vq_req *req)
 
 	if (req->out_len < TAP_HEADER_SIZE || req->out_len > NET_MAX_PACKET)
 		return SENT; /* dropped */
+	if (!may_pass(p, NET_TX, req->out_len))
+		return WAITS;
 	for (;;) {
 		n = writev(p->fd, req->iov, req->nr_out);
 		if (n >= 0)
@@ -318,8 +375,10 @@ static enum sent send_packet(struct net_pair *p, const struct vq_req *req)
 			continue;
 		if (errno != EAGAIN)
 			break;
-		if (poll(&pfd, 1, 0) != 1 || !(pfd.revents & POLLOUT))
-			return FULL;
+		if (poll(&pfd, 1, 0) != 1 || !(pfd.revents & POLLOUT)) {
+			p->writable = false;
+			return WAITS;
+		}
 	}
 	/* EIO: the tap is down. Everything else that is not about the device is about this packet.
 	 */
@@ -335,17 +394,17 @@ static bool send_packets(struct net_pair *p)
 	uint64_t iova[NET_MAX_PIECES];
 	unsigned i;
 
-	for (i = 0; i < BUDGET && vq && p->writable; i++) {
+	for (i = 0; i < BUDGET && vq && p->writable && !p->waiting[NET_TX]; i++) {
 		struct vq_req req = { .iov = iov, .iova = iova, .max_iov = NET_MAX_PIECES };
 		int bad = 0;
 
 		if (!pop(p, NET_TX, &req, &bad))
 			break;
-		if (!bad && send_packet(p, &req) == FULL) {
+		if (!bad && send_packet(p, &req) == WAITS) {
 			vq_unpop(vq, &req);
-			p->writable = false;
 			break;
 		}
+		passed(p, NET_TX);
 		vq_push(vq, &req, 0);
 	}
 	return i > 0;
@@ -378,9 +437,9 @@ static bool want_kicks(struct iothread_poller *poller, bool asleep)
 	bool any = false;
 
 	if (p->vqs[NET_TX])
-		any |= vq_want_kicks(p->vqs[NET_TX], asleep && p->writable);
+		any |= vq_want_kicks(p->vqs[NET_TX], asleep && p->writable && !p->waiting[NET_TX]);
 	if (p->vqs[NET_RX])
-		any |= vq_want_kicks(p->vqs[NET_RX], asleep && (p->readable || p->held));
+		any |= vq_want_kicks(p->vqs[NET_RX], asleep && may_receive(p));
 	return any;
 }
 
@@ -489,6 +548,8 @@ static void stop(struct net_pair *p, enum net_dir dir)
 		untake(p, 0);
 		p->held = 0;
 	}
+	iothread_timer_del(&p->timers[dir]);
+	p->waiting[dir] = p->counted[dir] = false;
 	vq_notify(p->vqs[dir]);
 	p->vqs[dir] = NULL;
 	if (p->kicks[dir].t) {

@@ -64,8 +64,11 @@ struct net_pair {
 	uint64_t iova[NET_MAX_PIECES + 1];
 	uint32_t expect;  /* how long packets are these days */
 	unsigned shorter; /* how many in a row were much shorter */
-	uint32_t held;	  /* bytes of a packet in spill that waits for buffers */
+	uint32_t held;	  /* bytes of a packet in spill that waits: for buffers, or its time */
 	uint8_t *spill;	  /* NET_MAX_PACKET */
+	/* Until the limit lets the next packet pass; whether that one has been counted already. */
+	bool waiting[2], counted[2];
+	struct iothread_timer timers[2];
 	struct log_limit limit;
 };
 
@@ -87,6 +90,7 @@ struct net {
 
 	uint64_t features; /* accepted */
 	struct loop_queue control;
+	struct block_limit limits[2];
 	unsigned active; /* pairs that the driver uses */
 	struct net_filter filter;
 	uint64_t offloads; /* VIRTIO_NET_F_GUEST_..., in force */

@@ -221,6 +221,10 @@ static void bad_options_are_refused(void **state)
 		{ "tap", "t0", "ip", "10.0.0" },
 		{ "tap", "t0", "mask", "24" },
 		{ "tap", "t0", "offload-tso", "yes" },
+		{ "tap", "t0", "bw-size", "0" },
+		{ "tap", "t0", "bw-size", "5" },
+		{ "tap", "t0", "ops-refill-time", "5" },
+		{ "tap", "t0", "ops-one-time-burst", "5" },
 		{ "tap", "a-name-that-is-too-long" },
 	};
 	struct err err;

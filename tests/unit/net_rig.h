@@ -58,7 +58,8 @@ static inline int tear_down(void **state)
 	return 0;
 }
 
-static inline void make(unsigned pairs, const struct drv_config *config)
+static inline void make_limited(
+	unsigned pairs, const struct drv_config *config, const struct block_limit_config *limit)
 {
 	const struct net_config net = {
 		.name = "net",
@@ -67,6 +68,7 @@ static inline void make(unsigned pairs, const struct drv_config *config)
 		.csum = true,
 		.tso = true,
 		.ufo = true,
+		.limit = *limit,
 	};
 	struct err err = { 0 };
 	struct tap tap;
@@ -84,6 +86,11 @@ static inline void make(unsigned pairs, const struct drv_config *config)
 	assert_int_equal(r.model->nr_queues, 2 * pairs + 1);
 	for (unsigned i = 0; i < r.model->nr_queues; i++)
 		rig_queue(&r, i, config);
+}
+
+static inline void make(unsigned pairs, const struct drv_config *config)
+{
+	make_limited(pairs, config, &(struct block_limit_config){ 0 });
 }
 
 static const struct drv_config plain = { .size = 64 };

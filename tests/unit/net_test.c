@@ -144,6 +144,71 @@ static void a_full_tap_is_waited_for(void **state)
 		used(TX, i);
 }
 
+/* The limit */
+
+/* 20 packets at 5 in 20 ms, after the 5 that go at once: no less than 60 ms, on however slow a
+ * machine. */
+static const struct block_limit_config five = { .ops = { .size = 5, .refill_ms = 20 } };
+
+static void sending_keeps_to_its_limit(void **state)
+{
+	uint64_t start_ns = clock_now_ns();
+	uint8_t got[64];
+
+	make_limited(1, &plain, &five);
+	start(MRG, 3);
+	for (unsigned i = 1; i <= 20; i++)
+		send_frame(TX, &i, sizeof(i), i);
+	for (unsigned i = 1; i <= 20; i++) {
+		used(TX, i);
+		assert_int_equal(peer_read(peers[0], got, sizeof(got)), HEADER + sizeof(i));
+		assert_int_equal(got[HEADER], i);
+	}
+	assert_true(clock_now_ns() - start_ns >= 60 * NS_PER_MS);
+}
+
+static void receiving_keeps_to_its_limit(void **state)
+{
+	uint64_t start_ns = clock_now_ns();
+
+	for (unsigned mergeable = 0; mergeable < 2; mergeable++) {
+		make_limited(1, &plain, &five);
+		start(mergeable ? MRG : 0, 3);
+		for (unsigned i = 0; i < 40; i++)
+			give_buffer(RX, 1526);
+		for (unsigned i = 0; i < 20; i++)
+			peer_send(peers[0], mergeable ? 2000 + i : 1000 + i, (uint8_t)i);
+		for (unsigned i = 0; i < 20; i++)
+			received(RX, mergeable ? 2000 + i : 1000 + i, (uint8_t)i, 1 + mergeable);
+		nothing_used(RX);
+		fd_close(&peers[0]);
+		rig_fini(&r);
+		rig_init(&r);
+	}
+	assert_true(clock_now_ns() - start_ns >= 120 * NS_PER_MS);
+}
+
+/* As long as it would have to wait, a stop does not. */
+static void a_stop_does_not_wait_for_the_limit(void **state)
+{
+	const struct block_limit_config once = { .bytes = { .size = 1, .refill_ms = 3600000 } };
+
+	make_limited(1, &plain, &once);
+	start(MRG, 3);
+	for (unsigned i = 0; i < 4; i++)
+		give_buffer(RX, 1526);
+	peer_send(peers[0], 100, 1);
+	peer_send(peers[0], 100, 2);
+	received(RX, 100, 1, 1);
+	send_frame(TX, "first", 5, 1);
+	send_frame(TX, "second", 6, 2);
+	used(TX, 1);
+	nothing_used(TX);
+	nothing_used(RX);
+	assert_int_equal(rig_stop(&r, RX), 1);
+	assert_int_equal(rig_stop(&r, TX), 1);
+}
+
 /* Hostile drivers */
 
 static void bad_frames_are_dropped(void **state)
@@ -323,6 +388,9 @@ int main(void)
 		TEST(without_merging_a_packet_that_does_not_fit_is_dropped),
 		TEST(buffers_taken_for_long_packets_come_back_for_short_ones),
 		TEST(a_full_tap_is_waited_for),
+		TEST(sending_keeps_to_its_limit),
+		TEST(receiving_keeps_to_its_limit),
+		TEST(a_stop_does_not_wait_for_the_limit),
 		TEST(bad_frames_are_dropped),
 		TEST(a_bad_receive_buffer_ends_its_queue),
 		TEST(a_broken_queue_leaves_the_others),
