@@ -93,7 +93,7 @@ int vhost_user_new(const struct vhost_user_params *p, struct vhost_user_source *
 		source->free(source);
 		return rc;
 	}
-	vu->b.ops = &vhu_backend_ops;
+	vu->b.ops = &vuf_backend_ops;
 	vu->b.info.type = p->type;
 	vu->source = source;
 	vu->force = p->force;
@@ -111,13 +111,13 @@ int vhost_user_new(const struct vhost_user_params *p, struct vhost_user_source *
 	pthread_mutex_init(&vu->mem_lock, NULL);
 	rc = copy_params(vu, p);
 	if (!rc)
-		rc = vhu_watch_errors(vu);
+		rc = vuf_watch_errors(vu);
 	if (rc) {
 		vu->stopped = true;
 		vhost_user_free(vu);
 		return rc;
 	}
-	vhu_mem_listen(vu);
+	vuf_mem_listen(vu);
 	*out = vu;
 	return 0;
 }
@@ -129,7 +129,7 @@ struct virtio_backend *vhost_user_backend(struct vhost_user *vu)
 
 bool vhost_user_connected(const struct vhost_user *vu)
 {
-	return vhu_is_ready(vu);
+	return vuf_is_ready(vu);
 }
 
 /* --- connecting, for the first time and again --- */
@@ -192,10 +192,10 @@ static void again_failed(struct vhost_user *vu, int rc, const struct err *err)
 	connect_later(vu);
 }
 
-void vhu_attempt_failed(struct vhost_user *vu, int rc, struct err *err)
+void vuf_attempt_failed(struct vhost_user *vu, int rc, struct err *err)
 {
 	loop_timer_del(&vu->timer);
-	vhu_hangup(vu);
+	vuf_hangup(vu);
 	if (vu->was_ready)
 		again_failed(vu, rc, err);
 	else
@@ -208,9 +208,9 @@ static void connect_now(struct vhost_user *vu)
 	int fd = vu->source->connect(vu->source, &err);
 
 	if (fd >= 0)
-		vhu_attach_begin(vu, fd, vhu_deadline(vu->times.handshake_ms));
+		vuf_attach_begin(vu, fd, vuf_deadline(vu->times.handshake_ms));
 	else
-		vhu_attempt_failed(vu, fd, &err);
+		vuf_attempt_failed(vu, fd, &err);
 }
 
 static void timer_fired(struct loop_timer *timer)
@@ -226,7 +226,7 @@ static void worthwhile(void *arg)
 
 	vu->source_waits = false;
 	/* A time-out may have come first, and with it an attempt that is under way. */
-	if (vu->stopped || atomic_load(&vu->gave_up) || atomic_load(&vu->state) != VHU_IDLE)
+	if (vu->stopped || atomic_load(&vu->gave_up) || atomic_load(&vu->state) != VUF_IDLE)
 		return;
 	loop_timer_del(&vu->timer);
 	connect_now(vu);
@@ -260,13 +260,13 @@ static void connect_later(struct vhost_user *vu)
 int vhost_user_start(struct vhost_user *vu, struct err *err)
 {
 	vu->retry_ms = vu->times.retry_min_ms;
-	vu->first_deadline_ns = vhu_deadline(vu->times.connect_ms);
+	vu->first_deadline_ns = vuf_deadline(vu->times.connect_ms);
 	/* From the loop, so that every outcome is told in the same way. */
 	loop_timer_set(vu->loop, &vu->timer, clock_now_ns(), timer_fired);
 	return 0;
 }
 
-void vhu_attempt_done(struct vhost_user *vu)
+void vuf_attempt_done(struct vhost_user *vu)
 {
 	loop_timer_del(&vu->timer);
 	vu->ready_ns = clock_now_ns();
@@ -287,10 +287,10 @@ static void clean_up(struct loop_work *work)
 	struct vhost_user *vu = container_of(work, struct vhost_user, park_work);
 	uint64_t now = clock_now_ns();
 
-	if (atomic_load(&vu->state) != VHU_BROKEN)
+	if (atomic_load(&vu->state) != VUF_BROKEN)
 		return;
-	vhu_hangup(vu);
-	vhu_renew_errors(vu);
+	vuf_hangup(vu);
+	vuf_renew_errors(vu);
 	vu->lost_ns = now;
 	/* retry_ms: the pause that would be next. */
 	if (now >= vu->ready_ns + vu->retry_ms * NS_PER_MS)
@@ -303,13 +303,13 @@ static void clean_up(struct loop_work *work)
 		connect_later(vu);
 }
 
-void vhu_break(struct vhost_user *vu, const char *fmt, ...)
+void vuf_break(struct vhost_user *vu, const char *fmt, ...)
 {
-	int ready = VHU_READY;
+	int ready = VUF_READY;
 	char why[512];
 	va_list ap;
 
-	if (!atomic_compare_exchange_strong(&vu->state, &ready, VHU_BROKEN))
+	if (!atomic_compare_exchange_strong(&vu->state, &ready, VUF_BROKEN))
 		return;
 	va_start(ap, fmt);
 	vsnprintf(why, sizeof(why), fmt, ap);
@@ -320,19 +320,19 @@ void vhu_break(struct vhost_user *vu, const char *fmt, ...)
 	loop_post(vu->loop, &vu->park_work, clean_up);
 }
 
-void vhu_hangup(struct vhost_user *vu)
+void vuf_hangup(struct vhost_user *vu)
 {
 	loop_del(&vu->src);
-	vhu_back_close(vu);
+	vuf_back_close(vu);
 	/* Whoever has the lock is on its way out: calls fail, and the socket is shut down. */
 	pthread_mutex_lock(&vu->lock);
-	atomic_store(&vu->state, VHU_IDLE);
+	atomic_store(&vu->state, VUF_IDLE);
 	vu_chan_fini(&vu->chan);
 	vu->nr_pending = vu->first_pending = 0;
 	vu->protocol = vu->offered = 0;
 	for (unsigned i = 0; i < vu->b.info.nr_queues && vu->rings; i++)
 		vu->rings[i].started = false;
-	vhu_mem_forget(vu);
+	vuf_mem_forget(vu);
 	pthread_mutex_unlock(&vu->lock);
 }
 
@@ -340,17 +340,17 @@ void vhu_hangup(struct vhost_user *vu)
 
 void vhost_user_stop(struct vhost_user *vu)
 {
-	int ready = VHU_READY;
+	int ready = VUF_READY;
 
 	if (vu->stopped)
 		return;
 	vu->stopped = true;
-	if (atomic_compare_exchange_strong(&vu->state, &ready, VHU_BROKEN))
+	if (atomic_compare_exchange_strong(&vu->state, &ready, VUF_BROKEN))
 		shutdown(vu->chan.fd, SHUT_RDWR);
 	loop_timer_del(&vu->timer);
-	vhu_unwatch_errors(vu);
-	vhu_mem_unlisten(vu);
-	vhu_hangup(vu);
+	vuf_unwatch_errors(vu);
+	vuf_mem_unlisten(vu);
+	vuf_hangup(vu);
 	loop_unpost(vu->loop, &vu->park_work);
 	vu->source->free(vu->source);
 	vu->source = NULL;
@@ -363,7 +363,7 @@ void vhost_user_free(struct vhost_user *vu)
 	vhost_user_stop(vu);
 	if (vu->source)
 		vu->source->free(vu->source);
-	vhu_unwatch_errors(vu);
+	vuf_unwatch_errors(vu);
 	fd_close(&vu->inflight_fd);
 	free(vu->pending);
 	free(vu->ranges);

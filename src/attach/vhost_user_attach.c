@@ -55,17 +55,17 @@ struct step {
 
 /* One request without a payload. */
 static int ask(
-	struct vhost_user *vu, uint32_t request, vhu_reply_fn reply, void *ptr, struct err *err)
+	struct vhost_user *vu, uint32_t request, vuf_reply_fn reply, void *ptr, struct err *err)
 {
-	const struct vhu_request rq = { .request = request, .reply = reply, .ptr = ptr };
+	const struct vuf_request rq = { .request = request, .reply = reply, .ptr = ptr };
 
-	return vhu_send(vu, &rq, err);
+	return vuf_send(vu, &rq, err);
 }
 
-static int number_reply(struct vhost_user *vu, const struct vhu_pending *p, const struct vhu_msg *m,
+static int number_reply(struct vhost_user *vu, const struct vuf_pending *p, const struct vuf_msg *m,
 	struct err *err)
 {
-	*(uint64_t *)p->ptr = vhu_u64(m);
+	*(uint64_t *)p->ptr = vuf_u64(m);
 	return 0;
 }
 
@@ -81,7 +81,7 @@ static int greeting_send(struct vhost_user *vu, struct err *err)
 /* The answer stands in vu->protocol until we have chosen. */
 static int protocol_send(struct vhost_user *vu, struct err *err)
 {
-	if (!vhu_has_protocol(vu))
+	if (!vuf_has_protocol(vu))
 		return 0;
 	return ask(vu, VHOST_USER_GET_PROTOCOL_FEATURES, number_reply, &vu->protocol, err);
 }
@@ -101,7 +101,7 @@ static uint64_t choose_protocol(const struct vhost_user *vu)
 	return ours;
 }
 
-static int shmem_reply(struct vhost_user *vu, const struct vhu_pending *p, const struct vhu_msg *m,
+static int shmem_reply(struct vhost_user *vu, const struct vuf_pending *p, const struct vuf_msg *m,
 	struct err *err)
 {
 	memcpy(&vu->attach.shmem, m->payload, m->h.size);
@@ -111,35 +111,35 @@ static int shmem_reply(struct vhost_user *vu, const struct vhu_pending *p, const
 static int send_back_fd(struct vhost_user *vu, struct err *err)
 {
 	FD_AUTO peer = -1;
-	int rc = vhu_back_open(vu, &peer);
-	const struct vhu_request rq = { .request = VHOST_USER_SET_BACKEND_REQ_FD, .fd = peer };
+	int rc = vuf_back_open(vu, &peer);
+	const struct vuf_request rq = { .request = VHOST_USER_SET_BACKEND_REQ_FD, .fd = peer };
 
 	if (rc)
 		return err_set(err, rc, "SET_BACKEND_REQ_FD: %s", strerror(-rc));
-	return vhu_send(vu, &rq, err);
+	return vuf_send(vu, &rq, err);
 }
 
 static int limits_send(struct vhost_user *vu, struct err *err)
 {
-	struct vhu_attach *a = &vu->attach;
+	struct vuf_attach *a = &vu->attach;
 	uint64_t protocol = choose_protocol(vu);
 	int rc;
 
 	vu->protocol = 0; /* nothing is acknowledged yet */
-	if (!vhu_has_protocol(vu))
+	if (!vuf_has_protocol(vu))
 		return 0;
-	rc = vhu_send_u64(vu, VHOST_USER_SET_PROTOCOL_FEATURES, protocol, -1, err);
+	rc = vuf_send_u64(vu, VHOST_USER_SET_PROTOCOL_FEATURES, protocol, -1, err);
 	vu->protocol = protocol;
-	if (!rc && vhu_speaks(vu, VHOST_USER_PROTOCOL_F_MQ))
+	if (!rc && vuf_speaks(vu, VHOST_USER_PROTOCOL_F_MQ))
 		rc = ask(vu, VHOST_USER_GET_QUEUE_NUM, number_reply, &a->queue_num, err);
-	if (!rc && vhu_speaks(vu, VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS))
+	if (!rc && vuf_speaks(vu, VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS))
 		rc = ask(vu, VHOST_USER_GET_MAX_MEM_SLOTS, number_reply, &vu->max_slots, err);
-	if (!rc && vhu_speaks(vu, VHOST_USER_PROTOCOL_F_BACKEND_REQ))
+	if (!rc && vuf_speaks(vu, VHOST_USER_PROTOCOL_F_BACKEND_REQ))
 		rc = send_back_fd(vu, err);
-	if (!rc && vhu_speaks(vu, VHOST_USER_PROTOCOL_F_SHMEM_MAP))
+	if (!rc && vuf_speaks(vu, VHOST_USER_PROTOCOL_F_SHMEM_MAP))
 		rc = ask(vu, VHOST_USER_GET_SHMEM_CONFIG, shmem_reply, NULL, err);
 	if (!rc && vu->was_ready)
-		rc = vhu_config_ask_again(vu, err);
+		rc = vuf_config_ask_again(vu, err);
 	return rc;
 }
 
@@ -164,7 +164,7 @@ static void compare(struct vhost_user *vu)
 	struct err err = { 0 };
 	uint64_t missing;
 	bool running;
-	int rc = vhu_config_compare(vu, &err);
+	int rc = vuf_config_compare(vu, &err);
 
 	pthread_mutex_lock(&vu->want_lock);
 	running = vu->running;
@@ -185,20 +185,20 @@ static int limits_done(struct vhost_user *vu, struct err *err)
 
 	if (vu->refusal.text[0])
 		return err_set(err, -EPROTO, "%s", vu->refusal.text);
-	if (vhu_speaks(vu, VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS) && !vu->max_slots)
+	if (vuf_speaks(vu, VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS) && !vu->max_slots)
 		return err_set(err, -EPROTO, "GET_MAX_MEM_SLOTS: 0 regions");
 	if (vu->was_ready) {
-		rc = vhu_same_shape(vu, err);
+		rc = vuf_same_shape(vu, err);
 		if (!rc)
 			compare(vu);
 		return rc;
 	}
 	/* It answers: what is wrong from here on, waiting does not cure. */
 	vu->first_deadline_ns = 0;
-	rc = vhu_take_shape(vu, err);
+	rc = vuf_take_shape(vu, err);
 	if (rc)
 		return rc;
-	atomic_store(&vu->has_config, vhu_speaks(vu, VHOST_USER_PROTOCOL_F_CONFIG));
+	atomic_store(&vu->has_config, vuf_speaks(vu, VHOST_USER_PROTOCOL_F_CONFIG));
 	return vu->owner->ops->attached(vu->owner, err);
 }
 
@@ -206,28 +206,28 @@ static int limits_done(struct vhost_user *vu, struct err *err)
 
 static int quiesce_send(struct vhost_user *vu, struct err *err)
 {
-	return vhu_rings_stop(vu, VHU_ALL_QUEUES, err);
+	return vuf_rings_stop(vu, VUF_ALL_QUEUES, err);
 }
 
 static void too_late(struct loop_timer *timer);
 
 static int prepare_send(struct vhost_user *vu, struct err *err)
 {
-	uint32_t patience = vhu_mem_patience_ms(vu);
+	uint32_t patience = vuf_mem_patience_ms(vu);
 
 	if (patience)
 		loop_timer_set(vu->loop, &vu->timer,
-			vhu_deadline(vu->times.handshake_ms + patience), too_late);
+			vuf_deadline(vu->times.handshake_ms + patience), too_late);
 	vu->refusal.text[0] = 0;
 	pthread_mutex_lock(&vu->want_lock);
 	vu->told = vu->generation;
 	pthread_mutex_unlock(&vu->want_lock);
-	return vhu_rings_prepare(vu, VHU_ALL_QUEUES, err);
+	return vuf_rings_prepare(vu, VUF_ALL_QUEUES, err);
 }
 
 static int run_send(struct vhost_user *vu, struct err *err)
 {
-	return vhu_rings_run(vu, VHU_ALL_QUEUES, err);
+	return vuf_rings_run(vu, VUF_ALL_QUEUES, err);
 }
 
 #define STEP_QUIESCE 3
@@ -240,7 +240,7 @@ static int run_done(struct vhost_user *vu, struct err *err)
 	overtaken = vu->generation != vu->told;
 	if (!overtaken && !refused)
 		/* Whoever changes something from here on tells the back-end himself. */
-		atomic_store(&vu->state, VHU_READY);
+		atomic_store(&vu->state, VUF_READY);
 	pthread_mutex_unlock(&vu->want_lock);
 	if (overtaken) {
 		vu->attach.step = STEP_QUIESCE;
@@ -264,23 +264,23 @@ static void attached(struct vhost_user *vu)
 {
 	/* From now on its answers belong to whoever asks; only its end is the loop's business. */
 	loop_mod(&vu->src, EPOLLRDHUP);
-	vhu_rings_kick(vu, VHU_ALL_QUEUES);
-	vhu_rings_call(vu);
-	vhu_attempt_done(vu);
+	vuf_rings_kick(vu, VUF_ALL_QUEUES);
+	vuf_rings_call(vu);
+	vuf_attempt_done(vu);
 	if (atomic_load(&vu->mem_stale) && !pthread_mutex_trylock(&vu->lock))
-		vhu_unlock(vu);
+		vuf_unlock(vu);
 }
 
 static void failed(struct vhost_user *vu, int rc, struct err *err)
 {
 	err_prefix(err, rc, "%s", vu->where);
-	vhu_attempt_failed(vu, rc, err);
+	vuf_attempt_failed(vu, rc, err);
 }
 
 /* Go on for as long as nothing has to be waited for. */
 static void advance(struct vhost_user *vu)
 {
-	struct vhu_attach *a = &vu->attach;
+	struct vuf_attach *a = &vu->attach;
 	struct err err = { 0 };
 
 	/* Some requests are not answered: those have to be gone, too. */
@@ -313,10 +313,10 @@ static void too_late(struct loop_timer *timer)
 	failed(vu, -ETIMEDOUT, &err);
 }
 
-void vhu_attach_event(struct vhost_user *vu)
+void vuf_attach_event(struct vhost_user *vu)
 {
 	struct err err = { 0 };
-	int rc = vhu_pump(vu, &err);
+	int rc = vuf_pump(vu, &err);
 
 	if (rc) {
 		failed(vu, rc, &err);
@@ -332,12 +332,12 @@ static void on_event(struct loop_source *src, uint32_t events)
 	struct vhost_user *vu = container_of(src, struct vhost_user, src);
 
 	switch (atomic_load(&vu->state)) {
-	case VHU_CONNECTING:
-		vhu_attach_event(vu);
+	case VUF_CONNECTING:
+		vuf_attach_event(vu);
 		break;
-	case VHU_READY:
+	case VUF_READY:
 		if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
-			vhu_break(vu, "the back-end hung up");
+			vuf_break(vu, "the back-end hung up");
 		break;
 	default:
 		/* Broken a moment ago by a vCPU, whose post to the loop is about to clean up. */
@@ -345,17 +345,17 @@ static void on_event(struct loop_source *src, uint32_t events)
 	}
 }
 
-void vhu_attach_begin(struct vhost_user *vu, int fd, uint64_t deadline_ns)
+void vuf_attach_begin(struct vhost_user *vu, int fd, uint64_t deadline_ns)
 {
 	struct err err = { 0 };
 	int rc;
 
-	vu->attach = (struct vhu_attach){ 0 };
+	vu->attach = (struct vuf_attach){ 0 };
 	pthread_mutex_lock(&vu->lock);
-	vu_chan_init(&vu->chan, fd, &vhu_framing);
+	vu_chan_init(&vu->chan, fd, &vuf_framing);
 	vu->refusal.text[0] = 0;
 	vu->max_slots = 0;
-	atomic_store(&vu->state, VHU_CONNECTING);
+	atomic_store(&vu->state, VUF_CONNECTING);
 	pthread_mutex_unlock(&vu->lock);
 	loop_timer_set(vu->loop, &vu->timer, deadline_ns, too_late);
 	rc = loop_add(vu->loop, &vu->src, fd, EPOLLIN | EPOLLRDHUP, on_event);

@@ -119,7 +119,7 @@ static int answer(struct vhost_user *vu, const struct back_msg *m, int rc)
 	};
 	const struct iovec iov[2] = { { &h, sizeof(h) }, { &value, sizeof(value) } };
 	bool asked = m->h.flags & VHOST_USER_FLAG_NEED_REPLY &&
-		     vhu_speaks(vu, VHOST_USER_PROTOCOL_F_REPLY_ACK);
+		     vuf_speaks(vu, VHOST_USER_PROTOCOL_F_REPLY_ACK);
 
 	if (!asked && !(rule && rule->replies))
 		return 0;
@@ -206,10 +206,10 @@ static void on_back(struct loop_source *src, uint32_t events)
 	if (changed)
 		vu->owner->ops->config_changed(vu->owner);
 	if (rc < 0) {
-		if (atomic_load(&vu->state) == VHU_CONNECTING)
-			vhu_attempt_failed(vu, rc, &err);
+		if (atomic_load(&vu->state) == VUF_CONNECTING)
+			vuf_attempt_failed(vu, rc, &err);
 		else
-			vhu_break(vu, "%s", err.text);
+			vuf_break(vu, "%s", err.text);
 		loop_del(&vu->back_src);
 		return;
 	}
@@ -219,18 +219,18 @@ static void on_back(struct loop_source *src, uint32_t events)
 					(vu->back.out_bytes <= MAX_OUT ? EPOLLIN : 0));
 }
 
-int vhu_back_open(struct vhost_user *vu, int *peer)
+int vuf_back_open(struct vhost_user *vu, int *peer)
 {
 	int pair[2], rc = sock_pair(pair);
 
 	if (rc)
 		return rc;
-	vu_chan_init(&vu->back, pair[0], &vhu_framing);
+	vu_chan_init(&vu->back, pair[0], &vuf_framing);
 	*peer = pair[1];
 	return loop_add(vu->loop, &vu->back_src, pair[0], EPOLLIN | EPOLLRDHUP, on_back);
 }
 
-void vhu_back_close(struct vhost_user *vu)
+void vuf_back_close(struct vhost_user *vu)
 {
 	loop_del(&vu->back_src);
 	loop_unpost(vu->loop, &vu->back_work);

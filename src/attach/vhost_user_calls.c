@@ -22,7 +22,7 @@ static struct vhost_user *of(struct virtio_backend *b)
 /* want_lock held. */
 static void want_queue(struct vhost_user *vu, unsigned index, const struct virtio_queue *q)
 {
-	struct vhu_ring *r = &vu->rings[index];
+	struct vuf_ring *r = &vu->rings[index];
 
 	r->on = true;
 	r->ran = false;
@@ -40,10 +40,10 @@ static void want_queue(struct vhost_user *vu, unsigned index, const struct virti
  */
 static bool begin(struct vhost_user *vu, unsigned wish)
 {
-	if (!vhu_call_begin(vu))
+	if (!vuf_call_begin(vu))
 		return false;
 	if (vu->told == wish) {
-		vhu_unlock(vu);
+		vuf_unlock(vu);
 		return false;
 	}
 	vu->told = wish;
@@ -59,18 +59,18 @@ static int start_queues(struct vhost_user *vu, unsigned index, unsigned wish)
 
 	if (!begin(vu, wish))
 		return 0;
-	deadline = vhu_deadline(vu->times.handshake_ms + vhu_mem_patience_ms(vu));
-	rc = vhu_rings_prepare(vu, index, &err);
+	deadline = vuf_deadline(vu->times.handshake_ms + vuf_mem_patience_ms(vu));
+	rc = vuf_rings_prepare(vu, index, &err);
 	if (!rc)
-		rc = vhu_await(vu, deadline, &err);
+		rc = vuf_await(vu, deadline, &err);
 	if (!rc && !vu->refusal.text[0])
-		rc = vhu_rings_run(vu, index, &err);
+		rc = vuf_rings_run(vu, index, &err);
 	if (!rc)
-		rc = vhu_await(vu, deadline, &err);
+		rc = vuf_await(vu, deadline, &err);
 	if (!rc && !vu->refusal.text[0])
-		vhu_rings_kick(vu, index);
+		vuf_rings_kick(vu, index);
 	refusal = vu->refusal;
-	if (vhu_call_end(vu, rc, &err) || !refusal.text[0])
+	if (vuf_call_end(vu, rc, &err) || !refusal.text[0])
 		return 0; /* lost meanwhile is as good as lost before */
 	log_limited(&vu->refusal_limit, LOG_WARN, "%s: %s", vu->b.id, refusal.text);
 	return -EIO;
@@ -83,7 +83,7 @@ static int check_queues(struct vhost_user *vu, uint64_t features, const struct v
 
 	for (unsigned i = 0; i < vu->b.info.nr_queues && !rc; i++)
 		if (queues[i].enabled)
-			rc = vhu_ring_check(vu, features, i, &queues[i], &err);
+			rc = vuf_ring_check(vu, features, i, &queues[i], &err);
 	if (rc)
 		log_limited(&vu->refusal_limit, LOG_WARN, "%s: %s", vu->b.id, err.text);
 	return rc;
@@ -97,10 +97,10 @@ static void stop_queues(struct vhost_user *vu, unsigned index, unsigned wish)
 
 	if (!begin(vu, wish))
 		return;
-	rc = vhu_rings_stop(vu, index, &err);
+	rc = vuf_rings_stop(vu, index, &err);
 	if (!rc)
-		rc = vhu_await(vu, vhu_deadline(vu->times.handshake_ms), &err);
-	vhu_call_end(vu, rc, &err);
+		rc = vuf_await(vu, vuf_deadline(vu->times.handshake_ms), &err);
+	vuf_call_end(vu, rc, &err);
 }
 
 static void stop(struct virtio_backend *b)
@@ -110,11 +110,11 @@ static void stop(struct virtio_backend *b)
 
 	pthread_mutex_lock(&vu->want_lock);
 	vu->running = vu->unfit = false;
-	vhu_rings_forget(vu);
+	vuf_rings_forget(vu);
 	vu->run++;
 	wish = ++vu->generation;
 	pthread_mutex_unlock(&vu->want_lock);
-	stop_queues(vu, VHU_ALL_QUEUES, wish);
+	stop_queues(vu, VUF_ALL_QUEUES, wish);
 }
 
 static int start(struct virtio_backend *b, uint64_t features, const struct virtio_queue *queues)
@@ -128,7 +128,7 @@ static int start(struct virtio_backend *b, uint64_t features, const struct virti
 	if (atomic_load(&vu->gave_up))
 		return -ENOTCONN;
 	pthread_mutex_lock(&vu->want_lock);
-	vhu_rings_forget(vu);
+	vuf_rings_forget(vu);
 	for (unsigned i = 0; i < vu->b.info.nr_queues; i++)
 		if (queues[i].enabled)
 			want_queue(vu, i, &queues[i]);
@@ -138,7 +138,7 @@ static int start(struct virtio_backend *b, uint64_t features, const struct virti
 	vu->run++;
 	wish = ++vu->generation;
 	pthread_mutex_unlock(&vu->want_lock);
-	rc = start_queues(vu, VHU_ALL_QUEUES, wish);
+	rc = start_queues(vu, VUF_ALL_QUEUES, wish);
 	if (rc)
 		stop(b); /* what was begun; the driver's reset will not tell us */
 	return rc;
@@ -161,7 +161,7 @@ static int queue_start(struct virtio_backend *b, unsigned index, const struct vi
 {
 	struct vhost_user *vu = of(b);
 	struct err err = { 0 };
-	int rc = vhu_ring_check(vu, vu->features, index, q, &err);
+	int rc = vuf_ring_check(vu, vu->features, index, q, &err);
 	unsigned wish;
 
 	if (rc) {
@@ -192,16 +192,16 @@ static void queue_call(struct virtio_backend *b, unsigned index, int call_fd)
 	if (!begin(vu, wish))
 		return;
 	if (vu->rings[index].started)
-		rc = vhu_send_u64(vu, VHOST_USER_SET_VRING_CALL,
+		rc = vuf_send_u64(vu, VHOST_USER_SET_VRING_CALL,
 			index | (call_fd < 0 ? VHOST_USER_NOFD : 0), call_fd, &err);
 	if (!rc)
-		rc = vhu_await(vu, vhu_deadline(vu->times.request_ms), &err);
-	vhu_call_end(vu, rc, &err);
+		rc = vuf_await(vu, vuf_deadline(vu->times.request_ms), &err);
+	vuf_call_end(vu, rc, &err);
 }
 
-const struct virtio_backend_ops vhu_backend_ops = {
-	.config_read = vhu_config_read,
-	.config_write = vhu_config_write,
+const struct virtio_backend_ops vuf_backend_ops = {
+	.config_read = vuf_config_read,
+	.config_write = vuf_config_write,
 	.start = start,
 	.stop = stop,
 	.queue_start = queue_start,

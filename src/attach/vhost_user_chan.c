@@ -38,22 +38,22 @@ static uint32_t message_size(const void *header)
 	return (uint32_t)sizeof(h) + h.size;
 }
 
-const struct vu_framing vhu_framing = { sizeof(struct vhost_user_header), message_size };
+const struct vu_framing vuf_framing = { sizeof(struct vhost_user_header), message_size };
 
-uint64_t vhu_deadline(uint32_t ms)
+uint64_t vuf_deadline(uint32_t ms)
 {
 	return clock_now_ns() + ms * NS_PER_MS;
 }
 
 /* --- requests --- */
 
-static int pending_add(struct vhost_user *vu, const struct vhu_pending *p)
+static int pending_add(struct vhost_user *vu, const struct vuf_pending *p)
 {
 	unsigned end = vu->first_pending + vu->nr_pending;
 
 	if (end == vu->max_pending) {
 		unsigned max = MAX(64u, 2 * vu->max_pending);
-		struct vhu_pending *more;
+		struct vuf_pending *more;
 
 		if (max > MAX_PENDING)
 			return -ENOBUFS;
@@ -68,9 +68,9 @@ static int pending_add(struct vhost_user *vu, const struct vhu_pending *p)
 	return 0;
 }
 
-static struct vhu_pending pending_take(struct vhost_user *vu)
+static struct vuf_pending pending_take(struct vhost_user *vu)
 {
-	struct vhu_pending p = vu->pending[vu->first_pending++];
+	struct vuf_pending p = vu->pending[vu->first_pending++];
 
 	if (!--vu->nr_pending)
 		vu->first_pending = 0;
@@ -84,10 +84,10 @@ static int io_failed(int rc, struct err *err)
 	return err_set(err, rc, "socket: %s", strerror(-rc));
 }
 
-int vhu_send(struct vhost_user *vu, const struct vhu_request *rq, struct err *err)
+int vuf_send(struct vhost_user *vu, const struct vuf_request *rq, struct err *err)
 {
 	const struct vhost_user_rule *rule = vhost_user_rule(rq->request);
-	bool ack = !rule->replies && vhu_speaks(vu, VHOST_USER_PROTOCOL_F_REPLY_ACK);
+	bool ack = !rule->replies && vuf_speaks(vu, VHOST_USER_PROTOCOL_F_REPLY_ACK);
 	struct vhost_user_header h = {
 		.request = rq->request,
 		.flags = VHOST_USER_FLAG_VERSION | (ack ? VHOST_USER_FLAG_NEED_REPLY : 0),
@@ -98,7 +98,7 @@ int vhu_send(struct vhost_user *vu, const struct vhu_request *rq, struct err *er
 	int rc = 0;
 
 	if (rule->replies || ack) {
-		struct vhu_pending p = { rq->request, ack, rq->reply, rq->index, rq->ptr };
+		struct vuf_pending p = { rq->request, ack, rq->reply, rq->index, rq->ptr };
 
 		rc = pending_add(vu, &p);
 	}
@@ -108,20 +108,20 @@ int vhu_send(struct vhost_user *vu, const struct vhu_request *rq, struct err *er
 	return rc ? io_failed(rc, err) : 0;
 }
 
-int vhu_send_u64(struct vhost_user *vu, uint32_t request, uint64_t value, int fd, struct err *err)
+int vuf_send_u64(struct vhost_user *vu, uint32_t request, uint64_t value, int fd, struct err *err)
 {
-	const struct vhu_request rq = {
+	const struct vuf_request rq = {
 		.request = request, .payload = &value, .len = sizeof(value), .fd = fd
 	};
 
-	return vhu_send(vu, &rq, err);
+	return vuf_send(vu, &rq, err);
 }
 
-int vhu_send_state(struct vhost_user *vu, uint32_t request, unsigned index, uint32_t num,
-	vhu_reply_fn reply, struct err *err)
+int vuf_send_state(struct vhost_user *vu, uint32_t request, unsigned index, uint32_t num,
+	vuf_reply_fn reply, struct err *err)
 {
 	const struct vhost_user_vring_state state = { index, num };
-	const struct vhu_request rq = {
+	const struct vuf_request rq = {
 		.request = request,
 		.payload = &state,
 		.len = sizeof(state),
@@ -129,12 +129,12 @@ int vhu_send_state(struct vhost_user *vu, uint32_t request, unsigned index, uint
 		.index = index,
 	};
 
-	return vhu_send(vu, &rq, err);
+	return vuf_send(vu, &rq, err);
 }
 
 /* --- answers --- */
 
-uint64_t vhu_u64(const struct vhu_msg *m)
+uint64_t vuf_u64(const struct vuf_msg *m)
 {
 	uint64_t value;
 
@@ -142,7 +142,7 @@ uint64_t vhu_u64(const struct vhu_msg *m)
 	return value;
 }
 
-static int check_fds(const struct vhu_pending *p, const struct vhu_msg *m, struct err *err)
+static int check_fds(const struct vuf_pending *p, const struct vuf_msg *m, struct err *err)
 {
 	int most = p->ack ? 0 : vhost_user_rule(p->request)->reply_fds;
 
@@ -152,26 +152,26 @@ static int check_fds(const struct vhu_pending *p, const struct vhu_msg *m, struc
 		m->fds->nr, vhost_user_name(p->request), most);
 }
 
-static int dispatch(struct vhost_user *vu, const struct vhu_msg *m, struct err *err)
+static int dispatch(struct vhost_user *vu, const struct vuf_msg *m, struct err *err)
 {
-	struct vhu_pending p = pending_take(vu);
+	struct vuf_pending p = pending_take(vu);
 	int rc = check_fds(&p, m, err);
 
 	if (rc)
 		return rc;
 	if (p.reply)
 		return p.reply(vu, &p, m, err);
-	if (vhu_u64(m))
+	if (vuf_u64(m))
 		err_set(&vu->refusal, -EIO, "the back-end refused %s (%llu)",
-			vhost_user_name(p.request), (unsigned long long)vhu_u64(m));
+			vhost_user_name(p.request), (unsigned long long)vuf_u64(m));
 	return 0;
 }
 
 /* 1: *m is the next whole answer; 0: not yet; -errno with a text. */
-static int next(struct vhost_user *vu, struct vhu_msg *m, struct err *err)
+static int next(struct vhost_user *vu, struct vuf_msg *m, struct err *err)
 {
 	const void *header = vu_chan_header(&vu->chan);
-	const struct vhu_pending *p = &vu->pending[vu->first_pending];
+	const struct vuf_pending *p = &vu->pending[vu->first_pending];
 	int rc;
 
 	if (!header)
@@ -192,7 +192,7 @@ static int next(struct vhost_user *vu, struct vhu_msg *m, struct err *err)
 
 static int pump_buffered(struct vhost_user *vu, struct err *err)
 {
-	struct vhu_msg m;
+	struct vuf_msg m;
 	int rc;
 
 	for (;;) {
@@ -206,7 +206,7 @@ static int pump_buffered(struct vhost_user *vu, struct err *err)
 	}
 }
 
-int vhu_pump(struct vhost_user *vu, struct err *err)
+int vuf_pump(struct vhost_user *vu, struct err *err)
 {
 	int rc = vu_chan_flush(&vu->chan);
 
@@ -233,13 +233,13 @@ static bool quiet(const struct vhost_user *vu)
 	return !vu->nr_pending && !vu_chan_out_pending(&vu->chan);
 }
 
-int vhu_await(struct vhost_user *vu, uint64_t deadline, struct err *err)
+int vuf_await(struct vhost_user *vu, uint64_t deadline, struct err *err)
 {
 	while (!quiet(vu)) {
 		struct pollfd p = { .fd = vu->chan.fd, .events = POLLIN };
 		int rc;
 
-		if (!vhu_is_ready(vu))
+		if (!vuf_is_ready(vu))
 			return -ENOTCONN;
 		if (clock_now_ns() >= deadline)
 			return -ETIMEDOUT;
@@ -247,38 +247,38 @@ int vhu_await(struct vhost_user *vu, uint64_t deadline, struct err *err)
 			p.events |= POLLOUT;
 		/* An interrupted wait is one round more; the deadline stays. */
 		poll(&p, 1, clock_ms_until(deadline));
-		rc = vhu_pump(vu, err);
+		rc = vuf_pump(vu, err);
 		if (rc)
 			return rc;
 	}
 	return 0;
 }
 
-bool vhu_call_begin(struct vhost_user *vu)
+bool vuf_call_begin(struct vhost_user *vu)
 {
-	if (!vhu_is_ready(vu))
+	if (!vuf_is_ready(vu))
 		return false;
 	pthread_mutex_lock(&vu->lock);
-	if (!vhu_is_ready(vu)) {
-		vhu_unlock(vu);
+	if (!vuf_is_ready(vu)) {
+		vuf_unlock(vu);
 		return false;
 	}
 	vu->refusal.text[0] = 0;
 	return true;
 }
 
-int vhu_call_end(struct vhost_user *vu, int rc, const struct err *err)
+int vuf_call_end(struct vhost_user *vu, int rc, const struct err *err)
 {
 	if (rc == -ETIMEDOUT)
-		vhu_break(vu, "%s was not answered in time",
+		vuf_break(vu, "%s was not answered in time",
 			vu->nr_pending ? vhost_user_name(vu->pending[vu->first_pending].request)
 				       : "a message");
 	else if (rc && rc != -ENOTCONN)
-		vhu_break(vu, "%s", err->text);
+		vuf_break(vu, "%s", err->text);
 	/* Answers that are still due may point at the caller's stack. */
 	if (rc)
 		vu->nr_pending = vu->first_pending = 0;
-	vhu_unlock(vu);
+	vuf_unlock(vu);
 	return rc ? -ENOTCONN : 0;
 }
 
@@ -288,16 +288,16 @@ static void see_to_notes(struct vhost_user *vu)
 	int rc;
 
 	/* RAM is told of with the first start; until then a change is nobody's business. */
-	if (!vhu_is_ready(vu) || !vu->nr_sent)
+	if (!vuf_is_ready(vu) || !vu->nr_sent)
 		return;
-	rc = vhu_mem_sync(vu, &err);
+	rc = vuf_mem_sync(vu, &err);
 	if (rc < 0)
-		vhu_break(vu, "%s", err.text);
+		vuf_break(vu, "%s", err.text);
 	else if (rc)
 		log_warn("%s: %s; the device does not reach all of it", vu->b.id, err.text);
 }
 
-void vhu_unlock(struct vhost_user *vu)
+void vuf_unlock(struct vhost_user *vu)
 {
 	do {
 		if (atomic_exchange(&vu->mem_stale, false))
@@ -305,6 +305,6 @@ void vhu_unlock(struct vhost_user *vu)
 		pthread_mutex_unlock(&vu->lock);
 		/* Unlock first, look for notes then; the other side does it the other way round. */
 		atomic_thread_fence(memory_order_seq_cst);
-	} while (atomic_load(&vu->mem_stale) && vhu_is_ready(vu) &&
+	} while (atomic_load(&vu->mem_stale) && vuf_is_ready(vu) &&
 		 !pthread_mutex_trylock(&vu->lock));
 }

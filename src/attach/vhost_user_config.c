@@ -23,11 +23,11 @@
 /* --- one request --- */
 
 /* An empty one, or one of size 0, says that it failed. */
-static int config_reply(struct vhost_user *vu, const struct vhu_pending *p, const struct vhu_msg *m,
+static int config_reply(struct vhost_user *vu, const struct vuf_pending *p, const struct vuf_msg *m,
 	struct err *err)
 {
 	struct vhost_user_config c = { 0 };
-	struct vhu_config_answer *a = p->ptr;
+	struct vuf_config_answer *a = p->ptr;
 
 	if (m->h.size < VHOST_USER_CONFIG_HEADER)
 		return 0;
@@ -42,10 +42,10 @@ static int config_reply(struct vhost_user *vu, const struct vhu_pending *p, cons
 	return 0;
 }
 
-static int send_get(struct vhost_user *vu, struct vhu_config_answer *a, struct err *err)
+static int send_get(struct vhost_user *vu, struct vuf_config_answer *a, struct err *err)
 {
 	const struct vhost_user_config c = { .size = a->len };
-	const struct vhu_request rq = {
+	const struct vuf_request rq = {
 		.request = VHOST_USER_GET_CONFIG,
 		.payload = &c,
 		.len = VHOST_USER_CONFIG_HEADER + a->len,
@@ -53,7 +53,7 @@ static int send_get(struct vhost_user *vu, struct vhu_config_answer *a, struct e
 		.ptr = a,
 	};
 
-	return vhu_send(vu, &rq, err);
+	return vuf_send(vu, &rq, err);
 }
 
 static void say_once(struct vhost_user *vu, const char *what)
@@ -94,29 +94,29 @@ static struct vhost_user *of(struct virtio_backend *b)
 }
 
 /* Bytes 0 to len of the device's. False: the device is away. */
-static bool fetch(struct vhost_user *vu, struct vhu_config_answer *a)
+static bool fetch(struct vhost_user *vu, struct vuf_config_answer *a)
 {
 	struct err err = { 0 };
 	int rc;
 
-	if (!vhu_call_begin(vu))
+	if (!vuf_call_begin(vu))
 		return false;
-	if (!vhu_speaks(vu, VHOST_USER_PROTOCOL_F_CONFIG)) {
+	if (!vuf_speaks(vu, VHOST_USER_PROTOCOL_F_CONFIG)) {
 		/* It came back without. */
-		vhu_unlock(vu);
+		vuf_unlock(vu);
 		return false;
 	}
 	rc = send_get(vu, a, &err);
 	if (!rc)
-		rc = vhu_await(vu, vhu_deadline(vu->times.request_ms), &err);
-	return !vhu_call_end(vu, rc, &err);
+		rc = vuf_await(vu, vuf_deadline(vu->times.request_ms), &err);
+	return !vuf_call_end(vu, rc, &err);
 }
 
-void vhu_config_read(struct virtio_backend *b, uint32_t off, void *buf, uint32_t len)
+void vuf_config_read(struct virtio_backend *b, uint32_t off, void *buf, uint32_t len)
 {
 	struct vhost_user *vu = of(b);
 	uint8_t bytes[VHOST_USER_MAX_CONFIG];
-	struct vhu_config_answer a = { .buf = bytes };
+	struct vuf_config_answer a = { .buf = bytes };
 
 	memset(buf, 0xff, len);
 	if (!atomic_load(&vu->has_config)) {
@@ -140,30 +140,30 @@ void vhu_config_read(struct virtio_backend *b, uint32_t off, void *buf, uint32_t
 	}
 }
 
-void vhu_config_write(struct virtio_backend *b, uint32_t off, const void *buf, uint32_t len)
+void vuf_config_write(struct virtio_backend *b, uint32_t off, const void *buf, uint32_t len)
 {
 	struct vhost_user *vu = of(b);
 	struct vhost_user_config c = { .offset = off, .flags = VHOST_USER_CONFIG_WRITABLE };
-	struct vhu_request rq = { .request = VHOST_USER_SET_CONFIG, .payload = &c };
+	struct vuf_request rq = { .request = VHOST_USER_SET_CONFIG, .payload = &c };
 	bool refused;
 	struct err err = { 0 };
 	int rc;
 
-	if (!range_ok(off, len, VHOST_USER_MAX_CONFIG) || !vhu_call_begin(vu))
+	if (!range_ok(off, len, VHOST_USER_MAX_CONFIG) || !vuf_call_begin(vu))
 		return;
-	if (!vhu_speaks(vu, VHOST_USER_PROTOCOL_F_CONFIG)) {
-		vhu_unlock(vu);
+	if (!vuf_speaks(vu, VHOST_USER_PROTOCOL_F_CONFIG)) {
+		vuf_unlock(vu);
 		say_once(vu, "the back-end has no device configuration to write");
 		return;
 	}
 	c.size = len;
 	memcpy(c.bytes, buf, len);
 	rq.len = VHOST_USER_CONFIG_HEADER + len;
-	rc = vhu_send(vu, &rq, &err);
+	rc = vuf_send(vu, &rq, &err);
 	if (!rc)
-		rc = vhu_await(vu, vhu_deadline(vu->times.request_ms), &err);
+		rc = vuf_await(vu, vuf_deadline(vu->times.request_ms), &err);
 	refused = vu->refusal.text[0];
-	if (!vhu_call_end(vu, rc, &err) && refused)
+	if (!vuf_call_end(vu, rc, &err) && refused)
 		say_once(vu, "the back-end refused to write its device configuration");
 }
 
@@ -202,20 +202,20 @@ static uint64_t number(const uint8_t *p, uint16_t len)
 	return v;
 }
 
-int vhu_config_ask_again(struct vhost_user *vu, struct err *err)
+int vuf_config_ask_again(struct vhost_user *vu, struct err *err)
 {
-	struct vhu_attach *a = &vu->attach;
+	struct vuf_attach *a = &vu->attach;
 
 	atomic_flag_clear(&vu->config_said);
 	a->config_size = 0;
-	if (!vhu_speaks(vu, VHOST_USER_PROTOCOL_F_CONFIG))
+	if (!vuf_speaks(vu, VHOST_USER_PROTOCOL_F_CONFIG))
 		return 0;
 	pthread_mutex_lock(&vu->want_lock);
 	a->config_size = vu->config_known;
 	pthread_mutex_unlock(&vu->want_lock);
 	if (!a->config_size)
 		return 0;
-	a->again = (struct vhu_config_answer){ .buf = a->config, .len = a->config_size };
+	a->again = (struct vuf_config_answer){ .buf = a->config, .len = a->config_size };
 	return send_get(vu, &a->again, err);
 }
 
@@ -238,9 +238,9 @@ static int compare(
 	return memcmp(was, is, len) ? 1 : 0;
 }
 
-int vhu_config_compare(struct vhost_user *vu, struct err *err)
+int vuf_config_compare(struct vhost_user *vu, struct err *err)
 {
-	struct vhu_attach *a = &vu->attach;
+	struct vuf_attach *a = &vu->attach;
 	int rc = 0;
 
 	if (!a->config_size || !a->again.good)

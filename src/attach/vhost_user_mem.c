@@ -7,7 +7,7 @@
  * table, of 8 regions at most. It is first told with the first start of its queues, and not
  * again as long as nothing changes: some map all of it at once, which takes seconds.
  *
- * A change while queues run is sent without waiting, by whoever has the socket next (vhu_unlock()).
+ * A change while queues run is sent without waiting, by whoever has the socket next (vuf_unlock()).
  *
  * Owns:    the two lists. The descriptor of RAM is borrowed.
  * Spec:    vhost-user, "Memory access", "VHOST_USER_SET_MEM_TABLE", "VHOST_USER_ADD_MEM_REG".
@@ -25,13 +25,13 @@
 #define MAX_PATIENCE_MS 60000u
 
 /* Told while nobody waits: what is wrong with it is only logged. */
-static int change_reply(struct vhost_user *vu, const struct vhu_pending *p, const struct vhu_msg *m,
+static int change_reply(struct vhost_user *vu, const struct vuf_pending *p, const struct vuf_msg *m,
 	struct err *err)
 {
-	if (vhu_u64(m))
+	if (vuf_u64(m))
 		log_limited(&vu->refusal_limit, LOG_WARN,
 			"%s: the back-end refused %s (%llu): RAM at 0x%llx", vu->b.id,
-			vhost_user_name(p->request), (unsigned long long)vhu_u64(m),
+			vhost_user_name(p->request), (unsigned long long)vuf_u64(m),
 			(unsigned long long)p->index << 12);
 	return 0;
 }
@@ -41,7 +41,7 @@ static struct vhost_user_mem_region region_of(const struct mem_range *r)
 	return (struct vhost_user_mem_region){
 		.gpa = r->gpa,
 		.size = r->size,
-		.user_addr = VHU_USER_BASE + r->gpa,
+		.user_addr = VUF_USER_BASE + r->gpa,
 		.mmap_offset = r->fd_offset,
 	};
 }
@@ -63,10 +63,10 @@ static bool among(const struct mem_range *r, const struct mem_range *list, unsig
 /* --- one by one --- */
 
 static int send_reg(struct vhost_user *vu, uint32_t request, const struct mem_range *r, int fd,
-	vhu_reply_fn reply, struct err *err)
+	vuf_reply_fn reply, struct err *err)
 {
 	const struct vhost_user_mem_reg reg = { .region = region_of(r) };
-	const struct vhu_request rq = {
+	const struct vuf_request rq = {
 		.request = request,
 		.payload = &reg,
 		.len = sizeof(reg),
@@ -75,11 +75,11 @@ static int send_reg(struct vhost_user *vu, uint32_t request, const struct mem_ra
 		.index = (unsigned)(r->gpa >> 12),
 	};
 
-	return vhu_send(vu, &rq, err);
+	return vuf_send(vu, &rq, err);
 }
 
 static int send_slots(struct vhost_user *vu, const struct mem_range *now, unsigned nr,
-	vhu_reply_fn reply, struct err *err)
+	vuf_reply_fn reply, struct err *err)
 {
 	int rc = 0;
 
@@ -105,11 +105,11 @@ static bool same_ranges(const struct vhost_user *vu, const struct mem_range *now
 }
 
 static int send_table(struct vhost_user *vu, const struct mem_range *now, unsigned nr,
-	vhu_reply_fn reply, struct err *err)
+	vuf_reply_fn reply, struct err *err)
 {
 	struct vhost_user_mem_table table = { .nr = nr };
 	int fds[VHOST_USER_MAX_TABLE_REGIONS];
-	const struct vhu_request rq = {
+	const struct vuf_request rq = {
 		.request = VHOST_USER_SET_MEM_TABLE,
 		.payload = &table,
 		.len = (uint32_t)(offsetof(struct vhost_user_mem_table, regions) +
@@ -123,7 +123,7 @@ static int send_table(struct vhost_user *vu, const struct mem_range *now, unsign
 		table.regions[i] = region_of(&now[i]);
 		fds[i] = now[i].fd;
 	}
-	return vhu_send(vu, &rq, err);
+	return vuf_send(vu, &rq, err);
 }
 
 /* --- both --- */
@@ -132,9 +132,9 @@ static int send_table(struct vhost_user *vu, const struct mem_range *now, unsign
 static int send_ranges(
 	struct vhost_user *vu, const struct mem_range *now, unsigned nr, struct err *err)
 {
-	bool slots = vhu_speaks(vu, VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS);
+	bool slots = vuf_speaks(vu, VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS);
 	uint64_t most = slots ? vu->max_slots : VHOST_USER_MAX_TABLE_REGIONS;
-	vhu_reply_fn reply = vhu_is_ready(vu) && vu->nr_sent ? change_reply : NULL;
+	vuf_reply_fn reply = vuf_is_ready(vu) && vu->nr_sent ? change_reply : NULL;
 
 	/* A reset may have cost a back-end its table; regions it keeps until they are removed. */
 	if (same_ranges(vu, now, nr) && (slots || !vu->reset_since_mem))
@@ -163,7 +163,7 @@ static int remember(struct vhost_user *vu, const struct mem_range *now, unsigned
 	return 0;
 }
 
-int vhu_mem_sync(struct vhost_user *vu, struct err *err)
+int vuf_mem_sync(struct vhost_user *vu, struct err *err)
 {
 	int rc;
 
@@ -175,7 +175,7 @@ int vhu_mem_sync(struct vhost_user *vu, struct err *err)
 	return rc;
 }
 
-uint32_t vhu_mem_patience_ms(struct vhost_user *vu)
+uint32_t vuf_mem_patience_ms(struct vhost_user *vu)
 {
 	uint64_t size = 0;
 
@@ -186,7 +186,7 @@ uint32_t vhu_mem_patience_ms(struct vhost_user *vu)
 	return (uint32_t)MIN(size / GIB * MS_PER_GIB, (uint64_t)MAX_PATIENCE_MS);
 }
 
-void vhu_mem_forget(struct vhost_user *vu)
+void vuf_mem_forget(struct vhost_user *vu)
 {
 	vu->nr_sent = 0;
 	vu->reset_since_mem = false;
@@ -232,11 +232,11 @@ static void changed(struct memory_listener *l)
 	/* A note to whoever has the socket, then the try to be that oneself. */
 	atomic_store(&vu->mem_stale, true);
 	atomic_thread_fence(memory_order_seq_cst);
-	if (vhu_is_ready(vu) && !pthread_mutex_trylock(&vu->lock))
-		vhu_unlock(vu);
+	if (vuf_is_ready(vu) && !pthread_mutex_trylock(&vu->lock))
+		vuf_unlock(vu);
 }
 
-void vhu_mem_listen(struct vhost_user *vu)
+void vuf_mem_listen(struct vhost_user *vu)
 {
 	vu->listener.add = range_added;
 	vu->listener.remove = range_removed;
@@ -244,7 +244,7 @@ void vhu_mem_listen(struct vhost_user *vu)
 	memory_listen(vu->memory, &vu->listener);
 }
 
-void vhu_mem_unlisten(struct vhost_user *vu)
+void vuf_mem_unlisten(struct vhost_user *vu)
 {
 	memory_unlisten(vu->memory, &vu->listener);
 }

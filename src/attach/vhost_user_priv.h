@@ -1,5 +1,5 @@
 /*
- * vhost_user_priv.h - what the files of the vhost-user front-end share
+ * vhost_user_priv.h - what the files of the vhost-user front-end (vuf) share
  *
  *   vhost_user.c         the object, its states, loss and return
  *   vhost_user_chan.c    who may touch the socket when; sending, taking answers, waiting for them
@@ -23,26 +23,26 @@
 #include "base/log.h"
 #include "wire/vhost_user.h"
 
-enum vhu_state {
-	VHU_IDLE,	/* no connection; the retry timer may run */
-	VHU_CONNECTING, /* the loop thread sets the connection up, nobody else uses the socket */
-	VHU_READY,
-	VHU_BROKEN, /* lost, the loop thread has not cleaned up yet */
+enum vuf_state {
+	VUF_IDLE,	/* no connection; the retry timer may run */
+	VUF_CONNECTING, /* the loop thread sets the connection up, nobody else uses the socket */
+	VUF_READY,
+	VUF_BROKEN, /* lost, the loop thread has not cleaned up yet */
 };
 
 /* Queue indices travel in 8 bits (SET_VRING_KICK). */
-#define VHU_MAX_QUEUES 256
+#define VUF_MAX_QUEUES 256
 
 /*
  * The "user address" of guest-physical address 0 in what we send. A region's user address is but a
  * key that ring addresses refer to; ours tells nobody where the VMM has its memory, and is never 0.
  */
-#define VHU_USER_BASE (1ull << 44)
+#define VUF_USER_BASE (1ull << 44)
 
-struct vhu_pending;
+struct vuf_pending;
 
 /* A whole reply in the channel's buffer. */
-struct vhu_msg {
+struct vuf_msg {
 	struct vhost_user_header h;
 	const uint8_t *payload;
 	struct fd_list *fds; /* NULL: none; what is not taken out is closed */
@@ -52,19 +52,19 @@ struct vhu_msg {
  * The answer came. The socket's holder. An acknowledgement has been checked to be a u64.
  * Non-zero: the back-end talks nonsense, err says what.
  */
-typedef int (*vhu_reply_fn)(struct vhost_user *vu, const struct vhu_pending *p,
-	const struct vhu_msg *m, struct err *err);
+typedef int (*vuf_reply_fn)(struct vhost_user *vu, const struct vuf_pending *p,
+	const struct vuf_msg *m, struct err *err);
 
 /* A request that waits for its answer. Answers come in the order of requests. */
-struct vhu_pending {
+struct vuf_pending {
 	uint32_t request;
 	bool ack; /* by the number of REPLY_ACK */
-	vhu_reply_fn reply;
+	vuf_reply_fn reply;
 	unsigned index; /* the request's own */
 	void *ptr;
 };
 
-struct vhu_request {
+struct vuf_request {
 	uint32_t request;
 	const void *payload;
 	uint32_t len;
@@ -72,13 +72,13 @@ struct vhu_request {
 	const int *fds; /* or several */
 	int nr_fds;
 	/* NULL: an acknowledgement that is not 0 is a refusal (vhu->refusal). */
-	vhu_reply_fn reply;
+	vuf_reply_fn reply;
 	unsigned index;
 	void *ptr;
 };
 
 /* One queue. */
-struct vhu_ring {
+struct vuf_ring {
 	/* What the driver wants; under want_lock. */
 	bool on;
 	/* Was served since the driver turned it on: who serves it next goes on where it stands. */
@@ -91,19 +91,19 @@ struct vhu_ring {
 };
 
 /* Where the first bytes of the configuration go. */
-struct vhu_config_answer {
+struct vuf_config_answer {
 	uint8_t *buf;
 	uint32_t len;
 	bool good;
 };
 
 /* One set-up of a connection under way. Loop thread. */
-struct vhu_attach {
+struct vuf_attach {
 	unsigned step;
 	uint64_t queue_num;
 	struct vhost_user_shmem_config shmem;
 	uint32_t config_size; /* what was asked for again, to compare */
-	struct vhu_config_answer again;
+	struct vuf_config_answer again;
 	uint8_t config[VHOST_USER_MAX_CONFIG];
 };
 
@@ -122,13 +122,13 @@ struct vhost_user {
 	struct virtio_owner *owner;
 	struct vhost_user_times times;
 	struct vhost_user_source *source;
-	_Atomic int state; /* enum vhu_state */
+	_Atomic int state; /* enum vuf_state */
 	_Atomic bool gave_up;
 
 	/* The socket and what was said over it; see vhost_user_chan.c. */
 	pthread_mutex_t lock;
 	struct vu_chan chan;
-	struct vhu_pending *pending;
+	struct vuf_pending *pending;
 	unsigned first_pending, nr_pending, max_pending;
 	uint64_t offered, protocol; /* by its back-end; protocol: and acknowledged */
 	uint64_t max_slots;
@@ -145,7 +145,7 @@ struct vhost_user {
 	bool unfit;	     /* what came back cannot serve this run: wait for the driver's reset */
 	uint64_t features;
 	unsigned run; /* counts starts and stops */
-	struct vhu_ring *rings;
+	struct vuf_ring *rings;
 	int inflight_fd; /* -1: none */
 	struct vhost_user_inflight inflight;
 	int err_fd;
@@ -174,7 +174,7 @@ struct vhost_user {
 	bool stopped, source_waits;
 	bool was_ready; /* attached once: what comes now is a reconnect */
 	bool waiting_said;
-	struct vhu_attach attach;
+	struct vuf_attach attach;
 	uint64_t lost_ns, ready_ns, first_deadline_ns;
 	uint32_t retry_ms;
 	struct err last_reason;
@@ -183,112 +183,112 @@ struct vhost_user {
 /* --- vhost_user.c --- */
 
 /* Lost: whoever holds vu->lock, or the loop thread. The first call of a connection counts. */
-void vhu_break(struct vhost_user *vu, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void vuf_break(struct vhost_user *vu, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Close the sockets, forget what was under way. Loop thread, state not READY. */
-void vhu_hangup(struct vhost_user *vu);
+void vuf_hangup(struct vhost_user *vu);
 /* This attempt failed, rc and err say why: tell the owner, or try again. Loop thread. */
-void vhu_attempt_failed(struct vhost_user *vu, int rc, struct err *err);
+void vuf_attempt_failed(struct vhost_user *vu, int rc, struct err *err);
 /* The device serves. Loop thread. */
-void vhu_attempt_done(struct vhost_user *vu);
+void vuf_attempt_done(struct vhost_user *vu);
 
 /* --- vhost_user_chan.c --- */
 
-extern const struct vu_framing vhu_framing;
+extern const struct vu_framing vuf_framing;
 
-static inline bool vhu_is_ready(const struct vhost_user *vu)
+static inline bool vuf_is_ready(const struct vhost_user *vu)
 {
-	return atomic_load(&vu->state) == VHU_READY;
+	return atomic_load(&vu->state) == VUF_READY;
 }
 
-static inline bool vhu_speaks(const struct vhost_user *vu, enum vhost_user_protocol_feature bit)
+static inline bool vuf_speaks(const struct vhost_user *vu, enum vhost_user_protocol_feature bit)
 {
 	return vu->protocol >> bit & 1;
 }
 
 /* Bit 30: enable messages, and protocol features. */
-static inline bool vhu_has_protocol(const struct vhost_user *vu)
+static inline bool vuf_has_protocol(const struct vhost_user *vu)
 {
 	return vu->offered >> VHOST_USER_F_PROTOCOL_FEATURES & 1;
 }
 
 /* Send or queue one request. The socket's holder. 0 or -errno with a text. */
-int vhu_send(struct vhost_user *vu, const struct vhu_request *rq, struct err *err);
+int vuf_send(struct vhost_user *vu, const struct vuf_request *rq, struct err *err);
 /* One with a u64, or with a vring state, as payload. */
-int vhu_send_u64(struct vhost_user *vu, uint32_t request, uint64_t value, int fd, struct err *err);
-int vhu_send_state(struct vhost_user *vu, uint32_t request, unsigned index, uint32_t num,
-	vhu_reply_fn reply, struct err *err);
+int vuf_send_u64(struct vhost_user *vu, uint32_t request, uint64_t value, int fd, struct err *err);
+int vuf_send_state(struct vhost_user *vu, uint32_t request, unsigned index, uint32_t num,
+	vuf_reply_fn reply, struct err *err);
 /* The number in a reply's payload. */
-uint64_t vhu_u64(const struct vhu_msg *m);
+uint64_t vuf_u64(const struct vuf_msg *m);
 
 /* Take what is there, send what is queued. 0; or -errno with a text. The socket's holder. */
-int vhu_pump(struct vhost_user *vu, struct err *err);
+int vuf_pump(struct vhost_user *vu, struct err *err);
 /* Until all is sent and answered. 0, -ENOTCONN, -ETIMEDOUT, or -errno with a text. Lock held. */
-int vhu_await(struct vhost_user *vu, uint64_t deadline, struct err *err);
+int vuf_await(struct vhost_user *vu, uint64_t deadline, struct err *err);
 
 /*
  * A call of a vCPU: begin it, false when the device is away; send and await; end it with
  * what went wrong (0: nothing), which breaks the connection. Returns rc.
  */
-bool vhu_call_begin(struct vhost_user *vu);
-int vhu_call_end(struct vhost_user *vu, int rc, const struct err *err);
+bool vuf_call_begin(struct vhost_user *vu);
+int vuf_call_end(struct vhost_user *vu, int rc, const struct err *err);
 /* Let go of the socket, and see to notes left meanwhile. */
-void vhu_unlock(struct vhost_user *vu);
+void vuf_unlock(struct vhost_user *vu);
 
 /* Answers that do not come in time. */
-uint64_t vhu_deadline(uint32_t ms);
+uint64_t vuf_deadline(uint32_t ms);
 
 /* --- vhost_user_attach.c --- */
 
 /* A socket is connected: go. Takes fd. */
-void vhu_attach_begin(struct vhost_user *vu, int fd, uint64_t deadline_ns);
+void vuf_attach_begin(struct vhost_user *vu, int fd, uint64_t deadline_ns);
 /* Something happened on the socket. */
-void vhu_attach_event(struct vhost_user *vu);
+void vuf_attach_event(struct vhost_user *vu);
 
 /* --- vhost_user_shape.c --- */
 
 /* Fill vu->b.info by what the back-end said. 0 or -EPROTO, -EINVAL with a text. */
-int vhu_take_shape(struct vhost_user *vu, struct err *err);
+int vuf_take_shape(struct vhost_user *vu, struct err *err);
 /* What came back: has it got the queues and regions of the one before? 0 or -EPROTO with a text. */
-int vhu_same_shape(struct vhost_user *vu, struct err *err);
+int vuf_same_shape(struct vhost_user *vu, struct err *err);
 /* Device features of the back-end that a driver may accept. */
-uint64_t vhu_offer(const struct vhost_user *vu, unsigned nr_queues);
+uint64_t vuf_offer(const struct vhost_user *vu, unsigned nr_queues);
 
 /* --- vhost_user_calls.c --- */
 
-extern const struct virtio_backend_ops vhu_backend_ops;
+extern const struct virtio_backend_ops vuf_backend_ops;
 
 /* --- vhost_user_rings.c --- */
 
-#define VHU_ALL_QUEUES UINT32_MAX
+#define VUF_ALL_QUEUES UINT32_MAX
 
 /* Two batches, after each of which all answers are awaited. index: one queue, or all. */
-int vhu_rings_prepare(struct vhost_user *vu, unsigned index, struct err *err);
-int vhu_rings_run(struct vhost_user *vu, unsigned index, struct err *err);
+int vuf_rings_prepare(struct vhost_user *vu, unsigned index, struct err *err);
+int vuf_rings_run(struct vhost_user *vu, unsigned index, struct err *err);
 /* After them: what the driver put into the rings meanwhile. */
-void vhu_rings_kick(struct vhost_user *vu, unsigned index);
+void vuf_rings_kick(struct vhost_user *vu, unsigned index);
 /* After a return: what the driver was not told of. */
-void vhu_rings_call(struct vhost_user *vu);
+void vuf_rings_call(struct vhost_user *vu);
 /* One batch. */
-int vhu_rings_stop(struct vhost_user *vu, unsigned index, struct err *err);
+int vuf_rings_stop(struct vhost_user *vu, unsigned index, struct err *err);
 /* Check that the rings lie in RAM. 0 or -EFAULT with a text. */
-int vhu_ring_check(const struct vhost_user *vu, uint64_t features, unsigned index,
+int vuf_ring_check(const struct vhost_user *vu, uint64_t features, unsigned index,
 	const struct virtio_queue *q, struct err *err);
 /* Queues are not those of the run before. want_lock held. */
-void vhu_rings_forget(struct vhost_user *vu);
+void vuf_rings_forget(struct vhost_user *vu);
 /* An eventfd that the back-end signals when a queue makes no sense to it. Loop thread. */
-int vhu_watch_errors(struct vhost_user *vu);
-void vhu_unwatch_errors(struct vhost_user *vu);
+int vuf_watch_errors(struct vhost_user *vu);
+void vuf_unwatch_errors(struct vhost_user *vu);
 /* Another descriptor: what was signalled on the old one is of the past. */
-void vhu_renew_errors(struct vhost_user *vu);
+void vuf_renew_errors(struct vhost_user *vu);
 
 /* --- vhost_user_config.c --- */
 
-void vhu_config_read(struct virtio_backend *b, uint32_t off, void *buf, uint32_t len);
-void vhu_config_write(struct virtio_backend *b, uint32_t off, const void *buf, uint32_t len);
+void vuf_config_read(struct virtio_backend *b, uint32_t off, void *buf, uint32_t len);
+void vuf_config_write(struct virtio_backend *b, uint32_t off, const void *buf, uint32_t len);
 /* As part of a reconnect: ask for what is known, and judge the answer. */
-int vhu_config_ask_again(struct vhost_user *vu, struct err *err);
+int vuf_config_ask_again(struct vhost_user *vu, struct err *err);
 /* 0: as it was; 1: changed; -EPROTO with a text: a driver cannot go on with that. */
-int vhu_config_compare(struct vhost_user *vu, struct err *err);
+int vuf_config_compare(struct vhost_user *vu, struct err *err);
 
 /* --- vhost_user_mem.c --- */
 
@@ -296,18 +296,18 @@ int vhu_config_compare(struct vhost_user *vu, struct err *err);
  * Tell the back-end what changed. 0; 1 with a text: it cannot take it; -errno with a text. The
  * socket's holder.
  */
-int vhu_mem_sync(struct vhost_user *vu, struct err *err);
+int vuf_mem_sync(struct vhost_user *vu, struct err *err);
 /* What a start may take longer because the back-end has to be told of RAM. The socket's holder. */
-uint32_t vhu_mem_patience_ms(struct vhost_user *vu);
+uint32_t vuf_mem_patience_ms(struct vhost_user *vu);
 /* A connection ended. */
-void vhu_mem_forget(struct vhost_user *vu);
-void vhu_mem_listen(struct vhost_user *vu);
-void vhu_mem_unlisten(struct vhost_user *vu);
+void vuf_mem_forget(struct vhost_user *vu);
+void vuf_mem_listen(struct vhost_user *vu);
+void vuf_mem_unlisten(struct vhost_user *vu);
 
 /* --- vhost_user_back.c --- */
 
 /* A socket for the back-end's requests: watched here, *peer is for the back-end. 0 or -errno. */
-int vhu_back_open(struct vhost_user *vu, int *peer);
-void vhu_back_close(struct vhost_user *vu);
+int vuf_back_open(struct vhost_user *vu, int *peer);
+void vuf_back_close(struct vhost_user *vu);
 
 #endif

@@ -51,13 +51,13 @@ static bool is_packed(uint64_t features)
 
 static bool has_inflight(const struct vhost_user *vu)
 {
-	return vhu_speaks(vu, VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
+	return vuf_speaks(vu, VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
 }
 
 /* Is queue i among `index`, and wanted by the driver? want_lock held. */
 static bool chosen(const struct vhost_user *vu, unsigned i, unsigned index)
 {
-	return (index == VHU_ALL_QUEUES || i == index) && vu->rings[i].on;
+	return (index == VUF_ALL_QUEUES || i == index) && vu->rings[i].on;
 }
 
 static bool nothing_to_do(const struct vhost_user *vu)
@@ -67,7 +67,7 @@ static bool nothing_to_do(const struct vhost_user *vu)
 
 /* --- where the rings lie --- */
 
-int vhu_ring_check(const struct vhost_user *vu, uint64_t features, unsigned index,
+int vuf_ring_check(const struct vhost_user *vu, uint64_t features, unsigned index,
 	const struct virtio_queue *q, struct err *err)
 {
 	bool packed = is_packed(features);
@@ -90,7 +90,7 @@ int vhu_ring_check(const struct vhost_user *vu, uint64_t features, unsigned inde
 /* --- where the rings go on --- */
 
 /* Nothing was answered on a packed ring: its first entry is as the driver made it, or empty. */
-static bool packed_untouched(const struct vhost_user *vu, const struct vhu_ring *r)
+static bool packed_untouched(const struct vhost_user *vu, const struct vuf_ring *r)
 {
 	struct {
 		uint64_t addr;
@@ -107,7 +107,7 @@ static bool packed_untouched(const struct vhost_user *vu, const struct vhu_ring 
 }
 
 /* 0; -EPROTO: nobody knows. */
-static int ring_base(const struct vhost_user *vu, const struct vhu_ring *r, uint32_t *base)
+static int ring_base(const struct vhost_user *vu, const struct vuf_ring *r, uint32_t *base)
 {
 	uint16_t used_idx;
 
@@ -138,8 +138,8 @@ static bool inflight_makes_sense(const struct vhost_user_inflight *area, int fd)
 	       range_ok(area->mmap_offset, area->mmap_size, (uint64_t)st.st_size);
 }
 
-static int inflight_reply(struct vhost_user *vu, const struct vhu_pending *p,
-	const struct vhu_msg *m, struct err *err)
+static int inflight_reply(struct vhost_user *vu, const struct vuf_pending *p,
+	const struct vuf_msg *m, struct err *err)
 {
 	struct vhost_user_inflight area = { 0 };
 	FD_AUTO fd = m->fds ? fd_list_take(m->fds) : -1;
@@ -166,7 +166,7 @@ static int inflight_reply(struct vhost_user *vu, const struct vhu_pending *p,
 static int ask_inflight(struct vhost_user *vu, struct err *err)
 {
 	struct vhost_user_inflight area = { .num_queues = vu->b.info.nr_queues };
-	const struct vhu_request rq = {
+	const struct vuf_request rq = {
 		.request = VHOST_USER_GET_INFLIGHT_FD,
 		.payload = &area,
 		.len = sizeof(area),
@@ -177,22 +177,22 @@ static int ask_inflight(struct vhost_user *vu, struct err *err)
 	for (unsigned i = 0; i < vu->b.info.nr_queues; i++)
 		if (vu->rings[i].on)
 			area.queue_size = MAX(area.queue_size, vu->rings[i].size);
-	return vhu_send(vu, &rq, err);
+	return vuf_send(vu, &rq, err);
 }
 
 static int give_inflight(struct vhost_user *vu, struct err *err)
 {
-	const struct vhu_request rq = {
+	const struct vuf_request rq = {
 		.request = VHOST_USER_SET_INFLIGHT_FD,
 		.payload = &vu->inflight,
 		.len = sizeof(vu->inflight),
 		.fd = vu->inflight_fd,
 	};
 
-	return vhu_send(vu, &rq, err);
+	return vuf_send(vu, &rq, err);
 }
 
-void vhu_rings_forget(struct vhost_user *vu)
+void vuf_rings_forget(struct vhost_user *vu)
 {
 	fd_close(&vu->inflight_fd);
 	for (unsigned i = 0; i < vu->b.info.nr_queues; i++)
@@ -219,10 +219,10 @@ static int prepare(struct vhost_user *vu, unsigned index, struct err *err)
 			(unsigned long long)missing);
 		return 0;
 	}
-	if (index == VHU_ALL_QUEUES)
-		rc = vhu_send_u64(vu, VHOST_USER_SET_FEATURES, acknowledged(vu), -1, err);
+	if (index == VUF_ALL_QUEUES)
+		rc = vuf_send_u64(vu, VHOST_USER_SET_FEATURES, acknowledged(vu), -1, err);
 	if (!rc)
-		rc = vhu_mem_sync(vu, err);
+		rc = vuf_mem_sync(vu, err);
 	if (rc == 1) {
 		vu->refusal = *err;
 		err->text[0] = 0;
@@ -230,14 +230,14 @@ static int prepare(struct vhost_user *vu, unsigned index, struct err *err)
 	}
 	for (unsigned i = 0; i < vu->b.info.nr_queues && !rc; i++)
 		if (chosen(vu, i, index))
-			rc = vhu_send_state(
+			rc = vuf_send_state(
 				vu, VHOST_USER_SET_VRING_NUM, i, vu->rings[i].size, NULL, err);
-	if (!rc && index == VHU_ALL_QUEUES && has_inflight(vu) && vu->inflight_fd < 0)
+	if (!rc && index == VUF_ALL_QUEUES && has_inflight(vu) && vu->inflight_fd < 0)
 		rc = ask_inflight(vu, err);
 	return rc;
 }
 
-int vhu_rings_prepare(struct vhost_user *vu, unsigned index, struct err *err)
+int vuf_rings_prepare(struct vhost_user *vu, unsigned index, struct err *err)
 {
 	int rc = 0;
 
@@ -250,35 +250,35 @@ int vhu_rings_prepare(struct vhost_user *vu, unsigned index, struct err *err)
 
 static int send_addr(struct vhost_user *vu, unsigned i, struct err *err)
 {
-	const struct vhu_ring *r = &vu->rings[i];
+	const struct vuf_ring *r = &vu->rings[i];
 	const struct vhost_user_vring_addr addr = {
 		.index = i,
-		.desc = VHU_USER_BASE + r->desc,
-		.avail = VHU_USER_BASE + r->driver,
-		.used = VHU_USER_BASE + r->device,
+		.desc = VUF_USER_BASE + r->desc,
+		.avail = VUF_USER_BASE + r->driver,
+		.used = VUF_USER_BASE + r->device,
 	};
-	const struct vhu_request rq = {
+	const struct vuf_request rq = {
 		.request = VHOST_USER_SET_VRING_ADDR, .payload = &addr, .len = sizeof(addr)
 	};
 
-	return vhu_send(vu, &rq, err);
+	return vuf_send(vu, &rq, err);
 }
 
 /* A queue's descriptor, or that it has none. */
 static int send_fd(struct vhost_user *vu, uint32_t request, unsigned i, int fd, struct err *err)
 {
-	return vhu_send_u64(vu, request, i | (fd < 0 ? VHOST_USER_NOFD : 0), fd, err);
+	return vuf_send_u64(vu, request, i | (fd < 0 ? VHOST_USER_NOFD : 0), fd, err);
 }
 
 static int run_queue(struct vhost_user *vu, unsigned i, struct err *err)
 {
-	struct vhu_ring *r = &vu->rings[i];
+	struct vuf_ring *r = &vu->rings[i];
 	uint32_t base;
 	int rc = ring_base(vu, r, &base);
 
 	if (rc)
 		return err_set(err, rc, "queue %u: nobody knows where it stood", i);
-	rc = vhu_send_state(vu, VHOST_USER_SET_VRING_BASE, i, base, NULL, err);
+	rc = vuf_send_state(vu, VHOST_USER_SET_VRING_BASE, i, base, NULL, err);
 	if (!rc)
 		rc = send_addr(vu, i, err);
 	if (!rc)
@@ -295,16 +295,16 @@ static int run(struct vhost_user *vu, unsigned index, struct err *err)
 {
 	int rc = 0;
 
-	if (index == VHU_ALL_QUEUES && has_inflight(vu) && vu->inflight_fd >= 0)
+	if (index == VUF_ALL_QUEUES && has_inflight(vu) && vu->inflight_fd >= 0)
 		rc = give_inflight(vu, err);
 	for (unsigned i = 0; i < vu->b.info.nr_queues && !rc; i++)
 		if (chosen(vu, i, index))
 			rc = run_queue(vu, i, err);
-	if (!rc && index == VHU_ALL_QUEUES && vhu_speaks(vu, VHOST_USER_PROTOCOL_F_STATUS))
-		rc = vhu_send_u64(vu, VHOST_USER_SET_STATUS, DRIVER_STATUS, -1, err);
-	for (unsigned i = 0; i < vu->b.info.nr_queues && !rc && vhu_has_protocol(vu); i++)
+	if (!rc && index == VUF_ALL_QUEUES && vuf_speaks(vu, VHOST_USER_PROTOCOL_F_STATUS))
+		rc = vuf_send_u64(vu, VHOST_USER_SET_STATUS, DRIVER_STATUS, -1, err);
+	for (unsigned i = 0; i < vu->b.info.nr_queues && !rc && vuf_has_protocol(vu); i++)
 		if (chosen(vu, i, index))
-			rc = vhu_send_state(vu, VHOST_USER_SET_VRING_ENABLE, i, 1, NULL, err);
+			rc = vuf_send_state(vu, VHOST_USER_SET_VRING_ENABLE, i, 1, NULL, err);
 	return rc;
 }
 
@@ -334,7 +334,7 @@ static bool can_go_on(const struct vhost_user *vu, struct err *err)
 	return true;
 }
 
-int vhu_rings_run(struct vhost_user *vu, unsigned index, struct err *err)
+int vuf_rings_run(struct vhost_user *vu, unsigned index, struct err *err)
 {
 	struct err why = { 0 };
 	bool lost = false;
@@ -342,7 +342,7 @@ int vhu_rings_run(struct vhost_user *vu, unsigned index, struct err *err)
 
 	pthread_mutex_lock(&vu->want_lock);
 	if (!nothing_to_do(vu) && !vu->refusal.text[0]) {
-		lost = index == VHU_ALL_QUEUES && !can_go_on(vu, &why);
+		lost = index == VUF_ALL_QUEUES && !can_go_on(vu, &why);
 		if (lost)
 			run_is_lost(vu, &why);
 		else
@@ -354,7 +354,7 @@ int vhu_rings_run(struct vhost_user *vu, unsigned index, struct err *err)
 	return rc;
 }
 
-void vhu_rings_kick(struct vhost_user *vu, unsigned index)
+void vuf_rings_kick(struct vhost_user *vu, unsigned index)
 {
 	int rc = 0;
 
@@ -365,25 +365,25 @@ void vhu_rings_kick(struct vhost_user *vu, unsigned index)
 			rc = kick(vu->rings[i].kick_fd);
 	pthread_mutex_unlock(&vu->want_lock);
 	if (rc)
-		vhu_break(vu, "its doorbell cannot be signalled: %s", strerror(-rc));
+		vuf_break(vu, "its doorbell cannot be signalled: %s", strerror(-rc));
 }
 
 /*
  * The back-end before this one may have died between an answer and the signal of it. A signal too
  * many does no harm.
  */
-void vhu_rings_call(struct vhost_user *vu)
+void vuf_rings_call(struct vhost_user *vu)
 {
 	pthread_mutex_lock(&vu->want_lock);
 	for (unsigned i = 0; i < vu->b.info.nr_queues && !nothing_to_do(vu); i++)
-		if (chosen(vu, i, VHU_ALL_QUEUES) && vu->rings[i].call_fd >= 0)
+		if (chosen(vu, i, VUF_ALL_QUEUES) && vu->rings[i].call_fd >= 0)
 			kick(vu->rings[i].call_fd);
 	pthread_mutex_unlock(&vu->want_lock);
 }
 
 /* --- stop --- */
 
-static int base_reply(struct vhost_user *vu, const struct vhu_pending *p, const struct vhu_msg *m,
+static int base_reply(struct vhost_user *vu, const struct vuf_pending *p, const struct vuf_msg *m,
 	struct err *err)
 {
 	struct vhost_user_vring_state state;
@@ -396,42 +396,42 @@ static int base_reply(struct vhost_user *vu, const struct vhu_pending *p, const 
 }
 
 /* A reset that the back-end refuses is not worse than one that it does not know. */
-static int ignore_reply(struct vhost_user *vu, const struct vhu_pending *p, const struct vhu_msg *m,
+static int ignore_reply(struct vhost_user *vu, const struct vuf_pending *p, const struct vuf_msg *m,
 	struct err *err)
 {
-	if (vhu_u64(m))
+	if (vuf_u64(m))
 		log_debug("%s: the back-end refused %s", vu->b.id, vhost_user_name(p->request));
 	return 0;
 }
 
 static int send_reset(struct vhost_user *vu, struct err *err)
 {
-	const struct vhu_request rq = { .request = VHOST_USER_RESET_DEVICE, .reply = ignore_reply };
+	const struct vuf_request rq = { .request = VHOST_USER_RESET_DEVICE, .reply = ignore_reply };
 	int rc = 0;
 
-	if (vhu_speaks(vu, VHOST_USER_PROTOCOL_F_RESET_DEVICE))
-		rc = vhu_send(vu, &rq, err);
-	if (!rc && vhu_speaks(vu, VHOST_USER_PROTOCOL_F_STATUS))
-		rc = vhu_send_u64(vu, VHOST_USER_SET_STATUS, 0, -1, err);
+	if (vuf_speaks(vu, VHOST_USER_PROTOCOL_F_RESET_DEVICE))
+		rc = vuf_send(vu, &rq, err);
+	if (!rc && vuf_speaks(vu, VHOST_USER_PROTOCOL_F_STATUS))
+		rc = vuf_send_u64(vu, VHOST_USER_SET_STATUS, 0, -1, err);
 	vu->reset_since_mem = true;
 	return rc;
 }
 
-int vhu_rings_stop(struct vhost_user *vu, unsigned index, struct err *err)
+int vuf_rings_stop(struct vhost_user *vu, unsigned index, struct err *err)
 {
 	bool any = false;
 	int rc = 0;
 
-	for (unsigned i = 0; i < vu->b.info.nr_queues && !rc && vhu_has_protocol(vu); i++)
-		if (vu->rings[i].started && (index == VHU_ALL_QUEUES || index == i))
-			rc = vhu_send_state(vu, VHOST_USER_SET_VRING_ENABLE, i, 0, NULL, err);
+	for (unsigned i = 0; i < vu->b.info.nr_queues && !rc && vuf_has_protocol(vu); i++)
+		if (vu->rings[i].started && (index == VUF_ALL_QUEUES || index == i))
+			rc = vuf_send_state(vu, VHOST_USER_SET_VRING_ENABLE, i, 0, NULL, err);
 	for (unsigned i = 0; i < vu->b.info.nr_queues && !rc; i++)
-		if (vu->rings[i].started && (index == VHU_ALL_QUEUES || index == i)) {
-			rc = vhu_send_state(vu, VHOST_USER_GET_VRING_BASE, i, 0, base_reply, err);
+		if (vu->rings[i].started && (index == VUF_ALL_QUEUES || index == i)) {
+			rc = vuf_send_state(vu, VHOST_USER_GET_VRING_BASE, i, 0, base_reply, err);
 			vu->rings[i].started = false;
 			any = true;
 		}
-	if (!rc && any && index == VHU_ALL_QUEUES)
+	if (!rc && any && index == VUF_ALL_QUEUES)
 		rc = send_reset(vu, err);
 	return rc;
 }
@@ -446,14 +446,14 @@ static void on_error(struct loop_source *src, uint32_t events)
 {
 	struct vhost_user *vu = container_of(src, struct vhost_user, err_src);
 
-	vhu_renew_errors(vu);
+	vuf_renew_errors(vu);
 	log_limited(&vu->refusal_limit, LOG_WARN,
 		"%s: the back-end cannot make sense of a queue; the driver has to reset the device",
 		vu->b.id);
 	vu->owner->ops->needs_reset(vu->owner);
 }
 
-int vhu_watch_errors(struct vhost_user *vu)
+int vuf_watch_errors(struct vhost_user *vu)
 {
 	int fd = fd_eventfd(), rc;
 
@@ -470,14 +470,14 @@ int vhu_watch_errors(struct vhost_user *vu)
 	return 0;
 }
 
-void vhu_renew_errors(struct vhost_user *vu)
+void vuf_renew_errors(struct vhost_user *vu)
 {
-	vhu_unwatch_errors(vu);
-	if (vhu_watch_errors(vu))
+	vuf_unwatch_errors(vu);
+	if (vuf_watch_errors(vu))
 		log_err("%s: no descriptor for the errors of queues", vu->b.id);
 }
 
-void vhu_unwatch_errors(struct vhost_user *vu)
+void vuf_unwatch_errors(struct vhost_user *vu)
 {
 	loop_del(&vu->err_src);
 	pthread_mutex_lock(&vu->want_lock);

@@ -48,7 +48,7 @@ static uint64_t transport_features(void)
 	       VIRTIO_BIT(VIRTIO_BIT_NOTIFICATION_DATA) | VIRTIO_BIT(VIRTIO_BIT_RING_RESET);
 }
 
-uint64_t vhu_offer(const struct vhost_user *vu, unsigned nr_queues)
+uint64_t vuf_offer(const struct vhost_user *vu, unsigned nr_queues)
 {
 	uint64_t offer = vu->offered & ~vu->features_off;
 
@@ -65,11 +65,11 @@ static uint64_t queue_limit(const struct vhost_user *vu)
 {
 	uint64_t num = vu->attach.queue_num;
 
-	if (!vhu_speaks(vu, VHOST_USER_PROTOCOL_F_MQ) || vu->force)
-		return VHU_MAX_QUEUES;
+	if (!vuf_speaks(vu, VHOST_USER_PROTOCOL_F_MQ) || vu->force)
+		return VUF_MAX_QUEUES;
 	if (vu->b.info.type == VIRTIO_ID_NET)
-		num = MIN(num, (uint64_t)VHU_MAX_QUEUES) * 2 + 1;
-	return MIN(num, (uint64_t)VHU_MAX_QUEUES);
+		num = MIN(num, (uint64_t)VUF_MAX_QUEUES) * 2 + 1;
+	return MIN(num, (uint64_t)VUF_MAX_QUEUES);
 }
 
 static unsigned queue_count(const struct vhost_user *vu)
@@ -79,9 +79,9 @@ static unsigned queue_count(const struct vhost_user *vu)
 
 	if (vu->nr_queue_sizes)
 		return vu->nr_queue_sizes;
-	if (!vhu_speaks(vu, VHOST_USER_PROTOCOL_F_MQ) || vu->b.info.type == VIRTIO_ID_NET)
+	if (!vuf_speaks(vu, VHOST_USER_PROTOCOL_F_MQ) || vu->b.info.type == VIRTIO_ID_NET)
 		return usual;
-	return (unsigned)MIN(vu->attach.queue_num, (uint64_t)VHU_MAX_QUEUES);
+	return (unsigned)MIN(vu->attach.queue_num, (uint64_t)VUF_MAX_QUEUES);
 }
 
 static int take_sizes(struct vhost_user *vu, struct err *err)
@@ -105,7 +105,7 @@ static int take_queues(struct vhost_user *vu, struct err *err)
 	unsigned nr = queue_count(vu);
 	int rc = 0;
 
-	if (vhu_speaks(vu, VHOST_USER_PROTOCOL_F_MQ) && !vu->attach.queue_num)
+	if (vuf_speaks(vu, VHOST_USER_PROTOCOL_F_MQ) && !vu->attach.queue_num)
 		return err_set(err, -EPROTO, "GET_QUEUE_NUM: 0 queues");
 	if (nr > queue_limit(vu))
 		return err_set(err, -EINVAL, "%u queues asked for, the back-end has %llu", nr,
@@ -160,7 +160,7 @@ static int check_features(const struct vhost_user *vu, struct err *err)
 		(unsigned long long)vu->offered, virtio_type_name(vu->b.info.type, name));
 }
 
-int vhu_take_shape(struct vhost_user *vu, struct err *err)
+int vuf_take_shape(struct vhost_user *vu, struct err *err)
 {
 	int rc = check_features(vu, err);
 
@@ -170,11 +170,11 @@ int vhu_take_shape(struct vhost_user *vu, struct err *err)
 		rc = take_shm(vu, err);
 	if (rc)
 		return rc;
-	vu->b.info.features = vhu_offer(vu, vu->b.info.nr_queues);
+	vu->b.info.features = vuf_offer(vu, vu->b.info.nr_queues);
 	return 0;
 }
 
-int vhu_same_shape(struct vhost_user *vu, struct err *err)
+int vuf_same_shape(struct vhost_user *vu, struct err *err)
 {
 	const struct virtio_info *info = &vu->b.info;
 

@@ -225,7 +225,7 @@ static void a_queue_number_beyond_all_measure_is_cut(void **state)
 
 	x->f.queue_num = UINT64_MAX;
 	attach(x);
-	assert_int_equal(backend(x)->info.nr_queues, VHU_MAX_QUEUES);
+	assert_int_equal(backend(x)->info.nr_queues, VUF_MAX_QUEUES);
 	fix_free(x);
 
 	x = fix_new();

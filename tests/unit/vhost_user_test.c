@@ -51,9 +51,9 @@ static void a_start_tells_everything_in_order(void **state)
 			    place(f, VHOST_USER_GET_INFLIGHT_FD, 1, 0));
 		assert_int_equal(nth(f, VHOST_USER_SET_VRING_BASE, 1, i).state.num, 0);
 		r = nth(f, VHOST_USER_SET_VRING_ADDR, 1, i);
-		assert_int_equal(r.addr.desc, VHU_USER_BASE + x->q[i].desc);
-		assert_int_equal(r.addr.avail, VHU_USER_BASE + x->q[i].driver);
-		assert_int_equal(r.addr.used, VHU_USER_BASE + x->q[i].device);
+		assert_int_equal(r.addr.desc, VUF_USER_BASE + x->q[i].desc);
+		assert_int_equal(r.addr.avail, VUF_USER_BASE + x->q[i].driver);
+		assert_int_equal(r.addr.used, VUF_USER_BASE + x->q[i].device);
 		assert_int_equal(nth(f, VHOST_USER_SET_VRING_KICK, 1, i).nr_fds, 1);
 		assert_true(place(f, VHOST_USER_SET_INFLIGHT_FD, 1, 0) <
 			    place(f, VHOST_USER_SET_VRING_KICK, 1, i));
@@ -198,7 +198,7 @@ static void a_network_device_without_control_queue_offers_no_features_of_it(void
 static void many_queues_fit_through_a_socket(void **state)
 {
 	struct fix *x = fix_new();
-	unsigned nr = VHU_MAX_QUEUES;
+	unsigned nr = VUF_MAX_QUEUES;
 
 	x->f.queue_num = nr;
 	attach(x);
@@ -276,7 +276,7 @@ static void memory_goes_as_a_table_to_a_back_end_without_slots(void **state)
 	assert_int_equal(r.nr_fds, 2);
 	assert_int_equal(r.table.nr, 2);
 	assert_int_equal(r.table.regions[1].gpa, HIGH_GPA + RAM_SIZE);
-	assert_int_equal(r.table.regions[1].user_addr, VHU_USER_BASE + HIGH_GPA + RAM_SIZE);
+	assert_int_equal(r.table.regions[1].user_addr, VUF_USER_BASE + HIGH_GPA + RAM_SIZE);
 	assert_int_equal(r.table.regions[1].mmap_offset, RAM_SIZE);
 	assert_int_equal(count(&x->f, VHOST_USER_ADD_MEM_REG, 0), 0);
 	fix_free(x);
@@ -351,11 +351,11 @@ static void a_back_end_has_longer_for_more_memory(void **state)
 	ram.ranges[1] = (struct mem_range){ .gpa = HIGH_GPA, .size = 16 * GIB, .fd = ram.fd };
 	ram.nr = 2;
 	attach(x);
-	assert_int_equal(vhu_mem_patience_ms(x->vu), 16000);
+	assert_int_equal(vuf_mem_patience_ms(x->vu), 16000);
 	assert_int_equal(start(x, 0), 0);
-	assert_int_equal(vhu_mem_patience_ms(x->vu), 0); /* once */
+	assert_int_equal(vuf_mem_patience_ms(x->vu), 0); /* once */
 	lose_and_return(x);
-	assert_int_equal(vhu_mem_patience_ms(x->vu), 0);
+	assert_int_equal(vuf_mem_patience_ms(x->vu), 0);
 	fix_free(x);
 }
 
