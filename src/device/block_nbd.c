@@ -131,8 +131,6 @@ static void wake_waiting(struct connection *c)
 {
 	struct job *j = c->waiting;
 
-	if (!j)
-		return;
 	c->waiting = j->next;
 	if (!c->waiting)
 		c->waiting_end = &c->waiting;
@@ -206,13 +204,16 @@ static void answer_done(struct connection *c)
 	if (c->answering)
 		return;
 	c->answering = true;
-	while ((j = c->done)) {
+	while (c->done || (c->waiting && c->bounces)) {
+		j = c->done;
+		if (!j) {
+			wake_waiting(c);
+			continue;
+		}
 		c->done = j->next;
 		if (!c->done)
 			c->done_end = &c->done;
 		chunk_done(j);
-		if (c->bounces)
-			wake_waiting(c);
 	}
 	c->answering = false;
 }

@@ -453,3 +453,23 @@ def test_a_lost_nbd_server_is_an_error_and_not_the_end(start, nbd):
         server.wait_for_log("the connection to the server is lost")
         assert queue.do(IN, room=512)[0] == IOERR
         assert queue.do(FLUSH)[0] == IOERR
+
+
+def test_all_that_is_open_when_the_server_is_lost_comes_back(start, nbd):
+    """More requests of several pieces than there are buffers for them."""
+    server = start_on_nbd(start, nbd[0])
+    with connect(server) as front:
+        queue = Queue(front, size=128)
+        header = queue.place(0, struct.pack("<IIQ", IN, 0, 0))
+        nbd[1].send_signal(signal.SIGSTOP)
+        for head in range(100):
+            data, status = GPA + queue.room + 0x1000, queue.place(0x100 + head, b"\xff")
+            table = struct.pack("<" + "QIHH" * 4, header, 16, NEXT, 1, data, 512, WRITE | NEXT, 2,
+                                data + 512, 512, WRITE | NEXT, 3, status, 1, WRITE, 0)
+            queue.desc(head, queue.place(0x4000 + 64 * head, table), len(table), INDIRECT)
+            queue.offer(head)
+        queue.ring()
+        nbd[1].send_signal(signal.SIGKILL)
+        queue.wait_used()
+        assert sorted(queue.used(i)[0] for i in range(100)) == list(range(100))
+        assert front.memory[queue.room + 0x100:queue.room + 0x100 + 100] == bytes([IOERR]) * 100
