@@ -105,12 +105,21 @@ static int check_fs(void *item, struct err *err)
 	return check_reconnect(&fs->backend, err);
 }
 
-static int check_rate(const char *what, uint64_t size, uint64_t burst, uint64_t ms, struct err *err)
+static int check_bucket(const char *what, uint64_t size, uint64_t burst, uint64_t ms, struct err *err)
 {
 	if (!size == !ms && (size || !burst))
 		return 0;
 	return err_set(err, -EINVAL, "%s_size: expected %s_refill_time beside it, and the other way round",
 		what, what);
+}
+
+static int check_rate(const struct rate_config *r, struct err *err)
+{
+	int rc = check_bucket("bw", r->bw_size, r->bw_one_time_burst, r->bw_refill_time, err);
+
+	if (rc)
+		return rc;
+	return check_bucket("ops", r->ops_size, r->ops_one_time_burst, r->ops_refill_time, err);
 }
 
 /* A back-end of somebody else's is a socket; a program of ours is not. */
@@ -126,7 +135,6 @@ static int check_whose(bool vhost_user, const char *socket, struct err *err)
 static int check_disk(void *item, struct err *err)
 {
 	const struct disk_config *d = item;
-	const struct rate_config *r = &d->rate;
 	int rc = check_whose(d->vhost_user, d->socket, err);
 
 	if (rc)
@@ -139,9 +147,7 @@ static int check_disk(void *item, struct err *err)
 			strlen(d->serial));
 	rc = check_queue_size(d->queue_size, err);
 	if (!rc)
-		rc = check_rate("bw", r->bw_size, r->bw_one_time_burst, r->bw_refill_time, err);
-	if (!rc)
-		rc = check_rate("ops", r->ops_size, r->ops_one_time_burst, r->ops_refill_time, err);
+		rc = check_rate(&d->rate, err);
 	return rc ? rc : check_reconnect(&d->backend, err);
 }
 
@@ -205,6 +211,8 @@ static int check_net(void *item, struct err *err)
 		rc = check_address("ip", n->ip, err);
 	if (!rc)
 		rc = check_address("mask", n->mask, err);
+	if (!rc)
+		rc = check_rate(&n->rate, err);
 	return rc ? rc : check_reconnect(&n->backend, err);
 }
 

@@ -195,6 +195,7 @@ struct net_config {
 	uint16_t num_queues; /* receive and transmit queues together */
 	uint16_t queue_size;
 	bool offload_tso, offload_ufo, offload_csum;
+	struct rate_config rate; /* each way for itself */
 	bool vhost_user;
 	char *socket;
 	uint32_t vhost_mode; /* enum vhost_mode */

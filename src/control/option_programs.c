@@ -22,7 +22,7 @@
 	{ .name = "bw_refill_time", .json = "rate_limiter_config.bandwidth.refill_time", .type = FIELD_UINT, .arg = "MS", .fallback = "0",              \
 	  .max = 86400000, MEMBER(own, rate.bw_refill_time), .help = "milliseconds" },             \
 	{ .name = "ops_size", .json = "rate_limiter_config.ops.size", .type = FIELD_UINT, .arg = "N", .fallback = "0", .max = INT64_MAX,   \
-	  MEMBER(own, rate.ops_size), .help = "requests that may pass within ops_refill_time" },   \
+	  MEMBER(own, rate.ops_size), .help = "requests or packets that may pass within ops_refill_time" },   \
 	{ .name = "ops_one_time_burst", .json = "rate_limiter_config.ops.one_time_burst", .type = FIELD_UINT, .arg = "N", .fallback = "0",           \
 	  .max = INT64_MAX, MEMBER(own, rate.ops_one_time_burst),                                  \
 	  .help = "and so many once beside it" },                                                  \
@@ -131,8 +131,7 @@ const struct field_row net_fields[] = {
 	{ .name = "vhost_mode", .json = "vhost_mode", .type = FIELD_CHOICE, .arg = "client|server",
 	  .fallback = "client", .choices = vhost_modes, MEMBER(net_config, vhost_mode),
 	  .help = "who listens at the socket" },
-	{ .name = "rate_limiter_config", .json = "rate_limiter_config", .type = FIELD_STRING,
-	  .arg = "LIMITS", .refused = "networks have no limits", .help = "bytes and packets a second" },
+	RATE_FIELDS(net_config),
 	BACKEND_FIELDS(net_config),
 	IOMMU_FIELD,
 	DEVICE_FIELDS(net_config, "_net0, _net1, ..."),

@@ -48,6 +48,8 @@ int vm_begin_foreign_net(struct vm_devices *d, const struct net_config *net, str
 struct program_args;
 int vm_begin_program(struct vm_devices *d, const char *kind, uint32_t type,
 	const struct device_config *at, struct program_args *a, struct err *err);
+/* Its limits, for models that have them. */
+void vm_add_rate(struct program_args *a, const struct rate_config *r);
 int vm_begin_disks(struct vm_devices *d, const struct vm_config *c, struct err *err);
 int vm_begin_rng(struct vm_devices *d, const struct vm_config *c, struct err *err);
 int vm_begin_console(struct vm_devices *d, const struct vm_config *c, struct err *err);

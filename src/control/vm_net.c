@@ -72,6 +72,7 @@ static void add_net_args(struct program_args *a, const struct net_config *net)
 	program_arg(a, "--offload-tso=%s", net->offload_tso ? "on" : "off");
 	program_arg(a, "--offload-ufo=%s", net->offload_ufo ? "on" : "off");
 	program_arg(a, "--offload-csum=%s", net->offload_csum ? "on" : "off");
+	vm_add_rate(a, &net->rate);
 }
 
 static int begin_net(struct vm_devices *d, const struct net_config *net, struct err *err)

@@ -73,7 +73,7 @@ static int open_image(const struct disk_config *disk, struct err *err)
 						  strerror(errno));
 }
 
-static void add_rate(struct program_args *a, const struct rate_config *r)
+void vm_add_rate(struct program_args *a, const struct rate_config *r)
 {
 	const struct {
 		const char *name;
@@ -113,7 +113,7 @@ static int begin_disk(struct vm_devices *d, const struct disk_config *disk, stru
 		program_arg(&a, "--direct");
 	if (disk->serial)
 		program_arg(&a, "--serial=%s", disk->serial);
-	add_rate(&a, &disk->rate);
+	vm_add_rate(&a, &disk->rate);
 	return vm_begin_program(d, "disk", VIRTIO_ID_BLOCK, &disk->at, &a, err);
 }
 

@@ -290,6 +290,10 @@ WITH_KERNEL = [
     ("--disk path=x,id=a --net id=a", "--net: id: Identifier a is not unique"),
     ("--net num_queues=3", "--net: num_queues: expected an even number, got 3"),
     ("--net mtu=67", "--net: mtu: expected 68 to 65535, got 67"),
+    (
+        "--net bw_size=5",
+        "--net: bw_size: expected bw_refill_time beside it, and the other way round",
+    ),
     ("--net tap=x,fd=[3]", "--net: expected at most one of tap=, fd= and vhost_user=on"),
     ("--net fd=[3,4]", "--net: fd: expected 1 descriptors (num_queues / 2), got 2"),
     (
