@@ -116,7 +116,7 @@ struct vhost_user {
 	uint16_t default_queue_size;
 	uint8_t *given_config; /* NULL: none */
 	uint32_t given_config_size;
-	uint64_t features_off;
+	uint64_t features_off, features_ours;
 	struct loop *loop;
 	struct memory *memory;
 	struct virtio_owner *owner;

@@ -205,12 +205,12 @@ static uint64_t acknowledged(const struct vhost_user *vu)
 {
 	uint64_t bit = 1ull << VHOST_USER_F_PROTOCOL_FEATURES;
 
-	return vu->features | (vu->offered & bit);
+	return (vu->features & ~(vu->features_ours & ~vu->offered)) | (vu->offered & bit);
 }
 
 static int prepare(struct vhost_user *vu, unsigned index, struct err *err)
 {
-	uint64_t missing = vu->features & ~vu->offered;
+	uint64_t missing = vu->features & ~(vu->offered | vu->features_ours);
 	int rc = 0;
 
 	if (missing) {

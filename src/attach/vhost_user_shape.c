@@ -55,7 +55,7 @@ uint64_t vuf_offer(const struct vhost_user *vu, unsigned nr_queues)
 	offer &= ~bits(TRANSPORT_FIRST, TRANSPORT_LAST) | transport_features();
 	if (vu->b.info.type == VIRTIO_ID_NET && nr_queues % 2 == 0)
 		offer &= ~NET_NEEDS_CONTROL;
-	return offer;
+	return offer | vu->features_ours;
 }
 
 /* --- queues --- */

@@ -28,6 +28,7 @@ struct wanted {
 	const uint8_t *config; /* borrowed */
 	uint32_t config_size;
 	bool config_is_ours; /* the back-end is not asked for its configuration */
+	uint64_t features_ours;
 	bool listen;	     /* at the socket, the back-end connects */
 };
 
@@ -56,6 +57,7 @@ static int begin(struct vm_devices *d, const struct wanted *w, struct err *err)
 			.config = w->config,
 			.config_size = w->config_size,
 			.config_is_ours = w->config_is_ours,
+			.features_ours = w->features_ours,
 			/* 0 is a user's "do not wait" */
 			.times.connect_ms = MAX(w->backend->connect_timeout_s * 1000, 1u),
 		},
@@ -206,7 +208,7 @@ int vm_begin_foreign_net(struct vm_devices *d, const struct net_config *net, str
 		.mtu = net->mtu,
 	};
 	uint16_t sizes[TYPED_MAX_QUEUES];
-	const struct wanted w = {
+	struct wanted w = {
 		.kind = "net",
 		.at = &net->at,
 		.socket = net->socket,
@@ -216,11 +218,17 @@ int vm_begin_foreign_net(struct vm_devices *d, const struct net_config *net, str
 		.nr_queues = net->num_queues,
 		.config = (const uint8_t *)&config,
 		.config_size = sizeof(config),
+		.config_is_ours = true,
+		.features_ours = VIRTIO_BIT(VIRTIO_NET_F_STATUS),
 		.listen = net->vhost_mode == VHOST_MODE_SERVER,
 	};
 
-	if (net->mac)
+	if (net->mac) {
 		config_mac(net->mac, config.mac);
+		w.features_ours |= VIRTIO_BIT(VIRTIO_NET_F_MAC);
+	}
+	if (net->mtu)
+		w.features_ours |= VIRTIO_BIT(VIRTIO_NET_F_MTU);
 	fill_sizes(sizes, w.nr_queues, net->queue_size);
 	return begin(d, &w, err);
 }
