@@ -11,9 +11,13 @@ from shm import Shm
 CHAOS = int(os.environ.get("OUTBOARD_CHAOS", "300000"))
 
 
-def test_virtio(vmm, echo):
+RINGS = pytest.mark.parametrize("words", ["packed=0", "packed=1"])
+
+
+@RINGS
+def test_virtio(vmm, echo, words):
     """Everything of the transport: see image/test_virtio.c."""
-    vmm("virtio", "--generic-vhost-user", echo().option).passes()
+    vmm("virtio", "--generic-vhost-user", echo().option, words=words).passes()
 
 
 def test_virtio_in_another_slot(vmm, echo):
@@ -75,10 +79,11 @@ def next_requests(guest):
         start = guest.out.wait(r"^# \d+ requests$", start)[0] + 1
 
 
-def test_echo_killed_and_restarted(vmm, echo):
+@RINGS
+def test_echo_killed_and_restarted(vmm, echo, words):
     """No request is lost, none is answered wrongly; nothing grows."""
     device = echo()
-    guest, _ = echoing(vmm, device)
+    guest, _ = echoing(vmm, device, words=words)
     fds = memory = None
     for turn in range(20):
         device.kill()
@@ -176,11 +181,12 @@ def test_disk(vmm, virtio, image):
     assert any(image.read_bytes())
 
 
-def test_disk_killed_and_restarted(vmm, virtio, image):
+@RINGS
+def test_disk_killed_and_restarted(vmm, virtio, image, words):
     """Sixteen requests are always under way; all are carried out, and what was written stays."""
     arguments = ("block", f"--blk-file={image}")
     disk = virtio(*arguments)
-    guest = vmm("virtio-disk", "--generic-vhost-user", disk.option)
+    guest = vmm("virtio-disk", "--generic-vhost-user", disk.option, words=words)
     guest.out.wait("^# working$")
     for _ in range(20):
         next_batches(guest)

@@ -3,8 +3,9 @@
  *
  * "virtio": capabilities, negotiation, queues with MSI-X, with INTx and without interrupts,
  * doorbells, resets of the device and of one queue, changes of the configuration. "virtio-poll"
- * echoes until it is told to stop, so that the device may be killed meanwhile. "virtio-chaos"
- * writes random values all over the registers of a device that looks at no ring.
+ * echoes until it is told to stop, so that the device may be killed meanwhile. Both use packed
+ * rings with packed=1. "virtio-chaos" writes random values all over the registers of a device that
+ * looks at no ring.
  */
 #include "../device/echo.h"
 #include "apic.h"
@@ -16,10 +17,10 @@
 
 #define VECTOR_CONFIG 0xa0 /* then one for each queue */
 #define VECTOR_LINE   0xa8
-#define FEATURES      (FEATURE_VERSION_1 | 1ull << ECHO_FEATURE)
 #define MESSAGE	      600 /* bytes of a request */
 
 static struct virtio dev;
+static uint64_t features = FEATURE_VERSION_1 | 1ull << ECHO_FEATURE;
 static uint8_t out_buf[MESSAGE], in_buf[MESSAGE];
 
 static uint32_t config(unsigned at)
@@ -36,6 +37,8 @@ static bool find_echo(void)
 {
 	if (!ok(virtio_find(&dev, ECHO_TYPE, 0), "there is an echo device"))
 		return false;
+	if (boot_number("packed", 0))
+		features |= FEATURE_PACKED;
 	return equal(config(ECHO_ID_AT), ECHO_ID, "its configuration can be read");
 }
 
@@ -55,7 +58,7 @@ static void check_identity(void)
 	}
 	equal(read16(dev.common + COMMON_NR_QUEUES), ECHO_NR_QUEUES, "queues");
 	equal(read16(dev.fn + dev.msix + 2) & 0x7ff, ECHO_NR_QUEUES, "a vector each, and one");
-	equal(dev.offered & FEATURES, FEATURES, "features");
+	equal(dev.offered & features, features, "features");
 }
 
 /* Every width and place gives the same bytes. */
@@ -98,14 +101,16 @@ static void check_negotiation(void)
 	ok(!virtio_negotiate(&dev, 0), "not without VERSION_1");
 	ok(!virtio_negotiate(&dev, FEATURE_VERSION_1 | 1ull << 22),
 		"nor with what was not offered");
-	ok(virtio_negotiate(&dev, FEATURES), "features are agreed on");
+	ok(virtio_negotiate(&dev, features), "features are agreed on");
 	write32(dev.common + COMMON_DRIVER_SELECT, 0);
 	write32(dev.common + COMMON_DRIVER_FEATURE, 0);
 	equal(read32(dev.common + COMMON_DRIVER_FEATURE), 1u << ECHO_FEATURE, "and fixed");
 	write16(dev.common + COMMON_QUEUE_SELECT, 0);
 	equal(read16(dev.common + COMMON_QUEUE_SIZE), ECHO_QUEUE_SIZE, "size of a queue");
 	write16(dev.common + COMMON_QUEUE_SIZE, 3);
-	equal(read16(dev.common + COMMON_QUEUE_SIZE), ECHO_QUEUE_SIZE, "which is a power of two");
+	equal(read16(dev.common + COMMON_QUEUE_SIZE),
+		features & FEATURE_PACKED ? 3 : ECHO_QUEUE_SIZE,
+		"which is a power of two in a split ring");
 	write16(dev.common + COMMON_QUEUE_SELECT, ECHO_NR_QUEUES);
 	equal(read16(dev.common + COMMON_QUEUE_SIZE), 0, "there is no further queue");
 }
@@ -127,7 +132,7 @@ static bool came_back(uint32_t len)
 
 static void set_up(unsigned nr_queues, bool vectors)
 {
-	virtio_negotiate(&dev, FEATURES | (dev.offered & FEATURE_RING_RESET));
+	virtio_negotiate(&dev, features | (dev.offered & FEATURE_RING_RESET));
 	if (vectors)
 		write16(dev.common + COMMON_CONFIG_VECTOR, 0);
 	for (unsigned q = 0; q < nr_queues; q++)
@@ -387,7 +392,7 @@ static void check_bad_queues(void)
 	static const uint64_t nowhere[] = { 0xe8000000, 0xd0000000, 0x7ffffffffffff000 };
 
 	for (unsigned i = 0; i < ARRAY_SIZE(nowhere); i++) {
-		virtio_negotiate(&dev, FEATURES);
+		virtio_negotiate(&dev, features);
 		write16(dev.common + COMMON_QUEUE_SELECT, 0);
 		write64(dev.common + COMMON_QUEUE_DESC, nowhere[i]);
 		write64(dev.common + COMMON_QUEUE_DRIVER, nowhere[i]);
@@ -550,7 +555,7 @@ void test_virtio_chaos(void)
 	ok(true, "%lu accesses, %lu resets", n, resets);
 	irq_open();
 	irq_close();
-	ok(virtio_negotiate(&dev, FEATURES), "features are agreed on");
+	ok(virtio_negotiate(&dev, features), "features are agreed on");
 	set_up(ECHO_NR_QUEUES, false);
 	equal(virtio_status(&dev), 15, "queues are started");
 	equal(config(ECHO_ID_AT), ECHO_ID, "the configuration can be read");

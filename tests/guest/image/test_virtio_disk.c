@@ -3,7 +3,8 @@
  *
  * "virtio-rng" asks for random bytes. "virtio-disk" writes and reads blocks at random places until
  * the byte q and remembers what each must hold, so that the disk's process may die meanwhile; the
- * disk is read as a whole at the end. Virtio 1.3, 5.2 and 5.4.
+ * disk is read as a whole at the end. With packed=1 its ring is a packed one. Virtio 1.3, 5.2
+ * and 5.4.
  */
 #include "boot.h"
 #include "print.h"
@@ -139,7 +140,7 @@ static unsigned read_all(void)
 
 static bool start_disk(void)
 {
-	uint64_t sectors;
+	uint64_t sectors, features = FEATURE_VERSION_1 | BLOCK_FLUSH;
 
 	if (!ok(virtio_find(&dev, TYPE_BLOCK, 0), "there is a disk"))
 		return false;
@@ -151,7 +152,9 @@ static bool start_disk(void)
 		return false;
 	ok(dev.offered & BLOCK_FLUSH, "that flushes");
 	virtio_msix_on(&dev, VECTOR_QUEUE - 1, 2);
-	if (!ok(virtio_negotiate(&dev, FEATURE_VERSION_1 | BLOCK_FLUSH), "features are agreed on"))
+	if (boot_number("packed", 0))
+		features |= FEATURE_PACKED;
+	if (!ok(virtio_negotiate(&dev, features), "features are agreed on"))
 		return false;
 	virtio_queue(&dev, 0, RING_MAX, 1);
 	virtio_driver_ok(&dev);

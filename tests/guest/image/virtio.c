@@ -21,10 +21,22 @@ struct ring_memory {
 		} ring[RING_MAX];
 		uint16_t event;
 	} used __attribute__((aligned(4)));
+	/* A packed ring is one table that both write. */
+	struct {
+		uint64_t addr;
+		uint32_t len;
+		uint16_t id, flags;
+	} packed[RING_MAX] __attribute__((aligned(16)));
+	struct {
+		uint16_t where, flags;
+	} driver_event __attribute__((aligned(4))), device_event __attribute__((aligned(4)));
 };
 
 #define DESC_NEXT  1
 #define DESC_WRITE 2
+/* Of a packed ring: equal to the wrap counter, or not. 2.8.1 */
+#define DESC_AVAIL (1u << 7)
+#define DESC_USED  (1u << 15)
 
 static struct ring_memory memories[VIRTIO_MAX_QUEUES] __attribute__((aligned(4096)));
 
@@ -101,6 +113,7 @@ void virtio_reset(struct virtio *v)
 bool virtio_negotiate(struct virtio *v, uint64_t features)
 {
 	virtio_reset(v);
+	v->packed = features & FEATURE_PACKED;
 	virtio_set_status(v, STATUS_ACKNOWLEDGE | STATUS_DRIVER);
 	for (unsigned i = 0; i < 2; i++) {
 		write32(v->common + COMMON_DRIVER_SELECT, i);
@@ -150,23 +163,30 @@ void virtio_queue(struct virtio *v, unsigned index, unsigned size, uint16_t vect
 	write16(v->common + COMMON_QUEUE_SELECT, (uint16_t)index);
 	write16(v->common + COMMON_QUEUE_SIZE, (uint16_t)size);
 	write16(v->common + COMMON_QUEUE_VECTOR, vector);
-	write_address(v, COMMON_QUEUE_DESC, r->memory->desc);
-	write_address(v, COMMON_QUEUE_DRIVER, &r->memory->avail);
-	write_address(v, COMMON_QUEUE_DEVICE, &r->memory->used);
+	if (v->packed) {
+		write_address(v, COMMON_QUEUE_DESC, r->memory->packed);
+		write_address(v, COMMON_QUEUE_DRIVER, &r->memory->driver_event);
+		write_address(v, COMMON_QUEUE_DEVICE, &r->memory->device_event);
+	} else {
+		write_address(v, COMMON_QUEUE_DESC, r->memory->desc);
+		write_address(v, COMMON_QUEUE_DRIVER, &r->memory->avail);
+		write_address(v, COMMON_QUEUE_DEVICE, &r->memory->used);
+	}
 	r->doorbell = v->notify + v->notify_step * read16(v->common + COMMON_QUEUE_NOTIFY);
 	write16(v->common + COMMON_QUEUE_ENABLE, 1);
 }
 
-/* Request i uses descriptors 2i and 2i + 1, in turns: the answers come in order. */
-bool virtio_give(struct virtio *v, unsigned queue, const void *out, uint32_t out_len, void *in,
-	uint32_t in_len)
+/* Request i uses descriptors 2i and 2i + 1, in turns. */
+static unsigned first_of(const struct ring *r, uint16_t request)
 {
-	struct ring *r = &v->rings[queue];
-	struct ring_memory *m = r->memory;
-	unsigned first = r->given % (r->size / 2) * 2;
+	return request % (r->size / 2) * 2;
+}
 
-	if ((uint16_t)(r->given - r->taken) >= r->size / 2)
-		return false;
+static void give_split(struct ring *r, const void *out, uint32_t out_len, void *in, uint32_t in_len)
+{
+	struct ring_memory *m = r->memory;
+	unsigned first = first_of(r, r->given);
+
 	m->desc[first].addr = (uint64_t)out;
 	m->desc[first].len = out_len;
 	m->desc[first].flags = DESC_NEXT;
@@ -175,32 +195,93 @@ bool virtio_give(struct virtio *v, unsigned queue, const void *out, uint32_t out
 	m->desc[first + 1].len = in_len;
 	m->desc[first + 1].flags = DESC_WRITE;
 	m->avail.ring[r->given % r->size] = (uint16_t)first;
-	r->given++;
 	/* The entry before the index that covers it: 2.7.13.2 */
-	__atomic_store_n(&m->avail.index, r->given, __ATOMIC_RELEASE);
+	__atomic_store_n(&m->avail.index, (uint16_t)(r->given + 1), __ATOMIC_RELEASE);
+}
+
+/* The wrap counter when the ring comes to a request: 1 the first time round, then in turns. */
+static bool wrap_of(const struct ring *r, uint16_t request)
+{
+	return !(request / (r->size / 2) & 1);
+}
+
+static void give_packed(
+	struct ring *r, const void *out, uint32_t out_len, void *in, uint32_t in_len)
+{
+	struct ring_memory *m = r->memory;
+	unsigned first = first_of(r, r->given);
+	uint16_t flags = wrap_of(r, r->given) ? DESC_AVAIL : DESC_USED;
+
+	m->packed[first].addr = (uint64_t)out;
+	m->packed[first].len = out_len;
+	m->packed[first].id = m->packed[first + 1].id = (uint16_t)(first / 2);
+	m->packed[first + 1].addr = (uint64_t)in;
+	m->packed[first + 1].len = in_len;
+	m->packed[first + 1].flags = flags | DESC_WRITE;
+	/* The flags of the first are what makes the chain available: 2.8.21.1 */
+	__atomic_store_n(&m->packed[first].flags, (uint16_t)(flags | DESC_NEXT), __ATOMIC_RELEASE);
+}
+
+bool virtio_give(struct virtio *v, unsigned queue, const void *out, uint32_t out_len, void *in,
+	uint32_t in_len)
+{
+	struct ring *r = &v->rings[queue];
+
+	if ((uint16_t)(r->given - r->taken) >= r->size / 2)
+		return false;
+	if (v->packed)
+		give_packed(r, out, out_len, in, in_len);
+	else
+		give_split(r, out, out_len, in, in_len);
+	r->given++;
 	return true;
+}
+
+static bool wants_kicks(const struct virtio *v, const struct ring *r)
+{
+	if (v->packed)
+		return __atomic_load_n(&r->memory->device_event.flags, __ATOMIC_RELAXED) != 1;
+	return !(__atomic_load_n(&r->memory->used.flags, __ATOMIC_RELAXED) & 1);
 }
 
 void virtio_kick(const struct virtio *v, unsigned queue)
 {
 	const struct ring *r = &v->rings[queue];
 
-	/* The index is visible before the device's wish is looked at: 2.7.13.4.1 */
+	/* What was given is visible before the device's wish is looked at: 2.7.13.4.1 */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	if (!(__atomic_load_n(&r->memory->used.flags, __ATOMIC_RELAXED) & 1))
+	if (wants_kicks(v, r))
 		write16(r->doorbell, (uint16_t)queue);
+}
+
+static bool is_used(const struct ring *r, uint16_t request)
+{
+	uint16_t flags =
+		__atomic_load_n(&r->memory->packed[first_of(r, request)].flags, __ATOMIC_ACQUIRE);
+	bool wrap = wrap_of(r, request);
+
+	return !!(flags & DESC_AVAIL) == wrap && !!(flags & DESC_USED) == wrap;
 }
 
 unsigned virtio_waiting(const struct virtio *v, unsigned queue)
 {
 	const struct ring *r = &v->rings[queue];
+	uint16_t used = r->taken;
 
-	return (uint16_t)(__atomic_load_n(&r->memory->used.index, __ATOMIC_ACQUIRE) - r->taken);
+	if (!v->packed)
+		return (uint16_t)(__atomic_load_n(&r->memory->used.index, __ATOMIC_ACQUIRE) -
+				  r->taken);
+	while (used != r->given && is_used(r, used))
+		used++;
+	return (uint16_t)(used - r->taken);
 }
 
 uint32_t virtio_take(struct virtio *v, unsigned queue)
 {
 	struct ring *r = &v->rings[queue];
+	uint16_t request = r->taken++;
 
-	return r->memory->used.ring[r->taken++ % r->size].len;
+	if (v->packed)
+		return r->memory->packed[first_of(r, request)].len;
+	return r->memory->used.ring[request % r->size].len;
 }

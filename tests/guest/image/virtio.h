@@ -1,8 +1,8 @@
 /*
  * virtio.h - a small driver for virtio devices on PCI, modern ones
  *
- * Split rings of requests with one readable and one writable piece. All memory is the driver's own,
- * one to one with physical addresses. Virtio 1.3, 2.7, 3.1 and 4.1.
+ * Split or packed rings of requests with one readable and one writable piece. All memory is the
+ * driver's own, one to one with physical addresses. Virtio 1.3, 2.7, 2.8, 3.1 and 4.1.
  */
 #ifndef GUEST_VIRTIO_H
 #define GUEST_VIRTIO_H
@@ -56,8 +56,8 @@
 
 struct ring {
 	unsigned index, size;
-	uint16_t taken; /* the used index up to which answers were taken */
-	uint16_t given; /* the available index */
+	uint16_t taken; /* requests whose answers were taken */
+	uint16_t given; /* requests, and in a split ring the available index */
 	uint64_t doorbell;
 	struct ring_memory *memory;
 };
@@ -69,6 +69,7 @@ struct virtio {
 	unsigned notify_step, msix;
 	uint64_t table; /* of MSI-X */
 	uint64_t offered;
+	bool packed; /* the rings, by what was agreed on */
 	struct ring rings[VIRTIO_MAX_QUEUES];
 };
 
@@ -104,7 +105,10 @@ bool virtio_give(struct virtio *v, unsigned queue, const void *out, uint32_t out
 void virtio_kick(const struct virtio *v, unsigned queue);
 /* How many answers wait to be taken. */
 unsigned virtio_waiting(const struct virtio *v, unsigned queue);
-/* Take an answer: how many bytes were written. There is one. */
+/*
+ * Take an answer: how many bytes were written. There is one. Which request it is of is known only
+ * when the device answers in order, or all that were given are answered.
+ */
 uint32_t virtio_take(struct virtio *v, unsigned queue);
 
 #endif
