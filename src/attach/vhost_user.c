@@ -100,6 +100,7 @@ int vhost_user_new(const struct vhost_user_params *p, struct vhost_user_source *
 	vu->config_is_ours = p->config_is_ours;
 	vu->default_queue_size = (uint16_t)or_default(p->default_queue_size, DEFAULT_QUEUE_SIZE);
 	vu->features_off = p->features_off;
+	vu->features_ours = p->features_ours;
 	vu->loop = p->loop;
 	vu->memory = p->memory;
 	vu->owner = p->owner;
@@ -290,7 +291,6 @@ static void clean_up(struct loop_work *work)
 	if (atomic_load(&vu->state) != VUF_BROKEN)
 		return;
 	vuf_hangup(vu);
-	vuf_renew_errors(vu);
 	vu->lost_ns = now;
 	/* retry_ms: the pause that would be next. */
 	if (now >= vu->ready_ns + vu->retry_ms * NS_PER_MS)
@@ -322,6 +322,8 @@ void vuf_break(struct vhost_user *vu, const char *fmt, ...)
 
 void vuf_hangup(struct vhost_user *vu)
 {
+	bool served = false;
+
 	loop_del(&vu->src);
 	vuf_back_close(vu);
 	/* Whoever has the lock is on its way out: calls fail, and the socket is shut down. */
@@ -330,10 +332,15 @@ void vuf_hangup(struct vhost_user *vu)
 	vu_chan_fini(&vu->chan);
 	vu->nr_pending = vu->first_pending = 0;
 	vu->protocol = vu->offered = 0;
-	for (unsigned i = 0; i < vu->b.info.nr_queues && vu->rings; i++)
+	for (unsigned i = 0; i < vu->b.info.nr_queues && vu->rings; i++) {
+		served |= vu->rings[i].started;
 		vu->rings[i].started = false;
+	}
 	vuf_mem_forget(vu);
 	pthread_mutex_unlock(&vu->lock);
+	/* What a back-end says of queues that it has no more is of the past. */
+	if (served && !vu->stopped)
+		vuf_renew_errors(vu);
 }
 
 /* --- the end --- */

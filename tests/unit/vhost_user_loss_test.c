@@ -251,6 +251,24 @@ static void configuration_of_a_device_that_is_away_reads_as_it_was(void **state)
 	fix_free(x);
 }
 
+static void an_error_of_a_back_end_that_is_gone_is_of_the_past(void **state)
+{
+	struct fix *x = fix_new();
+	int old;
+
+	attach(x);
+	assert_int_equal(start(x, 0), 0);
+	pthread_mutex_lock(&x->f.lock);
+	old = dup(x->f.err_fd);
+	pthread_mutex_unlock(&x->f.lock);
+	lose_and_return(x);
+	fd_signal(old);
+	lose_and_return(x);
+	assert_int_equal(atomic_load(&x->w.needs_reset), 0);
+	close(old);
+	fix_free(x);
+}
+
 /* --- comes back as another --- */
 
 static void a_changed_configuration_interrupts_the_driver(void **state)
@@ -606,6 +624,7 @@ int main(void)
 		cmocka_unit_test(a_reset_while_the_device_is_away_starts_nothing),
 		cmocka_unit_test(a_driver_that_overtakes_the_restore_has_the_last_word),
 		cmocka_unit_test(configuration_of_a_device_that_is_away_reads_as_it_was),
+		cmocka_unit_test(an_error_of_a_back_end_that_is_gone_is_of_the_past),
 		cmocka_unit_test(a_changed_configuration_interrupts_the_driver),
 		cmocka_unit_test(another_file_system_needs_a_reset),
 		cmocka_unit_test(a_back_end_that_lacks_a_feature_needs_a_reset),
