@@ -1,8 +1,8 @@
 /*
  * fuzz_net.c - the network device under a hostile driver and a hostile network (fuzz_virtio.h)
  *
- * Two pairs of queues on packet sockets; the first byte chooses the features. The device's threads
- * read rings while the input rewrites them, as with a guest.
+ * Two pairs of queues on packet sockets; the first byte chooses the features, and whether there
+ * is a limit. The device's threads read rings while the input rewrites them, as with a guest.
  */
 #include "device/net.h"
 
@@ -20,7 +20,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const uint8_t mac[6] = { 0x52, 0x54, 0, 1, 2, 3 };
-	static const struct net_config config = {
+	struct net_config config = {
 		.name = "net",
 		.mac = mac,
 		.queue_size = FUZZ_RING,
@@ -46,6 +46,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		ours[i] = fds[0];
 		f.hosts[i] = fds[1];
 	}
+	if (how & 8)
+		config.limit.ops = (struct block_bucket_config){ .size = 3, .refill_ms = 1 };
 	rig_init(&f.r);
 	require(tap_adopt(&tap, ours, 2, &err) == 0);
 	require(net_new(&f.r.model, f.r.loop, &config, &tap, &err) == 0);
