@@ -203,6 +203,28 @@ static void a_stop_in_the_middle_loses_nothing(void **state)
 	assert_int_equal(read_some(fd, buf, sizeof(buf)), 0);
 }
 
+/* A port that waits takes its request out of the ring and puts it back, again and again. */
+static void every_kind_of_ring_works(void **state)
+{
+	const struct drv_config usual = rings;
+
+	for (unsigned kind = 0; kind < 16; kind++) {
+		rings = (struct drv_config){
+			.size = 64,
+			.packed = kind & 1,
+			.event_idx = kind & 2,
+			.indirect = kind & 4,
+			.in_order = kind & 8,
+		};
+		if (kind != 2) /* the usual one */
+			a_slow_client_slows_its_port_alone(state);
+		rig_fini(&r);
+		unlink(path);
+		rig_init(&r);
+	}
+	rings = usual;
+}
+
 static void bad_control_messages_are_ignored(void **state)
 {
 	static const struct virtio_console_control bad[] = {
@@ -332,6 +354,7 @@ int main(void)
 		TEST(a_slow_client_slows_its_port_alone),
 		TEST(what_waits_for_a_client_that_leaves_is_dropped),
 		TEST(a_stop_in_the_middle_loses_nothing),
+		TEST(every_kind_of_ring_works),
 		TEST(bad_control_messages_are_ignored),
 		TEST(control_buffers_that_are_too_small_are_given_back),
 		TEST(a_driver_that_begins_anew_is_told_anew),

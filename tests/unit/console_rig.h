@@ -57,6 +57,8 @@ static inline int tear_down(void **state)
 	return 0;
 }
 
+static struct drv_config rings = { .size = 64, .event_idx = true };
+
 static inline void make(const struct console_port_config *ports, unsigned nr)
 {
 	struct console_config config = { .name = "console", .nr_ports = nr, .ports = ports };
@@ -64,7 +66,7 @@ static inline void make(const struct console_port_config *ports, unsigned nr)
 
 	assert_int_equal(console_new(&r.model, r.loop, &config, &err), 0);
 	for (unsigned i = 0; i < r.model->nr_queues; i++)
-		rig_queue(&r, i, &(struct drv_config){ .size = 64, .event_idx = true });
+		rig_queue(&r, i, &rings);
 }
 
 static inline void start_all(uint64_t features)

@@ -144,6 +144,47 @@ static void a_full_tap_is_waited_for(void **state)
 		used(TX, i);
 }
 
+/* Buffers are taken and go back into the ring all the time; every kind of ring bears that. */
+static void every_kind_of_ring_works(void **state)
+{
+	uint8_t got[4096];
+
+	for (unsigned kind = 0; kind < 16; kind++) {
+		const struct drv_config config = {
+			.size = 64,
+			.packed = kind & 1,
+			.event_idx = kind & 2,
+			.indirect = kind & 4,
+			.in_order = kind & 8,
+		};
+
+		make(1, &config);
+		start(MRG, 3);
+		for (unsigned round = 0; round < 100; round++) {
+			uint32_t len = round % 3 ? 60 + round : 9000 + round;
+			uint64_t next = r.mem->next;
+
+			for (unsigned i = 0; i < 7 && r.q[RX].drv->nr_free; i++)
+				give_buffer(RX, 1526);
+			send_frame(TX, &round, sizeof(round), round + 1);
+			used(TX, round + 1);
+			assert_int_equal(peer_read(peers[0], got, sizeof(got)), HEADER + 4);
+			assert_memory_equal(got + HEADER, &round, 4);
+			peer_send(peers[0], len, (uint8_t)round);
+			received(RX, len, (uint8_t)round, (HEADER + len + 1525) / 1526);
+			if (!r.q[RX].drv->nr_open)
+				r.mem->next = next;
+			else if (r.mem->next > 3 * MIB)
+				break;
+		}
+		assert_null(r.q[RX].drv->error);
+		assert_null(r.q[TX].drv->error);
+		fd_close(&peers[0]);
+		rig_fini(&r);
+		rig_init(&r);
+	}
+}
+
 /* The limit */
 
 /* 20 packets at 5 in 20 ms, after the 5 that go at once: no less than 60 ms, on however slow a
@@ -388,6 +429,7 @@ int main(void)
 		TEST(without_merging_a_packet_that_does_not_fit_is_dropped),
 		TEST(buffers_taken_for_long_packets_come_back_for_short_ones),
 		TEST(a_full_tap_is_waited_for),
+		TEST(every_kind_of_ring_works),
 		TEST(sending_keeps_to_its_limit),
 		TEST(receiving_keeps_to_its_limit),
 		TEST(a_stop_does_not_wait_for_the_limit),
