@@ -259,8 +259,7 @@ static int take_message(struct vhost_user_port *p, bool *left)
 	return !p->doomed && !flush(p);
 }
 
-/* Read and work until the socket is empty or enough was done in one go. p may be free afterwards.
- */
+/* Read and work until the socket is empty, or for a while. p may be free afterwards. */
 static void run_client(struct vhost_user_port *p)
 {
 	bool left = false;
@@ -279,7 +278,7 @@ static void run_client(struct vhost_user_port *p)
 static void stopped(struct vhost_user_port *p)
 {
 	struct err err = { 0 };
-	int (*then)(struct vhost_user_port * p, struct err * err) = p->then;
+	vhu_then_fn then = p->then;
 	int rc;
 
 	p->then = NULL;
@@ -294,8 +293,7 @@ static void stopped(struct vhost_user_port *p)
 		drop_client(p);
 }
 
-int vhu_wait_then(
-	struct vhost_user_port *p, int (*then)(struct vhost_user_port *p, struct err *err))
+int vhu_wait_then(struct vhost_user_port *p, vhu_then_fn then)
 {
 	p->then = then;
 	p->after = stopped;

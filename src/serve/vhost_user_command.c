@@ -70,8 +70,8 @@ static struct vhu_queue *queue_of(struct vhost_user_port *p, uint32_t index, str
 }
 
 /* Stop these queues, then do the rest of the request. */
-static int after_stop(struct vhost_user_port *p, unsigned first, unsigned nr,
-	int (*then)(struct vhost_user_port *p, struct err *err), struct err *err)
+static int after_stop(
+	struct vhost_user_port *p, unsigned first, unsigned nr, vhu_then_fn then, struct err *err)
 {
 	return vhu_queues_stop(p, first, nr) ? then(p, err) : vhu_wait_then(p, then);
 }
@@ -475,7 +475,7 @@ static int check_device_state(struct vhost_user_port *p, struct err *err)
 }
 
 /* What is not here is not offered, and refused. */
-static int (*const handlers[VHOST_USER_REQUEST_END])(struct vhost_user_port *p, struct err *err) = {
+static const vhu_then_fn handlers[VHOST_USER_REQUEST_END] = {
 	[VHOST_USER_GET_FEATURES] = get_features,
 	[VHOST_USER_SET_FEATURES] = set_features,
 	[VHOST_USER_SET_OWNER] = do_nothing,

@@ -77,6 +77,11 @@ struct vhu_state {
 	struct loop_source src;
 };
 
+/* All queues that were being stopped rest. */
+typedef void (*vhu_after_fn)(struct vhost_user_port *p);
+/* What a request does: 0, VHU_LATER, or -errno with a text. */
+typedef int (*vhu_then_fn)(struct vhost_user_port *p, struct err *err);
+
 struct vhost_user_port {
 	struct loop *loop;
 	struct virtio_model *model; /* borrowed */
@@ -105,8 +110,8 @@ struct vhost_user_port {
 	 * is taken in: main_src is not watched.
 	 */
 	unsigned stopping;
-	void (*after)(struct vhost_user_port *p);
-	int (*then)(struct vhost_user_port *p, struct err *err);
+	vhu_after_fn after;
+	vhu_then_fn then;
 
 	uint64_t features, protocol_features; /* that it acknowledged */
 	bool features_set;
@@ -139,8 +144,7 @@ void vhu_doom(struct vhost_user_port *p, const char *fmt, ...)
 		##__VA_ARGS__)
 /* When all queues that are being stopped rest, do `then` and answer with what it returns.
  * VHU_LATER. */
-int vhu_wait_then(
-	struct vhost_user_port *p, int (*then)(struct vhost_user_port *p, struct err *err));
+int vhu_wait_then(struct vhost_user_port *p, vhu_then_fn then);
 
 /* Nobody of the model is inside a queue between these two. */
 void vhu_pause(struct vhost_user_port *p);
@@ -160,8 +164,7 @@ uint64_t vhu_protocol_features(const struct vhost_user_port *p);
  * or -errno with a text.
  */
 int vhu_command(struct vhost_user_port *p, struct err *err);
-/* What to answer to a request that failed, into p->reply. False: the protocol has no words for it.
- */
+/* The answer to a request that failed, into p->reply. False: the protocol has no words for it. */
 bool vhu_regret(struct vhost_user_port *p, int rc);
 
 /* vhost_user_queue.c */
@@ -193,7 +196,7 @@ void vhu_queue_fini(struct vhu_queue *q);
 
 /* vhost_user_inflight.c */
 
-/* Make an area for nr queues of so many entries. *fd: for the front-end. 0 or -errno with a text.
+/* Make an area as *i asks, and fill in the rest. Gives *fd, for the front-end. 0 or -errno, a text.
  */
 int vhu_inflight_new(
 	struct vhost_user_port *p, struct vhost_user_inflight *i, int *fd, struct err *err);

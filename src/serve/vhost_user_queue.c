@@ -175,7 +175,7 @@ static void on_stopped(void *arg, unsigned index)
 {
 	struct vhost_user_port *p = arg;
 	struct vhu_queue *q = &p->queues[index];
-	void (*after)(struct vhost_user_port * p) = p->after;
+	vhu_after_fn after = p->after;
 
 	assert(q->state == VHU_STOPPING && p->stopping);
 	/* A front-end that has gone does not hear of the base: the inflight area has to know. */
@@ -193,7 +193,7 @@ static void on_stopped(void *arg, unsigned index)
 
 bool vhu_queues_stop(struct vhost_user_port *p, unsigned first, unsigned nr)
 {
-	void (*after)(struct vhost_user_port * p) = p->after;
+	vhu_after_fn after = p->after;
 
 	/* A stop may be complete at once; what comes afterwards is for the last one. */
 	p->after = NULL;

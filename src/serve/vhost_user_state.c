@@ -158,8 +158,7 @@ int vhu_state_check(struct vhost_user_port *p, struct err *err)
 
 	if (s->fd < 0 && !s->ended)
 		return err_set(err, -EINVAL, "no state has been moved");
-	/* The front-end has closed its end by now, or read to ours: what there is, is in the pipe.
-	 */
+	/* The front-end has closed its end by now, or read up to ours. */
 	progress(p);
 	if (!s->ended)
 		return err_set(err, -EAGAIN, "the state has not been moved to its end");

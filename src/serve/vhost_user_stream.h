@@ -50,8 +50,7 @@ static inline bool vhu_stream_partial(const struct vhu_stream *s)
 /* Forget the message and close what is left of its descriptors. */
 void vhu_stream_done(struct vhu_stream *s);
 
-/* Put a reply of len bytes to the current message in the buffer, which is empty. Takes fd (or -1).
- */
+/* Put the reply to the current message into the buffer, which is empty. Takes fd (or -1). */
 void vhu_stream_reply(struct vhu_stream *s, const void *payload, size_t len, int fd);
 static inline bool vhu_stream_pending(const struct vhu_stream *s)
 {

@@ -271,13 +271,13 @@ static int check_frame(const struct vhost_user_header *h, bool reply, struct err
 		return err_set(err, -EINVAL, "payload of %u bytes, expected at most %zu", h->size,
 			VHOST_USER_MAX_PAYLOAD);
 	if (!(h->flags & VHOST_USER_FLAG_REPLY) != !reply)
-		return err_set(err, -EINVAL, reply ? "a request where a reply was expected" :
-						     "a reply to nothing");
+		return err_set(err, -EINVAL,
+			reply ? "a request where a reply was expected" : "a reply to nothing");
 	return 0;
 }
 
-int vhost_user_check_request(const struct vhost_user_header *h, const struct vhost_user_rule *rule,
-	struct err *err)
+int vhost_user_check_request(
+	const struct vhost_user_header *h, const struct vhost_user_rule *rule, struct err *err)
 {
 	int rc = check_frame(h, false, err);
 
@@ -288,7 +288,8 @@ int vhost_user_check_request(const struct vhost_user_header *h, const struct vho
 	if (h->size >= rule->min && h->size <= rule->max)
 		return 0;
 	if (rule->min == rule->max)
-		return err_set(err, -EPROTO, "payload of %u bytes, expected %u", h->size, rule->min);
+		return err_set(
+			err, -EPROTO, "payload of %u bytes, expected %u", h->size, rule->min);
 	return err_set(err, -EPROTO, "payload of %u bytes, expected %u to %u", h->size, rule->min,
 		rule->max);
 }
@@ -302,8 +303,8 @@ int vhost_user_check_reply(const struct vhost_user_header *h, uint32_t request,
 	if (rc)
 		return rc;
 	if (h->request != request)
-		return err_set(err, -EINVAL, "%s: the reply is to request %u", rule->name,
-			h->request);
+		return err_set(
+			err, -EINVAL, "%s: the reply is to request %u", rule->name, h->request);
 	if (h->size < min || h->size > max)
 		return err_set(err, -EINVAL, "%s: reply of %u bytes, expected %u to %u", rule->name,
 			h->size, min, max);
@@ -325,8 +326,8 @@ int vhost_user_check_region(const struct vhost_user_mem_region *r, struct err *e
 	return 0;
 }
 
-int vhost_user_check_mem_table(const struct vhost_user_mem_table *t, size_t len, unsigned nr_fds,
-	struct err *err)
+int vhost_user_check_mem_table(
+	const struct vhost_user_mem_table *t, size_t len, unsigned nr_fds, struct err *err)
 {
 	if (t->nr > VHOST_USER_MAX_TABLE_REGIONS)
 		return err_set(err, -EINVAL, "%u regions, expected at most %u", t->nr,
@@ -366,10 +367,11 @@ int vhost_user_check_config(const struct vhost_user_config *c, size_t len, struc
 
 uint64_t vhost_user_inflight_region(bool packed, uint16_t queue_size)
 {
-	uint64_t bytes = packed ? sizeof(struct vhost_user_inflight_packed) +
-					  queue_size * sizeof(struct vhost_user_inflight_packed_desc) :
-				  sizeof(struct vhost_user_inflight_split) +
-					  queue_size * sizeof(struct vhost_user_inflight_split_desc);
+	uint64_t bytes =
+		packed ? sizeof(struct vhost_user_inflight_packed) +
+				 queue_size * sizeof(struct vhost_user_inflight_packed_desc)
+		       : sizeof(struct vhost_user_inflight_split) +
+				 queue_size * sizeof(struct vhost_user_inflight_split_desc);
 
 	return align_up(bytes, INFLIGHT_ALIGN);
 }

@@ -161,7 +161,7 @@ static_assert(sizeof(struct vhost_user_mem_region) == 32, "memory region");
 
 #define VHOST_USER_MAX_TABLE_REGIONS 8
 /* What back-ends with CONFIGURE_MEM_SLOTS usually have room for; ours too. */
-#define VHOST_USER_MAX_MEM_SLOTS     509
+#define VHOST_USER_MAX_MEM_SLOTS 509
 
 /* [Multiple memory regions description] */
 struct vhost_user_mem_table {
@@ -184,10 +184,10 @@ struct vhost_user_log {
 	uint64_t offset;
 };
 
-#define VHOST_USER_MAX_CONFIG	     256
-#define VHOST_USER_CONFIG_WRITABLE   0u
-#define VHOST_USER_CONFIG_MIGRATION  1u
-#define VHOST_USER_CONFIG_HEADER     12
+#define VHOST_USER_MAX_CONFIG	    256
+#define VHOST_USER_CONFIG_WRITABLE  0u
+#define VHOST_USER_CONFIG_MIGRATION 1u
+#define VHOST_USER_CONFIG_HEADER    12
 
 /* [Virtio device config space] */
 struct vhost_user_config {
@@ -231,9 +231,9 @@ struct vhost_user_device_state {
 	uint32_t direction; /* 0 save, 1 load */
 	uint32_t phase;	    /* 0 stopped */
 };
-#define VHOST_USER_STATE_SAVE	   0u
-#define VHOST_USER_STATE_LOAD	   1u
-#define VHOST_USER_STATE_STOPPED   0u
+#define VHOST_USER_STATE_SAVE	    0u
+#define VHOST_USER_STATE_LOAD	    1u
+#define VHOST_USER_STATE_STOPPED    0u
 #define VHOST_USER_STATE_ERROR_MASK 0xffu
 
 /* [VIRTIO Shared Memory Region configuration] */
@@ -289,13 +289,14 @@ struct vhost_user_msg {
  */
 struct vhost_user_rule {
 	const char *name;
-	uint16_t min, max;	     /* payload of the request */
-	uint8_t min_fds, max_fds;    /* with it; what depends on the payload is checked by its reader */
-	bool replies;		     /* always answered, by its own reply (not the REPLY_ACK number) */
+	uint16_t min, max; /* payload of the request */
+	uint8_t min_fds,
+		max_fds; /* with it; what depends on the payload is checked by its reader */
+	bool replies;	 /* always answered, by its own reply (not the REPLY_ACK number) */
 	uint16_t reply_min, reply_max;
-	uint8_t reply_fds;	     /* at most */
-	int8_t feature;		     /* protocol feature bit, or -1 */
-	bool needs_protocol;	     /* only with VHOST_USER_F_PROTOCOL_FEATURES offered or acknowledged */
+	uint8_t reply_fds;   /* at most */
+	int8_t feature;	     /* protocol feature bit, or -1 */
+	bool needs_protocol; /* only with VHOST_USER_F_PROTOCOL_FEATURES offered or acknowledged */
 };
 
 /* The row, or NULL for a number that the protocol does not know. */
@@ -309,11 +310,11 @@ const char *vhost_user_feature_name(unsigned protocol_bit);
 /*
  * Check a request's header as its receiver got it (rule: of the side that sent it, NULL: unknown
  * number): version, no REPLY flag, size within the rule. 0; -EPROTO with a text: refused, its
- * size can be skipped; -EINVAL with a text: the stream cannot be trusted any more (version, a reply,
- * or a size beyond VHOST_USER_MAX_PAYLOAD).
+ * size can be skipped; -EINVAL with a text: the stream cannot be trusted any more (version, a
+ * reply, or a size beyond VHOST_USER_MAX_PAYLOAD).
  */
-int vhost_user_check_request(const struct vhost_user_header *h, const struct vhost_user_rule *rule,
-	struct err *err);
+int vhost_user_check_request(
+	const struct vhost_user_header *h, const struct vhost_user_rule *rule, struct err *err);
 /*
  * Check a reply's header against the request it should answer (ack: the REPLY_ACK number, a u64, is
  * expected). 0 or -EINVAL with a text: the stream cannot be trusted any more.
@@ -325,8 +326,8 @@ int vhost_user_check_reply(const struct vhost_user_header *h, uint32_t request,
  * Payloads whose parts depend on each other, checked whole. len: payload bytes, nr_fds: descriptors
  * that came along. 0 or -EINVAL with a text.
  */
-int vhost_user_check_mem_table(const struct vhost_user_mem_table *t, size_t len, unsigned nr_fds,
-	struct err *err);
+int vhost_user_check_mem_table(
+	const struct vhost_user_mem_table *t, size_t len, unsigned nr_fds, struct err *err);
 int vhost_user_check_region(const struct vhost_user_mem_region *r, struct err *err);
 int vhost_user_check_config(const struct vhost_user_config *c, size_t len, struct err *err);
 

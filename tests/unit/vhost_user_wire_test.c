@@ -161,8 +161,8 @@ static void a_reply_must_fit_its_request(void **state)
 	assert_int_equal(check_reply(reply(2, 8), 2, true), 0);
 	assert_int_equal(check_reply(reply(2, 0), 2, true), -EINVAL);
 	/* An empty GET_CONFIG reply is a back-end's way to refuse. */
-	assert_int_equal(check_reply(reply(VHOST_USER_GET_CONFIG, 0), VHOST_USER_GET_CONFIG, false),
-		0);
+	assert_int_equal(
+		check_reply(reply(VHOST_USER_GET_CONFIG, 0), VHOST_USER_GET_CONFIG, false), 0);
 }
 
 /* Memory */
