@@ -92,6 +92,7 @@ void iothread_call(struct iothread *t, void (*fn)(void *arg), void *arg)
 
 	assert(t->started && !pthread_equal(pthread_self(), t->thread));
 	pthread_mutex_lock(&t->lock);
+	assert(!t->pause_wanted); /* nobody would ever resume it */
 	*t->calls_end = &call;
 	t->calls_end = &call.next;
 	wake(t);
