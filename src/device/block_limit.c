@@ -1,3 +1,9 @@
+/*
+ * block_limit.c - token buckets, in whole tokens and without rounding away time
+ *
+ * Tokens come in when somebody asks. Only the time of whole ones is taken off, so that asking
+ * often costs nobody a part of one. Products are made in 128 bits: sizes and times are anything.
+ */
 #include "device/block_limit.h"
 
 #include "base/clock.h"
