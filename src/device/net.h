@@ -21,7 +21,7 @@ struct net_config {
 		*mac; /* of the guest's side; NULL: made from the tap's; borrowed for the call */
 	uint16_t mtu; /* 0: the tap's */
 	uint16_t queue_size;
-	struct block_limit_config limit; /* bytes and packets, each way for itself */
+	struct block_limit_config limit; /* each way for itself */
 	bool csum, tso, ufo;		 /* offer these offloads; the latter two need the first */
 };
 

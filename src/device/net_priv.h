@@ -64,7 +64,7 @@ struct net_pair {
 	uint64_t iova[NET_MAX_PIECES + 1];
 	uint32_t expect;  /* how long packets are these days */
 	unsigned shorter; /* how many in a row were much shorter */
-	uint32_t held;	  /* bytes of a packet in spill that waits: for buffers, or its time */
+	uint32_t held;	  /* bytes of a packet in spill that waits */
 	uint8_t *spill;	  /* NET_MAX_PACKET */
 	/* Until the limit lets the next packet pass; whether that one has been counted already. */
 	bool waiting[2], counted[2];
