@@ -329,6 +329,38 @@ def test_options_that_make_no_sense_are_refused(programs, tmp_path, options, tex
     assert done.stderr.count("\n") == 1
 
 
+@pytest.fixture
+def device(image):
+    """A block device with the image behind it."""
+    losetup = shutil.which("losetup", path="/usr/sbin:/sbin:/usr/bin")
+    made = losetup and subprocess.run([losetup, "-f", "--show", image], stdout=subprocess.PIPE,
+                                      stderr=subprocess.DEVNULL, text=True, check=False)
+    if not made or made.returncode:
+        pytest.skip("no loop device can be made here")
+    yield made.stdout.strip()
+    subprocess.run([losetup, "-d", made.stdout.strip()], check=True)
+
+
+@pytest.mark.parametrize("options", [[], ["--direct"], ["--write-through"]])
+def test_a_block_device_is_a_disk(start, device, options):
+    server = start("block", f"--blk-file={device}", *options)
+    with connect(server) as front:
+        queue = Queue(front)
+        queue.works()
+        data = os.urandom(65536)
+        assert queue.do(OUT, 64, data) == (OK, b"")
+        for unmap, sector, count in ((0, 66, 3), (1, 72, 8), (0, 81, 16), (1, 101, 7)):
+            assert queue.do(WRITE_ZEROES, out=struct.pack("<QII", sector, count, unmap)) == (OK, b"")
+            at = (sector - 64) * 512
+            data = data[:at] + bytes(count * 512) + data[at + count * 512:]
+        assert queue.do(DISCARD, out=struct.pack("<QII", 160, 16, 0))[0] == OK
+        assert queue.do(FLUSH) == (OK, b"")
+        assert queue.do(IN, 64, room=48 * 1024) == (OK, data[:48 * 1024])
+        assert queue.do(IN, SECTORS - 1, room=512)[0] == OK
+        assert queue.do(IN, SECTORS, room=512)[0] == IOERR
+    server.stop()  # before the device can go
+
+
 def test_an_image_that_grew_is_told_after_a_signal(start, image):
     server = start("block", f"--blk-file={image}")
     with connect(server) as front:
