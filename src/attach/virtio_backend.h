@@ -100,7 +100,10 @@ struct virtio_owner_ops {
 	void (*back)(struct virtio_owner *o);
 	/* The device changed its configuration: generation and interrupt. */
 	void (*config_changed)(struct virtio_owner *o);
-	/* The device cannot go on as it is: DEVICE_NEEDS_RESET. Any thread. */
+	/*
+	 * The device cannot go on as it is: DEVICE_NEEDS_RESET. Nothing happens while no driver runs: what
+	 * can never be had again refuses the next start(). Any thread.
+	 */
 	void (*needs_reset)(struct virtio_owner *o);
 	/*
 	 * Lay [fd_off, fd_off + len) of fd into a shared-memory region at off, or take what lies
