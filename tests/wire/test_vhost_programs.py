@@ -172,6 +172,27 @@ def test_memory_and_descriptors_change_under_threads(disk):
         load.moves()
 
 
+def test_logging_begins_and_ends_under_threads(disk):
+    with disk_client(disk) as c:
+        load = Load(c)
+        pages = {(GPA + q.room + 0x1000) // PAGE for q in load.queues}
+        for i in range(100):
+            log = memfd(PAGE)
+            c.send(SET_LOG_BASE, struct.pack("=QQ", PAGE, 0), [log])
+            c.reply(SET_LOG_BASE)
+            c.ack(SET_FEATURES, struct.pack("=Q", FEATURES | LOG_ALL))
+            load.moves()  # of the first ones the data may be older than the log
+            load.moves()
+            bits = os.pread(log, PAGE, 0)
+            assert all(bits[page // 8] >> page % 8 & 1 for page in pages)
+            c.ack(SET_FEATURES, struct.pack("=Q", FEATURES))
+            os.close(log)
+            if i == 10:
+                before = disk.fds(), disk.mappings()
+        assert disk.fds() == before[0]
+        assert disk.mappings() <= before[1] + 2
+
+
 def test_queues_stop_and_start_beside_busy_ones(disk):
     with disk_client(disk) as c:
         load = Load(c, (1, 2))
