@@ -426,7 +426,7 @@ bool machine_power_button(struct machine *m)
 
 bool machine_ask_to_end(struct machine *m)
 {
-	bool pressed = platform_ged_used(m->platform) && machine_power_button(m);
+	bool pressed = machine_power_button(m);
 
 	m->ending |= pressed;
 	return pressed;

@@ -130,8 +130,7 @@ int machine_nmi(struct machine *m);
 
 /*
  * Loop thread: press the power button, and take a reset for an end from now on. False as
- * machine_power_button(), and where the guest has never looked for an event: nobody waits for one that
- * may not answer.
+ * machine_power_button().
  */
 bool machine_ask_to_end(struct machine *m);
 
