@@ -44,10 +44,29 @@ int vm_begin_fs(struct vm_devices *d, const struct vm_config *c, struct err *err
 int vm_begin_foreign_disk(struct vm_devices *d, const struct disk_config *disk, struct err *err);
 int vm_begin_foreign_net(struct vm_devices *d, const struct net_config *net, struct err *err);
 
-/* vm_programs.c: start the program and attach what it serves. Takes a, also on failure. */
+/* 64 pairs of a network device and its control queue: no typed option has more. */
+#define VM_MAX_QUEUES 129
+
+/* nr queues, at most VM_MAX_QUEUES, of one size. */
+static inline void vm_fill_sizes(uint16_t *sizes, unsigned nr, uint16_t size)
+{
+	for (unsigned i = 0; i < nr; i++)
+		sizes[i] = size;
+}
+
+/* vm_programs.c: a device that a program of ours serves. */
+struct vm_program {
+	const char *kind; /* of the option, for texts */
+	uint32_t type;	  /* virtio id */
+	const struct device_config *at;
+	const uint16_t *queue_sizes; /* nr_queues 0: as many as the program has, of the usual size */
+	unsigned nr_queues;
+};
+
+/* Start it and attach what it serves. Takes a, also on failure. */
 struct program_args;
-int vm_begin_program(struct vm_devices *d, const char *kind, uint32_t type,
-	const struct device_config *at, struct program_args *a, struct err *err);
+int vm_begin_program(struct vm_devices *d, const struct vm_program *program,
+	struct program_args *a, struct err *err);
 /* Its limits, for models that have them. */
 void vm_add_rate(struct program_args *a, const struct rate_config *r);
 int vm_begin_disks(struct vm_devices *d, const struct vm_config *c, struct err *err);

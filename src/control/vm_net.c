@@ -77,12 +77,21 @@ static void add_net_args(struct program_args *a, const struct net_config *net)
 
 static int begin_net(struct vm_devices *d, const struct net_config *net, struct err *err)
 {
+	uint16_t sizes[VM_MAX_QUEUES];
+	const struct vm_program program = {
+		.kind = "net",
+		.type = VIRTIO_ID_NET,
+		.at = &net->at,
+		.queue_sizes = sizes,
+		.nr_queues = net->num_queues + 1u, /* and the one for control */
+	};
 	struct program_args a;
 	struct tap tap;
 	int rc;
 
 	if (net->vhost_user)
 		return vm_begin_foreign_net(d, net, err);
+	vm_fill_sizes(sizes, program.nr_queues, net->queue_size);
 	rc = net->fds.nr ? 0 : open_tap(net, &tap, err);
 	if (rc)
 		return err_prefix(err, rc, "%s", net->at.id);
@@ -94,7 +103,7 @@ static int begin_net(struct vm_devices *d, const struct net_config *net, struct 
 		pass_tap(&a, tap.fds, tap.nr);
 		tap_close(&tap);
 	}
-	return vm_begin_program(d, "net", VIRTIO_ID_NET, &net->at, &a, err);
+	return vm_begin_program(d, &program, &a, err);
 }
 
 int vm_begin_nets(struct vm_devices *d, const struct vm_config *c, struct err *err)

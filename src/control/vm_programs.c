@@ -24,15 +24,18 @@
 /* A process has to be started first, which takes its time on a busy host. */
 enum { START_MS = 20000 };
 
-int vm_begin_program(struct vm_devices *d, const char *kind, uint32_t type,
-	const struct device_config *at, struct program_args *a, struct err *err)
+int vm_begin_program(struct vm_devices *d, const struct vm_program *program,
+	struct program_args *a, struct err *err)
 {
+	const struct device_config *at = program->at;
 	struct vhost_user_device_params p = {
-		.kind = kind,
+		.kind = program->kind,
 		.vu = {
 			.id = at->id,
 			.where = "its process",
-			.type = type,
+			.type = program->type,
+			.queue_sizes = program->queue_sizes,
+			.nr_queues = program->nr_queues,
 			.times.handshake_ms = START_MS,
 		},
 		.segment = at->pci_segment,
@@ -94,11 +97,20 @@ void vm_add_rate(struct program_args *a, const struct rate_config *r)
 
 static int begin_disk(struct vm_devices *d, const struct disk_config *disk, struct err *err)
 {
+	uint16_t sizes[VM_MAX_QUEUES];
+	const struct vm_program program = {
+		.kind = "disk",
+		.type = VIRTIO_ID_BLOCK,
+		.at = &disk->at,
+		.queue_sizes = sizes,
+		.nr_queues = disk->num_queues,
+	};
 	struct program_args a;
 	int fd;
 
 	if (disk->vhost_user)
 		return vm_begin_foreign_disk(d, disk, err);
+	vm_fill_sizes(sizes, program.nr_queues, disk->queue_size);
 	fd = open_image(disk, err);
 	if (fd < 0)
 		return fd;
@@ -114,7 +126,7 @@ static int begin_disk(struct vm_devices *d, const struct disk_config *disk, stru
 	if (disk->serial)
 		program_arg(&a, "--serial=%s", disk->serial);
 	vm_add_rate(&a, &disk->rate);
-	return vm_begin_program(d, "disk", VIRTIO_ID_BLOCK, &disk->at, &a, err);
+	return vm_begin_program(d, &program, &a, err);
 }
 
 int vm_begin_disks(struct vm_devices *d, const struct vm_config *c, struct err *err)
@@ -130,6 +142,9 @@ int vm_begin_disks(struct vm_devices *d, const struct vm_config *c, struct err *
 
 int vm_begin_rng(struct vm_devices *d, const struct vm_config *c, struct err *err)
 {
+	const struct vm_program program = {
+		.kind = "rng", .type = VIRTIO_ID_RNG, .at = &c->rng.at
+	};
 	struct program_args a;
 
 	if (!c->rng.src)
@@ -137,7 +152,7 @@ int vm_begin_rng(struct vm_devices *d, const struct vm_config *c, struct err *er
 	program_args_init(&a, "rng");
 	program_arg(&a, "--name=%s", c->rng.at.id);
 	program_arg(&a, "--source=%s", c->rng.src);
-	return vm_begin_program(d, "rng", VIRTIO_ID_RNG, &c->rng.at, &a, err);
+	return vm_begin_program(d, &program, &a, err);
 }
 
 /* --- --console --- */
@@ -161,6 +176,9 @@ static int open_console(const struct virtio_console_config *c, struct char_end *
 int vm_begin_console(struct vm_devices *d, const struct vm_config *c, struct err *err)
 {
 	const struct virtio_console_config *con = &c->console;
+	const struct vm_program program = {
+		.kind = "console", .type = VIRTIO_ID_CONSOLE, .at = &con->at
+	};
 	struct char_end *end = &d->console;
 	struct program_args a;
 	int rc;
@@ -178,5 +196,5 @@ int vm_begin_console(struct vm_devices *d, const struct vm_config *c, struct err
 		program_arg(&a, "--in-fd=%d", program_fd_copy(&a, end->in_fd));
 	if (end->out_fd >= 0)
 		program_arg(&a, "--out-fd=%d", program_fd_copy(&a, end->out_fd));
-	return vm_begin_program(d, "console", VIRTIO_ID_CONSOLE, &con->at, &a, err);
+	return vm_begin_program(d, &program, &a, err);
 }

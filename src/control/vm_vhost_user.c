@@ -78,12 +78,6 @@ static int begin(struct vm_devices *d, const struct wanted *w, struct err *err)
 	return rc ? rc : vm_devices_add(d, dev, w->at, err);
 }
 
-static void fill_sizes(uint16_t *sizes, unsigned nr, uint16_t size)
-{
-	for (unsigned i = 0; i < nr; i++)
-		sizes[i] = size;
-}
-
 /* --- --generic-vhost-user --- */
 
 static uint8_t *bytes_of_hex(const char *hex, uint32_t *size)
@@ -141,13 +135,11 @@ int vm_begin_generic_vhost_users(
 
 /* --- --fs --- */
 
-#define FS_MAX_QUEUES 65 /* the urgent one, and those of the option */
-
 /* The tag is what the user says here, whatever virtiofsd was told or not told. virtio 1.3, 5.11.4. */
 static int begin_one_fs(struct vm_devices *d, const struct fs_config *fs, struct err *err)
 {
 	struct virtio_fs_config config = { .num_request_queues = fs->num_queues };
-	uint16_t sizes[FS_MAX_QUEUES];
+	uint16_t sizes[VM_MAX_QUEUES];
 	struct wanted w = {
 		.kind = "fs",
 		.at = &fs->at,
@@ -162,7 +154,7 @@ static int begin_one_fs(struct vm_devices *d, const struct fs_config *fs, struct
 	};
 
 	memcpy(config.tag, fs->tag, strlen(fs->tag));
-	fill_sizes(sizes, w.nr_queues, fs->queue_size);
+	vm_fill_sizes(sizes, w.nr_queues, fs->queue_size);
 	return begin(d, &w, err);
 }
 
@@ -177,11 +169,9 @@ int vm_begin_fs(struct vm_devices *d, const struct vm_config *c, struct err *err
 
 /* --- --disk and --net with vhost_user=on --- */
 
-#define TYPED_MAX_QUEUES 129 /* 64 pairs of a network device and its control queue */
-
 int vm_begin_foreign_disk(struct vm_devices *d, const struct disk_config *disk, struct err *err)
 {
-	uint16_t sizes[TYPED_MAX_QUEUES];
+	uint16_t sizes[VM_MAX_QUEUES];
 	const struct wanted w = {
 		.kind = "disk",
 		.at = &disk->at,
@@ -192,7 +182,7 @@ int vm_begin_foreign_disk(struct vm_devices *d, const struct disk_config *disk, 
 		.nr_queues = disk->num_queues,
 	};
 
-	fill_sizes(sizes, w.nr_queues, disk->queue_size);
+	vm_fill_sizes(sizes, w.nr_queues, disk->queue_size);
 	return begin(d, &w, err);
 }
 
@@ -207,7 +197,7 @@ int vm_begin_foreign_net(struct vm_devices *d, const struct net_config *net, str
 		.max_virtqueue_pairs = net->num_queues / 2,
 		.mtu = net->mtu,
 	};
-	uint16_t sizes[TYPED_MAX_QUEUES];
+	uint16_t sizes[VM_MAX_QUEUES];
 	struct wanted w = {
 		.kind = "net",
 		.at = &net->at,
@@ -229,6 +219,6 @@ int vm_begin_foreign_net(struct vm_devices *d, const struct net_config *net, str
 	}
 	if (net->mtu)
 		w.features_ours |= VIRTIO_BIT(VIRTIO_NET_F_MTU);
-	fill_sizes(sizes, w.nr_queues, net->queue_size);
+	vm_fill_sizes(sizes, w.nr_queues, net->queue_size);
 	return begin(d, &w, err);
 }
