@@ -12,7 +12,14 @@
  *
  * Locks belong to the open file description (F_OFD_SETLK), so they hold against other processes,
  * against other disks of this one, and end with the last descriptor, however the process ends.
- * Given a descriptor, the lock is its sender's if it had one, and taken otherwise.
+ * Given a descriptor, the lock is its sender's if it had one, and taken otherwise. It is only
+ * kept then, and the image is opened once more.
+ *
+ * Turns. What a killed process had under way the kernel may carry out after its end, until it has taken down the
+ * io_uring; the requests themselves are made again by the process started in its place. A
+ * write of before must not come after those. So each description that is written through holds a
+ * lock on a byte of its own far behind the image: an io_uring keeps it open until its last request
+ * is done, and whoever comes next waits for the lock.
  *
  * Discards and zeroes are fallocate(), which does the same for block devices. A filesystem without
  * one of its modes has zeros written; one that cannot discard says so to the guest.
@@ -49,8 +56,12 @@ static const _Alignas(4096) uint8_t zeros[4096];
 /* Of interrupted system calls, in a row */
 #define MAX_TRIES 16
 
-/* How long the lock of another is waited for. */
+/* How long the lock of another is waited for: somebody else's, and that of a process before this one. */
 #define LOCK_PATIENCE_NS NS_PER_S
+#define TURN_PATIENCE_NS (15 * NS_PER_S)
+
+/* The locked bytes: the image's before this, and one for each description that is written through. */
+#define TURN_AT (INT64_MAX - 4096)
 
 enum step { TRANSFER, DEALLOCATE, WRITE_ZEROS, SYNC };
 
@@ -58,6 +69,7 @@ struct file {
 	struct block_store store;
 	int fd;	      /* with O_DIRECT, if asked for */
 	int buffered; /* the same image through the page cache; -1: fd does that already */
+	int given;    /* the descriptor of somebody else's lock; -1: none */
 	uint32_t align_mem, align_off; /* of fd, if buffered is open */
 	bool device;
 	atomic_bool no_punch, no_zero; /* found out to be impossible */
@@ -306,6 +318,7 @@ static void file_free(struct block_store *s)
 
 	fd_close(&f->buffered);
 	fd_close(&f->fd);
+	fd_close(&f->given);
 	free(f);
 }
 
@@ -319,10 +332,10 @@ static const struct block_store_ops file_ops = {
  * A process that was killed may keep its lock for some milliseconds after its end: the kernel takes
  * down its io_uring later, and that holds the descriptors. The one started in its place waits.
  */
-static int try_lock(int fd, struct flock *lock)
+static int try_lock(int fd, struct flock *lock, uint64_t patience_ns)
 {
 	const struct timespec pause = { .tv_nsec = NS_PER_MS };
-	uint64_t until = clock_now_ns() + LOCK_PATIENCE_NS;
+	uint64_t until = clock_now_ns() + patience_ns;
 	int rc;
 
 	while ((rc = fcntl(fd, F_OFD_SETLK, lock)) && (errno == EAGAIN || errno == EACCES) &&
@@ -333,9 +346,13 @@ static int try_lock(int fd, struct flock *lock)
 
 static int lock_image(int fd, const char *name, bool read_only, struct err *err)
 {
-	struct flock lock = { .l_type = read_only ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET };
+	struct flock lock = {
+		.l_type = read_only ? F_RDLCK : F_WRLCK,
+		.l_whence = SEEK_SET,
+		.l_len = TURN_AT,
+	};
 
-	if (!try_lock(fd, &lock))
+	if (!try_lock(fd, &lock, LOCK_PATIENCE_NS))
 		return 0;
 	if (errno == EAGAIN || errno == EACCES)
 		return err_set(err, -EBUSY,
@@ -347,6 +364,22 @@ static int lock_image(int fd, const char *name, bool read_only, struct err *err)
 		return 0;
 	}
 	return err_set(err, -errno, "%s: lock: %s", name, strerror(errno));
+}
+
+/* Wait until nothing is under way any more through the descriptor that an earlier process had in fd's place. */
+static int take_turn(int fd, unsigned place, const char *name, uint64_t patience_ns, struct err *err)
+{
+	struct flock lock = {
+		.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = TURN_AT + place, .l_len = 1
+	};
+
+	if (fd < 0 || !try_lock(fd, &lock, patience_ns))
+		return 0;
+	if (errno == EAGAIN || errno == EACCES)
+		return err_set(err, -EBUSY,
+			"%s: the process before this one still has writes under way after %llu s",
+			name, (unsigned long long)(patience_ns / NS_PER_S));
+	return 0; /* it cannot be locked, which was said already */
 }
 
 static int check_kind(struct file *f, const char *name, struct err *err)
@@ -407,6 +440,23 @@ static int go_direct(struct file *f, const char *name, bool read_only, struct er
 	return 0;
 }
 
+/* What was given keeps its lock; what is written goes through a description of our own. */
+static void go_own(struct file *f, const char *name, bool read_only)
+{
+	struct flock turns = { .l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = TURN_AT };
+	int flags = fcntl(f->fd, F_GETFL);
+	int own = reopen(f->fd, (read_only ? O_RDONLY : O_RDWR) | (flags & O_DIRECT));
+
+	if (own < 0) {
+		log_info("%s: cannot be opened once more (%s): used as it is", name, strerror(-own));
+		return;
+	}
+	/* A sender's lock may be on all there could be. The turns are ours to take. */
+	fcntl(f->fd, F_OFD_SETLK, &turns);
+	f->given = f->fd;
+	f->fd = own;
+}
+
 static void learn_device(struct file *f)
 {
 	unsigned physical = 0, best = 0;
@@ -453,6 +503,15 @@ static void learn_store(struct file *f, const struct block_file_config *config)
 	file_refresh(&f->store);
 }
 
+static int take_turns(
+	struct file *f, const char *name, const struct block_file_config *config, struct err *err)
+{
+	uint64_t patience = config->turn_ms ? config->turn_ms * NS_PER_MS : TURN_PATIENCE_NS;
+	int rc = take_turn(f->fd, 0, name, patience, err);
+
+	return rc ? rc : take_turn(f->buffered, 1, name, patience, err);
+}
+
 static int open_image(
 	struct file *f, const struct block_file_config *config, const char *name, struct err *err)
 {
@@ -469,8 +528,12 @@ static int open_image(
 		rc = check_access(f, name, config->read_only, err);
 	if (!rc)
 		rc = lock_image(f->fd, name, config->read_only, err);
+	if (!rc && !config->path)
+		go_own(f, name, config->read_only);
 	if (!rc && config->direct)
 		rc = go_direct(f, name, config->read_only, err);
+	if (!rc && !config->read_only)
+		rc = take_turns(f, name, config, err);
 	if (!rc && lseek(f->fd, 0, SEEK_END) < 0)
 		rc = err_set(err, -errno, "%s: how large it is: %s", name, strerror(errno));
 	return rc;
@@ -489,7 +552,7 @@ int block_file_new(
 	snprintf(number, sizeof(number), "descriptor %d", fd);
 	f->store.ops = &file_ops;
 	f->fd = fd_take(&fd);
-	f->buffered = -1;
+	f->buffered = f->given = -1;
 	rc = open_image(f, config, config->path ? config->path : number, err);
 	if (rc) {
 		file_free(&f->store);

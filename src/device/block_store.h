@@ -97,6 +97,7 @@ struct block_file_config {
 	bool read_only;
 	bool direct; /* past the page cache */
 	bool sparse; /* what is discarded is given back */
+	uint32_t turn_ms; /* how long writes of a process before this one are waited for; 0: 15000 */
 };
 
 /*

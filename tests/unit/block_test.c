@@ -676,6 +676,30 @@ static void a_descriptor_brings_its_lock_along(void **state)
 	assert_int_equal(try_image(true, NULL), 0);
 }
 
+/* Writes of a process that was killed go on until the kernel closes what they go through. */
+static void the_process_before_is_waited_for(void **state)
+{
+	int image = open(f.path, O_RDWR | O_CLOEXEC);
+
+	for (int direct = 0; direct < 2; direct++) {
+		struct block_file_config config = {
+			.fd = dup(image), .direct = direct, .turn_ms = 20
+		};
+		struct block_store *before, *next;
+		struct err err = { 0 };
+
+		assert_int_equal(block_file_new(&before, &config, NULL), 0);
+		config.fd = dup(image);
+		assert_int_equal(block_file_new(&next, &config, &err), -EBUSY);
+		assert_non_null(strstr(err.text, "writes under way"));
+		block_store_free(before);
+		config.fd = dup(image);
+		assert_int_equal(block_file_new(&next, &config, NULL), 0);
+		block_store_free(next);
+	}
+	close(image);
+}
+
 static void what_is_no_image_is_refused(void **state)
 {
 	const struct {
@@ -842,6 +866,7 @@ int main(void)
 		T(durable_writes_and_zeroes_work_on_every_store),
 		T(an_image_that_is_written_is_nobody_elses),
 		T(readers_share_an_image),
+		T(the_process_before_is_waited_for),
 		T(a_descriptor_brings_its_lock_along),
 		T(what_is_no_image_is_refused),
 		T(a_request_over_the_limit_goes_when_the_disk_stops),
