@@ -29,7 +29,7 @@ while read -r order seconds; do
 	load)
 		fio --name=load --directory=/mnt --size=24M --rw=randwrite --bs=4k --ioengine=libaio --iodepth=16 --direct=1 \
 			--numjobs=2 --verify=crc32c --verify_fatal=1 --do_verify=1 --time_based --runtime="$seconds" \
-			--group_reporting --output=/tmp/fio.txt
+			--group_reporting --eta=never --output=/tmp/fio.txt
 		echo "load: fio ended with $?"
 		grep -e err= -e verify /tmp/fio.txt
 		;;
