@@ -647,7 +647,7 @@ def test_requests_on_one_connection(served):
     with vmm.api.raw() as sock:
         sock.sendall(request("GET", "vmm.ping") * 20 + request("GET", "vm.info"))
         got = b""
-        while b"404" not in got:
+        while b"HTTP/1.1 404 " not in got:
             data = sock.recv(65536)
             assert data
             got += data
