@@ -102,7 +102,9 @@ static int connect_to_new(struct vhost_user_source *source, struct err *err)
 		rc = -errno;
 	if (rc) {
 		close(pair[0]);
-		return err_set(err, rc, "cannot have its process started: %s", strerror(-rc));
+		/* Without the spawner, or with arguments it cannot take, it will not be otherwise. */
+		return err_set(err, rc == -EAGAIN ? rc : -ECANCELED,
+			"cannot have its process started: %s", strerror(-rc));
 	}
 	if (!s->first_ns)
 		s->first_ns = clock_now_ns();

@@ -88,7 +88,7 @@ static void done(struct vm *vm, int rc, const struct err *err)
 static void break_off(struct vm *vm, const char *why)
 {
 	struct err err = { 0 };
-	int rc = -ECANCELED;
+	int rc = VM_OVERTAKEN;
 
 	if (vm->pending.what)
 		rc = err_set(&err, rc, "%s: %s", vm->pending.what, why);

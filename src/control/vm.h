@@ -31,6 +31,8 @@
 
 /* A negative errno that nothing else returns here. */
 #define VM_WRONG_STATE (-EBADFD)
+/* What becomes of a request that somebody's end overtakes. No request fails with it by itself. */
+#define VM_OVERTAKEN (-EOWNERDEAD)
 
 enum vm_state {
 	VM_CREATED, /* a configuration, and nothing else */

@@ -67,10 +67,12 @@ int vm_begin_program(struct vm_devices *d, const struct vm_program *program,
 static int open_image(const struct disk_config *disk, struct err *err)
 {
 	int flags = (disk->readonly ? O_RDONLY : O_RDWR) | (disk->direct ? O_DIRECT : 0);
-	int fd = open(disk->path, flags | O_CLOEXEC);
+	/* A FIFO is refused by its program instead of waited for here. */
+	int fd = open(disk->path, flags | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 
-	if (fd >= 0)
+	if (fd >= 0 && fcntl(fd, F_SETFL, flags) == 0)
 		return fd;
+	fd_close(&fd);
 	return err_set(err, -errno, "disk %s: %s: %s", disk->at.id, disk->path,
 		errno == EINVAL && disk->direct ? "the file system has no direct access" :
 						  strerror(errno));

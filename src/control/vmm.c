@@ -90,7 +90,7 @@ static void first_boot_done(void *arg, int rc, const struct err *err)
 {
 	struct vmm *vmm = arg;
 
-	if (rc && rc != -ECANCELED) {
+	if (rc && rc != VM_OVERTAKEN) {
 		vmm->err = *err;
 		loop_quit(vmm->loop, MACHINE_EXIT_FAILED);
 	}

@@ -1,0 +1,93 @@
+"""Devices whose programs outboard starts itself: what goes wrong at their start, and later."""
+
+import os
+import signal
+
+import pytest
+
+from harness import children_of
+
+BEFORE = "its process ended with status 1 before it served"
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "image"
+    with open(path, "wb") as file:
+        file.truncate(4 << 20)
+    return path
+
+
+def fails(guest, text):
+    """It ends by itself, with 1 and this as its last line."""
+    assert guest.wait() == 1, guest.said()
+    assert guest.err.lines[-1] == f"outboard: {text}", guest.said()
+
+
+def test_two_disks_on_one_image(vmm, image):
+    guest = vmm("cpuid", "--disk", f"path={image}", f"path={image}")
+    assert guest.wait() == 1, guest.said()
+    guest.err.wait(f"^outboard: disk _disk[01]: {BEFORE}$")
+    assert "somebody else has locked it" in guest.err.text()
+
+
+@pytest.mark.parametrize("readonly", ["on", "off"])
+def test_an_image_that_is_a_fifo(vmm, tmp_path, readonly):
+    """Nobody writes into it, and nobody waits for that."""
+    os.mkfifo(tmp_path / "fifo")
+    guest = vmm("cpuid", "--disk", f"path={tmp_path}/fifo,readonly={readonly}")
+    fails(guest, f"disk _disk0: {BEFORE}")
+    assert "expected a file or a block device" in guest.err.text()
+
+
+def test_a_source_that_is_not_there(vmm):
+    guest = vmm("cpuid", "--rng", "src=/nonexistent")
+    fails(guest, f"rng _rng0: {BEFORE}")
+
+
+def test_a_descriptor_that_is_no_tap(vmm, image):
+    with open(image, "rb") as file:
+        fd = file.fileno()
+        guest = vmm("cpuid", "--net", f"fd=[{fd}]", pass_fds=(fd,))
+        fails(guest, f"net _net0: {BEFORE}")
+        assert "is no tap" in guest.err.text()
+
+
+def test_a_descriptor_that_is_not_open(vmm):
+    fails(vmm("cpuid", "--net", "fd=[999]"), "_net0: fd: descriptor 999 is not open")
+
+
+def running(vmm, *arguments):
+    guest = vmm("command", *arguments)
+    guest.out.wait(r"^# command\?")
+    (spawner,) = guest.children()
+    return guest, spawner
+
+
+def ends_well(guest):
+    guest.send("off")
+    assert guest.wait() == 0, guest.said()
+
+
+def test_a_disk_that_dies_too_often(vmm, image):
+    """Five times its process is replaced; then the device stays away and the guest goes on."""
+    guest, spawner = running(vmm, "--disk", f"path={image}")
+    index = 0
+    for _ in range(5):
+        (process,) = children_of(spawner)
+        os.kill(process, signal.SIGKILL)
+        index = guest.err.wait("the device is back", index)[0] + 1
+    (process,) = children_of(spawner)
+    os.kill(process, signal.SIGKILL)
+    guest.err.wait("the 6th time within 10 s: it is not started again; the device stays away")
+    assert not children_of(spawner)
+    ends_well(guest)
+
+
+def test_the_spawner_is_killed(vmm, image):
+    """Its programs go with it; nobody tries for ever to have others started."""
+    guest, spawner = running(vmm, "--disk", f"path={image}")
+    os.kill(spawner, signal.SIGKILL)
+    guest.err.wait("none can be started any more")
+    guest.err.wait("cannot have its process started: Broken pipe; the device stays away")
+    ends_well(guest)
