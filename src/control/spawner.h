@@ -31,7 +31,7 @@ struct spawned {
 	struct spawned *next;
 };
 
-#define SPAWN_MAX_FDS  32
+#define SPAWN_MAX_FDS  80 /* a network of 64 pairs of queues, and more */
 #define SPAWN_MAX_TEXT 32768 /* bytes of all arguments together */
 /* Where a program finds the first of its descriptors; the others follow. */
 #define SPAWN_FIRST_FD 3

@@ -5,6 +5,7 @@
  * the machine does, whatever becomes of the program, and keeps its place in a bridge.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/virtio_ids.h>
 #include <stdio.h>
 #include <sys/random.h>
@@ -32,6 +33,16 @@ static int open_tap(const struct net_config *net, struct tap *tap, struct err *e
 	if (rc)
 		tap_close(tap);
 	return rc;
+}
+
+/* What they are, the program finds out. */
+static int check_given(const struct net_config *net, struct err *err)
+{
+	for (size_t i = 0; i < net->fds.nr; i++)
+		if (fcntl((int)net->fds.items[i], F_GETFD) < 0)
+			return err_set(err, -EBADF, "fd: descriptor %u is not open",
+				net->fds.items[i]);
+	return 0;
 }
 
 /* --tap-fd=4,5,...: those of a tap of ours, or what the user gave. */
@@ -92,7 +103,7 @@ static int begin_net(struct vm_devices *d, const struct net_config *net, struct 
 	if (net->vhost_user)
 		return vm_begin_foreign_net(d, net, err);
 	vm_fill_sizes(sizes, program.nr_queues, net->queue_size);
-	rc = net->fds.nr ? 0 : open_tap(net, &tap, err);
+	rc = net->fds.nr ? check_given(net, err) : open_tap(net, &tap, err);
 	if (rc)
 		return err_prefix(err, rc, "%s", net->at.id);
 	program_args_init(&a, "net");
