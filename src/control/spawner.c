@@ -167,6 +167,24 @@ static void start_waiting(struct spawning *sp, struct program *p)
 	p->waiting = NULL;
 }
 
+static bool any_ending(const struct spawning *sp)
+{
+	for (const struct program *p = sp->programs; p; p = p->next)
+		if (p->stopped && p->pid)
+			return true;
+	return false;
+}
+
+/* Those of the last machine may still be at work on what the next one's want. */
+static void start_all_waiting(struct spawning *sp)
+{
+	if (any_ending(sp))
+		return;
+	for (struct program *p = sp->programs; p; p = p->next)
+		if (p->waiting && !p->pid)
+			start_waiting(sp, p);
+}
+
 static struct program *program_of(struct spawning *sp, uint32_t id)
 {
 	struct program *p;
@@ -221,8 +239,7 @@ static void take_start(struct spawning *sp, const struct ask *ask, size_t len, s
 	fds->nr = 0;
 	if (p->pid)
 		kill(p->pid, SIGKILL);
-	else
-		start_waiting(sp, p);
+	start_all_waiting(sp);
 }
 
 static void ask_to_end(struct program *p)
@@ -281,11 +298,10 @@ static void reap(struct spawning *sp)
 		p->pid = 0;
 		p->kill_at_ns = 0;
 		tell(sp, p, status);
-		if (p->waiting)
-			start_waiting(sp, p);
-		else if (p->stopped)
+		if (p->stopped)
 			forget(sp, p);
 	}
+	start_all_waiting(sp);
 }
 
 /* Kill who took too long. How long poll() may wait for the next of them; -1: there is none. */

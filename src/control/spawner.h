@@ -4,8 +4,9 @@
  * The VMM confines itself before the guest runs and can start nothing afterwards. So a
  * small process is forked before: asked over a socket, it starts programs, tells when they end,
  * and ends them all when the VMM is gone, however that came. A program whose number is
- * started again is killed first, and gone, before the new one begins: there are
- * never two at work on the same image.
+ * started again is killed first, and gone, before the new one begins; and as long as one that was
+ * stopped still has its time to end, none begins: there are never two at work on the same image,
+ * neither of one machine nor of it and the one after it.
  *
  * Threads: loop thread. Nothing here waits but spawner_new() and spawner_free().
  */

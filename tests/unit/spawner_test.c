@@ -161,6 +161,26 @@ static void a_stopped_program_ends_untold(void **state)
 	assert_int_equal(f.status, 0);
 }
 
+/* A machine's disk takes its time over its end; the next machine has the same image. */
+static void nothing_starts_while_a_stopped_program_lives(void **state)
+{
+	int first[2], second[2];
+	char byte;
+
+	assert_int_equal(sock_pair(first), 0);
+	assert_int_equal(start_shell("trap '' TERM; echo >&3; read line <&3", &first[1], 1), 0);
+	fd_close(&first[1]);
+	assert_int_equal(read(first[0], &byte, 1), 1);
+	spawner_stop(f.spawner, &f.child);
+	start_waiting(second); /* it runs, so ... */
+	assert_int_equal(recv(first[0], &byte, 1, MSG_DONTWAIT), 0); /* ... the other is gone */
+	close(first[0]);
+	close(second[0]);
+	assert_int_equal(loop_run(f.loop), 0);
+	assert_int_equal(f.start, 2);
+	assert_int_equal(f.nr_ended, 1);
+}
+
 static void a_program_that_does_not_hear_is_killed_at_the_end(void **state)
 {
 	int pair[2];
@@ -232,6 +252,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			starting_again_kills_the_one_before_first, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_stopped_program_ends_untold, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			nothing_starts_while_a_stopped_program_lives, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			a_program_that_does_not_hear_is_killed_at_the_end, setup, teardown),
 		cmocka_unit_test_setup_teardown(
