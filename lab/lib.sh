@@ -125,6 +125,8 @@ take_lock()
 	flock -n "$fd" || { say "waiting for another run that prepares $(basename "$1" .lock)"; flock "$fd"; }
 }
 
+# Modules of Debian's own kernel that the guest of ./demo needs.
+export demo_modules='gpio-regmap gpio-idio-16 gpio-pci-idio-16 virtio_blk ext4'
 # Packages of trixie that make the part called peers.
 peers=(virtiofsd qemu-utils qemu-block-extra fio passt)
 

@@ -6,7 +6,9 @@
 lab_plan 5
 
 if lab_outside; then
-	"$lab_dir/mkguest" --stock gpio-regmap gpio-idio-16 gpio-pci-idio-16 -- "$work/guest.cpio" "$lab_dir/demo-steps"
+	"$lab_dir/setup" peers
+	# shellcheck disable=SC2086  # several words
+	"$lab_dir/mkguest" --stock $demo_modules -- "$work/guest.cpio" "$lab_dir/demo-steps"
 	lab_boot --timeout 600
 fi
 
