@@ -55,6 +55,7 @@ struct told {
 	uint32_t id;
 	uint32_t start_nr;
 	int32_t status;
+	uint32_t stopped; /* the VMM has stopped it: what it held is free */
 };
 
 /* --- the spawning process --- */
@@ -81,7 +82,7 @@ struct spawning {
 
 static void tell(const struct spawning *sp, const struct program *p, int status)
 {
-	struct told t = { p->id, p->start_nr, status };
+	struct told t = { p->id, p->start_nr, status, p->stopped };
 
 	/* A VMM that does not listen is gone, or has thousands of these to read first. */
 	if (send(sp->sock, &t, sizeof(t), MSG_NOSIGNAL) < 0)
@@ -252,14 +253,18 @@ static void take_stop(struct spawning *sp, uint32_t id)
 {
 	struct program *p = program_of(sp, id);
 
-	if (!p)
+	if (!p) {
+		tell(sp, &(struct program){ .id = id, .stopped = true }, 0);
 		return;
+	}
 	drop_waiting(p);
 	p->stopped = true;
-	if (p->pid)
+	if (p->pid) {
 		ask_to_end(p);
-	else
+	} else {
+		tell(sp, p, 0);
 		forget(sp, p);
+	}
 }
 
 /* False: the VMM is gone. */
@@ -383,6 +388,9 @@ struct spawner {
 	pid_t pid;
 	uint32_t last_id;
 	struct spawned *children;
+	unsigned nr_ending; /* stopped, and not ended yet as far as we were told */
+	void (*all_ended)(void *arg);
+	void *all_ended_arg;
 	struct ask ask; /* under construction */
 };
 
@@ -404,11 +412,22 @@ static void unlink_child(struct spawner *s, struct spawned *child)
 		*link = child->next;
 }
 
+static void none_is_ending(struct spawner *s)
+{
+	void (*fn)(void *arg) = s->all_ended;
+
+	s->nr_ending = 0;
+	s->all_ended = NULL;
+	if (fn)
+		fn(s->all_ended_arg);
+}
+
 static void lost(struct spawner *s)
 {
 	log_err("the process that starts device processes is gone: none can be started any more");
 	loop_del(&s->source);
 	fd_close(&s->sock);
+	none_is_ending(s);
 }
 
 static void on_told(struct loop_source *src, uint32_t events)
@@ -427,6 +446,8 @@ static void on_told(struct loop_source *src, uint32_t events)
 	child = child_of(s, &t);
 	if (child)
 		child->ended(child, t.start_nr, t.status);
+	if (t.stopped && s->nr_ending && !--s->nr_ending)
+		none_is_ending(s);
 }
 
 int spawner_new(struct loop *loop, struct spawner **out, struct err *err)
@@ -532,15 +553,31 @@ int spawner_start(struct spawner *s, struct spawned *child, const char *const *a
 
 void spawner_stop(struct spawner *s, struct spawned *child)
 {
+	int rc;
+
 	if (!child->id)
 		return;
 	s->ask.kind = ASK_STOP;
 	s->ask.id = child->id;
 	s->ask.argc = 0;
-	if (send_ask(s, ASK_HEAD, NULL, 0) == -EAGAIN)
+	rc = send_ask(s, ASK_HEAD, NULL, 0);
+	if (!rc)
+		s->nr_ending++;
+	else if (rc == -EAGAIN)
 		log_warn("a device process could not be ended; it ends with the VMM");
 	unlink_child(s, child);
 	child->id = 0;
+}
+
+bool spawner_ending(const struct spawner *s)
+{
+	return s->nr_ending;
+}
+
+void spawner_when_ended(struct spawner *s, void (*fn)(void *arg), void *arg)
+{
+	s->all_ended = fn;
+	s->all_ended_arg = arg;
 }
 
 int spawner_sibling(const char *name, char *buf, size_t size)

@@ -13,6 +13,7 @@
 #ifndef CONTROL_SPAWNER_H
 #define CONTROL_SPAWNER_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -54,6 +55,10 @@ int spawner_start(struct spawner *s, struct spawned *child, const char *const *a
 	const int *fds, unsigned nr_fds);
 /* Kill the program, if it runs. `ended` is not called any more, child is the caller's. */
 void spawner_stop(struct spawner *s, struct spawned *child);
+/* Whether programs that were stopped still end, and hold what they were given. */
+bool spawner_ending(const struct spawner *s);
+/* Call fn once, from the loop, when none does any more. One at a time; NULL: do not. */
+void spawner_when_ended(struct spawner *s, void (*fn)(void *arg), void *arg);
 
 /* Write the path of a program that lies beside this one into buf. 0 or -errno. */
 int spawner_sibling(const char *name, char *buf, size_t size);

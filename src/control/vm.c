@@ -103,6 +103,8 @@ static void tell(const struct vm *vm, const char *step)
 
 static void tear_down(struct vm *vm)
 {
+	if (vm->spawner)
+		spawner_when_ended(vm->spawner, NULL, NULL);
 	if (vm->machine)
 		machine_halt(vm->machine);
 	vm_devices_free(vm->devices);
@@ -195,14 +197,33 @@ static int begin_boot(struct vm *vm, struct err *err)
 	return rc;
 }
 
+static void boot_now(void *arg)
+{
+	struct vm *vm = arg;
+	struct err err = { 0 };
+	int rc = begin_boot(vm, &err);
+
+	if (rc)
+		boot_ended(vm, rc, &err);
+}
+
+/* Programs of the run before hold what this one wants, a tap for one, until they have ended. */
+static bool has_to_wait(const struct vm *vm)
+{
+	return vm->spawner && spawner_ending(vm->spawner);
+}
+
 int vm_boot(struct vm *vm, vm_done_fn fn, void *arg, struct err *err)
 {
-	int rc;
+	int rc = 0;
 
 	if (vm->state != VM_CREATED && vm->state != VM_SHUTDOWN)
 		return refuse(vm, "vm.boot", err);
 	tell(vm, "booting");
-	rc = begin_boot(vm, err);
+	if (has_to_wait(vm))
+		spawner_when_ended(vm->spawner, boot_now, vm);
+	else
+		rc = begin_boot(vm, err);
 	if (rc) {
 		tear_down(vm);
 		return rc;

@@ -728,3 +728,67 @@ def test_client_that_never_reads(served):
         for _ in range(10):
             assert vmm.api.get("vmm.ping")[0] == 200
         assert vmm.sanitized() or vmm.memory_kib() - before < 1024
+
+
+# --- devices whose programs outboard starts ---
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "image"
+    with open(path, "wb") as file:
+        file.truncate(4 << 20)
+    return path
+
+
+def test_all_kinds_of_programs_again_and_again(served, image, folder):
+    """Under the filter of system calls; nothing is left of one that was deleted."""
+    vmm = served()
+    fds = vmm.fds()
+    (spawner,) = vmm.children()
+    for console in (
+        {"mode": "Pty"},
+        {"mode": "File", "file": f"{folder}/console"},
+        {"mode": "Socket", "socket": f"{folder}/console.sock"},
+        {"mode": "Null"},
+    ):
+        vmm.api.does("vm.create", vmm.config(
+            "command", disks=[{"path": str(image)}], rng={"src": "/dev/urandom"}, console=console,
+        ))
+        for _ in range(3):
+            vmm.api.does("vm.boot")
+            assert len(children_of(spawner)) == 3
+            vmm.api.does("vm.shutdown")
+        vmm.api.does("vm.delete")
+    settles(vmm, fds)
+
+
+def shut_down_with_a_disk_that_stands(vmm, image):
+    (spawner,) = vmm.children()
+    running(vmm, disks=[{"path": str(image)}])
+    (disk,) = children_of(spawner)
+    os.kill(disk, signal.SIGSTOP)
+    vmm.api.does("vm.shutdown")
+    return spawner, disk
+
+
+def test_a_boot_waits_for_the_disk_of_the_last_run(served, image):
+    """It stands, so it has the image until it is killed; then the new one has it."""
+    vmm = served()
+    spawner, disk = shut_down_with_a_disk_that_stands(vmm, image)
+    vmm.api.does("vm.boot")
+    assert len(children_of(spawner)) == 1
+    assert disk not in children_of(spawner)
+    vmm.api.does("vm.delete")
+
+
+def test_a_boot_that_waits_is_overtaken(served, image):
+    vmm = served()
+    shut_down_with_a_disk_that_stands(vmm, image)
+    with vmm.api.raw() as sock:
+        sock.sendall(request("PUT", "vm.boot"))
+        while vmm.api.state() != "Created":
+            pass
+        vmm.api.does("vm.delete")
+        assert answer_on(sock) == (500, ["vm.boot: the VM was shut down"])
+    running(vmm, disks=[{"path": str(image)}])

@@ -161,6 +161,34 @@ static void a_stopped_program_ends_untold(void **state)
 	assert_int_equal(f.status, 0);
 }
 
+static void quit(void *arg)
+{
+	loop_quit(arg, 0);
+}
+
+/* Both one that lives and one that had ended by itself. */
+static void the_end_of_all_that_were_stopped_is_told(void **state)
+{
+	struct spawned other = { .ended = ended };
+	const char *argv[] = { "/bin/sh", "-c", "exit 0", NULL };
+	int pair[2];
+	char byte;
+
+	start_waiting(pair);
+	assert_int_equal(spawner_start(f.spawner, &other, argv, NULL, 0), 0);
+	assert_int_equal(loop_run(f.loop), 0);
+	assert_false(spawner_ending(f.spawner));
+	spawner_stop(f.spawner, &other);
+	spawner_stop(f.spawner, &f.child);
+	assert_true(spawner_ending(f.spawner));
+	spawner_when_ended(f.spawner, quit, f.loop);
+	assert_int_equal(loop_run(f.loop), 0);
+	assert_false(spawner_ending(f.spawner));
+	assert_int_equal(recv(pair[0], &byte, 1, MSG_DONTWAIT), 0);
+	close(pair[0]);
+	assert_int_equal(f.nr_ended, 1);
+}
+
 /* A machine's disk takes its time over its end; the next machine has the same image. */
 static void nothing_starts_while_a_stopped_program_lives(void **state)
 {
@@ -252,6 +280,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			starting_again_kills_the_one_before_first, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_stopped_program_ends_untold, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			the_end_of_all_that_were_stopped_is_told, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			nothing_starts_while_a_stopped_program_lives, setup, teardown),
 		cmocka_unit_test_setup_teardown(
