@@ -165,16 +165,21 @@ static bool is_packet_socket(int fd)
 	return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 && type == SOCK_SEQPACKET;
 }
 
-/* Whoever had it before may have switched this queue off: then it belongs to no device for now. */
+/*
+ * Whoever had it before may have switched this queue off: then the kernel says so, or that it
+ * belongs to no device for now.
+ */
 static int ask_device(int fd, struct ifreq *req)
 {
 	struct ifreq on = { .ifr_flags = IFF_ATTACH_QUEUE };
 
-	if (ioctl(fd, TUNGETIFF, req) == 0)
+	if (ioctl(fd, TUNGETIFF, req)) {
+		if (errno != EBADFD)
+			return -errno;
+	} else if (!(req->ifr_flags & IFF_DETACH_QUEUE)) {
 		return 0;
-	if (errno != EBADFD || ioctl(fd, TUNSETQUEUE, &on) || ioctl(fd, TUNGETIFF, req))
-		return -errno;
-	return 0;
+	}
+	return ioctl(fd, TUNSETQUEUE, &on) || ioctl(fd, TUNGETIFF, req) ? -errno : 0;
 }
 
 static int check_given(struct tap *t, int fd, struct err *err)

@@ -91,3 +91,20 @@ def test_the_spawner_is_killed(vmm, image):
     guest.err.wait("none can be started any more")
     guest.err.wait("cannot have its process started: Broken pipe; the device stays away")
     ends_well(guest)
+
+
+def can_make_taps():
+    return os.access("/dev/net/tun", os.W_OK) and os.geteuid() == 0
+
+
+@pytest.mark.skipif(not can_make_taps(), reason="no tap can be made here")
+def test_a_network_that_dies(vmm):
+    """Its queues but the first were switched off: the next one finds them as if they were new."""
+    guest, spawner = running(vmm, "--net", "num_queues=4")
+    index = 0
+    for _ in range(3):
+        (process,) = children_of(spawner)
+        os.kill(process, signal.SIGKILL)
+        index = guest.err.wait("the device is back", index)[0] + 1
+    ends_well(guest)
+    assert "cannot be switched" not in guest.err.text(), guest.said()
