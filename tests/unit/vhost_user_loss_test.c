@@ -599,6 +599,7 @@ static void a_driver_never_notices_that_the_device_comes_and_goes(void **state)
 	x->f.protocol |= P(INFLIGHT_SHMFD);
 	x->p.times.retry_max_ms = 1;
 	attach(x);
+	atomic_store(&x->f.forgets, true);
 	atomic_store(&x->f.hook, sometimes_hangs_up);
 	assert_int_equal(pthread_create(&d.thread, NULL, drive, &d), 0);
 	run_until(x->loop, was_lost_often, x);
