@@ -111,7 +111,7 @@ static int split_args(struct ask *ask, size_t len, char **argv, size_t max)
 static int place_fds(struct fd_list *list)
 {
 	for (int i = 0; i < list->nr; i++) {
-		int high = fcntl(list->fds[i], F_DUPFD, SPAWN_FIRST_FD + SPAWN_MAX_FDS);
+		int high = fcntl(list->fds[i], F_DUPFD, SPAWN_FIRST_FD + list->nr);
 
 		if (high < 0)
 			return -errno;
