@@ -29,6 +29,8 @@
 /* So many deaths within so long are too many. */
 enum { MAX_DEATHS = 5 };
 #define DEATHS_WITHIN_NS (10 * NS_PER_S)
+/* How long the end of the first process is waited for: how it ended says whether to try again. */
+#define FIRST_END_NS NS_PER_S
 
 struct supervised {
 	struct vhost_user_source source;
@@ -40,6 +42,8 @@ struct supervised {
 	unsigned nr_fds;
 
 	uint64_t first_ns; /* when the first was started; 0: not yet */
+	uint64_t first_lost_ns; /* when it was asked for another; 0: not yet */
+	bool first_ended;
 	uint64_t deaths_ns[MAX_DEATHS + 1]; /* the latest, as a ring */
 	unsigned nr_deaths;
 	struct err given_up;
@@ -70,6 +74,7 @@ static void on_ended(struct spawned *process, uint32_t start, int status)
 	uint64_t now = clock_now_ns();
 	char how[120];
 
+	s->first_ended = true;
 	say_how(status, how, sizeof(how));
 	s->deaths_ns[s->nr_deaths++ % ARRAY_SIZE(s->deaths_ns)] = now;
 	if (start == 1 && WIFEXITED(status) && WEXITSTATUS(status) &&
@@ -83,6 +88,21 @@ static void on_ended(struct spawned *process, uint32_t start, int status)
 		log_warn("%s: %s", s->id, how);
 }
 
+/*
+ * The connection is lost a moment before the process has ended. To kill it then would hide that it
+ * could not begin.
+ */
+static bool first_is_ending(struct supervised *s)
+{
+	uint64_t now = clock_now_ns();
+
+	if (!s->first_ns || s->first_ended || now - s->first_ns > DEATHS_WITHIN_NS)
+		return false;
+	if (!s->first_lost_ns)
+		s->first_lost_ns = now;
+	return now - s->first_lost_ns < FIRST_END_NS;
+}
+
 static int connect_to_new(struct vhost_user_source *source, struct err *err)
 {
 	struct supervised *s = container_of(source, struct supervised, source);
@@ -92,6 +112,8 @@ static int connect_to_new(struct vhost_user_source *source, struct err *err)
 		*err = s->given_up;
 		return -ECANCELED;
 	}
+	if (first_is_ending(s))
+		return err_set(err, -EAGAIN, "its process has not ended yet");
 	rc = sock_pair(pair);
 	if (rc)
 		return err_set(err, rc, "socketpair: %s", strerror(-rc));
