@@ -94,7 +94,7 @@ def test_echo_killed_and_restarted(vmm, echo, words):
             fds, memory = guest.fds(), guest.memory_kib()
     assert guest.fds() == fds
     if not guest.sanitized():
-        assert guest.memory_kib() <= memory + 64
+        assert guest.memory_kib() <= memory + 256
     guest.send("q")
     guest.passes()
 
