@@ -98,7 +98,8 @@ class Server:
         assert text in self.log()
 
     def settled_fds(self, expected):
-        wait_until(lambda: self.fds() == expected,
+        """Fewer are fine: when `expected` was counted, the last of a client's may not have been closed."""
+        wait_until(lambda: self.fds() <= expected,
                    f"the server does not come back to {expected} descriptors")
 
     def kill(self):
