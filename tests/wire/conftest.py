@@ -53,7 +53,8 @@ class Server:
         if self.path:
             # It answers once it is set up; then it holds what it will hold while it is idle.
             self.client().close()
-            wait_until(self.settled, "the first client's end is not noticed")
+            wait_until(lambda: self.settled() and self.still(),
+                       "the first client's end is not noticed")
 
     def settled(self):
         """Nobody is connected any more."""
@@ -63,6 +64,10 @@ class Server:
         except FileNotFoundError:
             return False  # one was closed while we looked
         return sum(link.startswith("socket:") for link in links) == 1 + self.own_sockets
+
+    def still(self):
+        """Sockets are closed first: is something else being closed yet?"""
+        return len({self.fds() for _ in range(20)}) == 1
 
     def log(self):
         return self.log_path.read_text()
@@ -98,7 +103,7 @@ class Server:
         assert text in self.log()
 
     def settled_fds(self, expected):
-        """Fewer are fine: when `expected` was counted, the last of a client's may not have been closed."""
+        """Fewer are fine: when `expected` was counted, a client's last may have been open still."""
         wait_until(lambda: self.fds() <= expected,
                    f"the server does not come back to {expected} descriptors")
 
