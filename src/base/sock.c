@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -210,4 +211,16 @@ int sock_set_timeout(int sock, uint32_t timeout_ms)
 		fcntl(sock, F_SETFL, flags & ~O_NONBLOCK))
 		return -errno;
 	return 0;
+}
+
+bool sock_hung_up(int sock)
+{
+	struct pollfd pfd = { .fd = sock, .events = POLLRDHUP };
+	int n;
+
+	/* A signal that breaks off a kick may come here too. */
+	do
+		n = poll(&pfd, 1, 0);
+	while (n < 0 && errno == EINTR);
+	return n == 1 && pfd.revents & (POLLRDHUP | POLLHUP | POLLERR);
 }

@@ -7,6 +7,7 @@
 #ifndef BASE_SOCK_H
 #define BASE_SOCK_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -69,5 +70,8 @@ int sock_set_timeout(int sock, uint32_t timeout_ms);
 
 /* As sock_recv(), but wait until something is there. -EAGAIN: not in time; -EINTR: a signal. */
 ssize_t sock_recv_wait(int sock, void *buf, size_t len, struct fd_list *list);
+
+/* Whether the peer of a connected socket has gone, though what it left may be unread. Never waits. */
+bool sock_hung_up(int sock);
 
 #endif

@@ -6,8 +6,33 @@
  */
 #include "device/block_limit.h"
 
+#include <errno.h>
+
 #include "base/clock.h"
 #include "base/util.h"
+#include "device/number.h"
+
+int block_limit_options(const struct device_option options[3], const char *const values[3],
+	struct block_bucket_config *b, struct err *err)
+{
+	int rc = number_option(options[0].name, values[0], 0, 1, BLOCK_LIMIT_MAX, &b->size, err);
+
+	if (!rc)
+		rc = number_option(
+			options[1].name, values[1], 0, 0, BLOCK_LIMIT_MAX, &b->burst, err);
+	if (!rc)
+		rc = number_option(options[2].name, values[2], 0, 1, BLOCK_LIMIT_MAX_REFILL_MS,
+			&b->refill_ms, err);
+	if (rc)
+		return rc;
+	if (!b->size != !b->refill_ms)
+		return err_set(err, -EINVAL, "--%s and --%s belong together", options[0].name,
+			options[2].name);
+	if (b->burst && !b->size)
+		return err_set(
+			err, -EINVAL, "--%s needs --%s", options[1].name, options[0].name);
+	return 0;
+}
 
 static void bucket_init(
 	struct block_bucket *b, const struct block_bucket_config *config, uint64_t now_ns)

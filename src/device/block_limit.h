@@ -15,6 +15,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/err.h"
+#include "device/model.h"
+
 struct block_bucket_config {
 	uint64_t size; /* tokens; 0: no limit */
 	uint64_t burst;
@@ -45,6 +48,13 @@ void block_limit_fini(struct block_limit *l);
 /* Largest size and burst: their sums stay far from where numbers end. */
 #define BLOCK_LIMIT_MAX		  (UINT64_C(1) << 60)
 #define BLOCK_LIMIT_MAX_REFILL_MS (UINT64_C(1) << 32)
+
+/*
+ * What a model was given for a bucket's size, burst and refill time: three options that follow each other
+ * in its table. 0 or -EINVAL with a text.
+ */
+int block_limit_options(const struct device_option options[3], const char *const values[3],
+	struct block_bucket_config *bucket, struct err *err);
 
 /*
  * One operation that moves so many bytes wants to go at now_ns, of clock_now_ns(). 0: it may,

@@ -166,29 +166,6 @@ static int open_store(
 
 /* The rest */
 
-static int parse_bucket(
-	const char *const *values, int size, struct block_bucket_config *b, struct err *err)
-{
-	int rc = number_option(
-		options[size].name, values[size], 0, 1, BLOCK_LIMIT_MAX, &b->size, err);
-
-	if (!rc)
-		rc = number_option(options[size + 1].name, values[size + 1], 0, 0, BLOCK_LIMIT_MAX,
-			&b->burst, err);
-	if (!rc)
-		rc = number_option(options[size + 2].name, values[size + 2], 0, 1,
-			BLOCK_LIMIT_MAX_REFILL_MS, &b->refill_ms, err);
-	if (rc)
-		return rc;
-	if (!b->size != !b->refill_ms)
-		return err_set(err, -EINVAL, "--%s and --%s belong together", options[size].name,
-			options[size + 2].name);
-	if (b->burst && !b->size)
-		return err_set(err, -EINVAL, "--%s needs --%s", options[size + 1].name,
-			options[size].name);
-	return 0;
-}
-
 static int parse_numbers(const char *const *values, struct block_config *c, struct err *err)
 {
 	uint64_t queues, size, threads, poll, block;
@@ -253,9 +230,11 @@ static int new_virtio(
 	if (!rc)
 		rc = parse_serial(values[OPT_SERIAL], &config, err);
 	if (!rc)
-		rc = parse_bucket(values, OPT_BW_SIZE, &config.limit.bytes, err);
+		rc = block_limit_options(
+			&options[OPT_BW_SIZE], &values[OPT_BW_SIZE], &config.limit.bytes, err);
 	if (!rc)
-		rc = parse_bucket(values, OPT_OPS_SIZE, &config.limit.ops, err);
+		rc = block_limit_options(
+			&options[OPT_OPS_SIZE], &values[OPT_OPS_SIZE], &config.limit.ops, err);
 	if (!rc)
 		rc = open_store(values, config.nr_threads, &store, err);
 	return rc ? rc : block_new(out, loop, store, &config, err);

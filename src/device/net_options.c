@@ -172,30 +172,6 @@ static int parse_switches(const char *const *values, struct request *r, struct e
 	return rc;
 }
 
-/* Size, burst and refill time follow each other in the table. */
-static int parse_bucket(
-	const char *const *values, int size, struct block_bucket_config *b, struct err *err)
-{
-	int rc = number_option(
-		options[size].name, values[size], 0, 1, BLOCK_LIMIT_MAX, &b->size, err);
-
-	if (!rc)
-		rc = number_option(options[size + 1].name, values[size + 1], 0, 0, BLOCK_LIMIT_MAX,
-			&b->burst, err);
-	if (!rc)
-		rc = number_option(options[size + 2].name, values[size + 2], 0, 1,
-			BLOCK_LIMIT_MAX_REFILL_MS, &b->refill_ms, err);
-	if (rc)
-		return rc;
-	if (!b->size != !b->refill_ms)
-		return err_set(err, -EINVAL, "--%s and --%s belong together", options[size].name,
-			options[size + 2].name);
-	if (b->burst && !b->size)
-		return err_set(err, -EINVAL, "--%s needs --%s", options[size + 1].name,
-			options[size].name);
-	return 0;
-}
-
 static int parse(const char *const *values, struct request *r, struct err *err)
 {
 	int rc = 0;
@@ -218,9 +194,11 @@ static int parse(const char *const *values, struct request *r, struct err *err)
 	if (!rc)
 		rc = parse_switches(values, r, err);
 	if (!rc)
-		rc = parse_bucket(values, OPT_BW_SIZE, &r->net.limit.bytes, err);
+		rc = block_limit_options(
+			&options[OPT_BW_SIZE], &values[OPT_BW_SIZE], &r->net.limit.bytes, err);
 	if (!rc)
-		rc = parse_bucket(values, OPT_OPS_SIZE, &r->net.limit.ops, err);
+		rc = block_limit_options(
+			&options[OPT_OPS_SIZE], &values[OPT_OPS_SIZE], &r->net.limit.ops, err);
 	r->host.ip = values[OPT_IP];
 	r->host.mask = values[OPT_MASK];
 	return rc;

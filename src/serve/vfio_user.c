@@ -27,7 +27,6 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -426,25 +425,13 @@ static int adopt_client(struct vfio_user_port *p, int fd, struct err *err)
 	return 0;
 }
 
-static bool has_hung_up(int sock)
-{
-	struct pollfd pfd = { .fd = sock, .events = POLLRDHUP };
-	int n;
-
-	/* A signal that breaks off a kick may come here too. */
-	do
-		n = poll(&pfd, 1, 0);
-	while (n < 0 && errno == EINTR);
-	return n == 1 && pfd.revents & (POLLRDHUP | POLLHUP | POLLERR);
-}
-
 /*
  * Is there still a client? One that hung up just before another connected may be noticed here
  * first: what it left is finite, so finish it.
  */
 static bool still_served(struct vfio_user_port *p)
 {
-	while (p->connected && has_hung_up(p->main.fd)) {
+	while (p->connected && sock_hung_up(p->main.fd)) {
 		if (p->main_src.events == EPOLLOUT) {
 			vu_doom(p, "has left without reading its replies");
 			drop_client(p);

@@ -27,7 +27,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -336,18 +335,6 @@ static int adopt_client(struct vhost_user_port *p, int fd, struct err *err)
 	return 0;
 }
 
-static bool has_hung_up(int sock)
-{
-	struct pollfd pfd = { .fd = sock, .events = POLLRDHUP };
-	int n;
-
-	/* A signal that breaks off a kick may come here too. */
-	do
-		n = poll(&pfd, 1, 0);
-	while (n < 0 && errno == EINTR);
-	return n == 1 && pfd.revents & (POLLRDHUP | POLLHUP | POLLERR);
-}
-
 static void listen_again(struct loop_timer *timer)
 {
 	struct vhost_user_port *p = container_of(timer, struct vhost_user_port, listen_again);
@@ -362,7 +349,7 @@ static void client_arrives(struct loop_source *src, uint32_t events)
 	int fd;
 
 	/* One that hung up just before another connected may be noticed here first. */
-	if (p->client == VHU_SERVING && has_hung_up(p->main.fd))
+	if (p->client == VHU_SERVING && sock_hung_up(p->main.fd))
 		drop_client(p);
 	if (p->client == VHU_LEAVING)
 		return;
