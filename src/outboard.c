@@ -5,7 +5,6 @@
  * line is wrong (nothing was started then).
  */
 #include <errno.h>
-#include <libgen.h>
 #include <limits.h>
 #include <malloc.h>
 #include <stdio.h>
@@ -18,6 +17,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "control/options.h"
+#include "control/spawner.h"
 #include "control/vmm.h"
 
 enum { EXIT_USAGE = 2 };
@@ -37,16 +37,15 @@ static void raise_fd_limit(void)
  * outboard-remote that lie beside this one. */
 static int exec_sibling(const char *name, char **argv)
 {
-	char self[PATH_MAX], path[PATH_MAX + 64];
-	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	char path[PATH_MAX];
+	int rc = spawner_sibling(name, path, sizeof(path));
 
-	if (n > 0) {
-		self[n] = '\0';
-		snprintf(path, sizeof(path), "%s/%s", dirname(self), name);
+	if (!rc) {
 		argv[0] = path;
 		execv(path, argv);
+		rc = -errno;
 	}
-	fprintf(stderr, "outboard: cannot start %s: %s\n", name, strerror(errno));
+	fprintf(stderr, "outboard: cannot start %s: %s\n", name, strerror(-rc));
 	return MACHINE_EXIT_FAILED;
 }
 
