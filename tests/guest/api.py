@@ -4,8 +4,18 @@ import array
 import http.client
 import json
 import socket
+import struct
 
 from harness import DEADLINE
+
+
+def connect(path):
+    """Where the backlog is full it waits for room: a socket with a time-out of Python's would not."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(DEADLINE), 0))
+    sock.connect(str(path))
+    sock.settimeout(DEADLINE)
+    return sock
 
 
 class Connection(http.client.HTTPConnection):
@@ -16,9 +26,7 @@ class Connection(http.client.HTTPConnection):
         self.path = path
 
     def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(DEADLINE)
-        self.sock.connect(str(self.path))
+        self.sock = connect(self.path)
 
 
 class Api:
@@ -58,10 +66,7 @@ class Api:
         return self.info()["state"]
 
     def raw(self):
-        sock = socket.socket(socket.AF_UNIX)
-        sock.connect(str(self.path))  # waits while the listener's queue is full
-        sock.settimeout(DEADLINE)
-        return sock
+        return connect(self.path)
 
 
 def read_answer(response):
