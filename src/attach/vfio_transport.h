@@ -1,8 +1,8 @@
 /*
  * vfio_transport.h - what the PCI side of the vfio route asks of a device, and hears from it
  *
- * One PCI side (vfio_pci), several ways to reach the device: messages over a
- * socket (vfio_user), the kernel's ioctls later. A transport brings the device up, tells what it
+ * One PCI side (vfio_pci), two ways to reach the device: messages over a
+ * socket (vfio_user) and the kernel's system calls (vfio_kernel). A transport brings the device up, tells what it
  * is made of (struct vfio_info), carries register accesses and interrupt
  * set-up, and reports when the device is lost and when it is back.
  *
@@ -51,6 +51,11 @@ struct vfio_region {
 	unsigned nr_areas, nr_doorbells;
 	struct vfio_area *areas;
 	struct vfio_doorbell *doorbells;
+	/*
+	 * A region smaller than a page whose page holds nothing else can be mmapped as that page: 4096 bytes
+	 * from offset 0, beyond the region's end. size 0: it can not.
+	 */
+	struct vfio_area page;
 };
 
 struct vfio_irq {
@@ -115,6 +120,18 @@ struct vfio_transport_ops {
 	void (*bus_master)(struct vfio_transport *t, bool on);
 	/* From ready() alone: calls reach the device from now on. */
 	void (*open)(struct vfio_transport *t);
+	/*
+	 * A part of a BAR, mmapped at hva, has come to lie at gpa: let other devices reach it. True: they can, and
+	 * dma_unmap() follows before it moves. NULL: this transport's device process maps nothing of others. Topology
+	 * lock held, never slow.
+	 */
+	bool (*dma_map)(struct vfio_transport *t, uint64_t gpa, uint64_t size, void *hva);
+	void (*dma_unmap)(struct vfio_transport *t, uint64_t gpa, uint64_t size);
+	/*
+	 * DEVICE_FEATURE: *feature is a struct vfio_device_feature (linux/vfio.h) and its data, argsz bytes in all, in
+	 * and out. May be NULL, and -ENOTTY: not this feature.
+	 */
+	int (*feature)(struct vfio_transport *t, void *feature);
 };
 
 struct vfio_transport {
@@ -124,6 +141,11 @@ struct vfio_transport {
 };
 
 struct vfio_owner;
+
+enum vfio_leave {
+	VFIO_LEAVE_ERROR,   /* an uncorrectable error of PCIe */
+	VFIO_LEAVE_REQUEST, /* somebody on the host unbinds it */
+};
 
 /* Loop thread, all of them; none may wait. */
 struct vfio_owner_ops {
@@ -151,6 +173,11 @@ struct vfio_owner_ops {
 	/* The first attach was given up; why is in err. The transport is idle and waits to be
 	 * freed. */
 	void (*failed)(struct vfio_owner *o, int rc, const struct err *err);
+	/*
+	 * Why lost() follows: the device reported an error that it can not go on after, or the host wants it
+	 * back. May be NULL. Calls fail already.
+	 */
+	void (*leaving)(struct vfio_owner *o, enum vfio_leave why);
 };
 
 struct vfio_owner {

@@ -1,0 +1,40 @@
+/*
+ * host_device.h - --device: a PCI device of this host, handed to the guest by the kernel's VFIO
+ *
+ * What one is held by is device.h's: plug, state, end. Texts begin with `device ID: `.
+ *
+ * The attach goes on beside the loop: opening, mapping and pinning all of guest RAM take their time. Ending
+ * a device whose attach is still under way waits until the kernel has come back from the step it is in.
+ */
+#ifndef ATTACH_HOST_DEVICE_H
+#define ATTACH_HOST_DEVICE_H
+
+#include "attach/device.h"
+#include "attach/vfio_iommu.h"
+#include "machine/machine.h"
+
+#define HOST_DEVICE_NO_CLIQUE (-1)
+
+struct host_device_params {
+	const char *id;	  /* copied */
+	const char *path; /* of sysfs, or "0000:00:05.0"; NULL: fd */
+	int fd;		  /* an opened /dev/vfio/devices/vfioN; borrowed until the device is freed. -1: path */
+	unsigned segment;
+	int slot; /* 1 to 31, or PCI_SLOT_ANY */
+	int gpudirect_clique;	 /* 0 to 15, or HOST_DEVICE_NO_CLIQUE */
+	uint32_t unmapped_bars;	 /* bit n: accesses to BAR n always trap */
+	struct vfio_iommu *iommu; /* of the machine; held */
+	device_attached_fn attached;
+	void *arg;
+	const struct vfio_sys *sys; /* NULL: the kernel's */
+	const char *sysroot;	    /* "" or NULL: sysfs at /sys; a test's own tree else */
+};
+
+/*
+ * Start the attach. m is borrowed until the device is freed (device_free()). Gives *out. 0:
+ * `attached` will be called; else -errno with a text, and it will not. Loop thread.
+ */
+int host_device_attach(struct machine *m, const struct host_device_params *p, struct device **out,
+	struct err *err);
+
+#endif
