@@ -104,6 +104,24 @@ static void failed(struct vfio_owner *o, int rc, const struct err *err)
 	vp->attached(vp->attached_arg, rc, err);
 }
 
+/*
+ * There is no telling when it comes back, if ever: what its guest sees from now on is a slot whose device was
+ * pulled out.
+ */
+static void leaving(struct vfio_owner *o, enum vfio_leave why)
+{
+	struct vfio_pci *vp = owner_of(o);
+
+	if (why == VFIO_LEAVE_ERROR)
+		log_err("%s: the device reported an error that it cannot go on after: the guest loses it",
+			vp->id);
+	else
+		log_warn("%s: the host wants the device back: the guest loses it", vp->id);
+	atomic_store(&vp->gone, true);
+	if (vp->left)
+		vp->left(vp->left_arg, why);
+}
+
 static const struct vfio_owner_ops owner_ops = {
 	.prepare = prepare,
 	.restore = restore,
@@ -111,6 +129,7 @@ static const struct vfio_owner_ops owner_ops = {
 	.ready = ready,
 	.lost = lost,
 	.failed = failed,
+	.leaving = leaving,
 };
 
 /* --- what the machine asks --- */
@@ -159,6 +178,7 @@ int vfio_pci_new(struct machine *m, const char *id, vfio_pci_attached_fn attache
 	vp->attached = attached;
 	vp->attached_arg = arg;
 	vp->owner.ops = &owner_ops;
+	vp->options.gpudirect_clique = VFIO_PCI_NO_CLIQUE;
 	vp->intx.line = vp->intx.resample = vp->intx.edge = -1;
 	pthread_mutex_init(&vp->lock, NULL);
 	pci_function_init(&vp->fn, vp->id, &pci_ops);
@@ -175,6 +195,17 @@ void vfio_pci_set_transport(struct vfio_pci *vp, struct vfio_transport *t)
 {
 	assert(!vp->t);
 	vp->t = t;
+}
+
+void vfio_pci_set_options(struct vfio_pci *vp, const struct vfio_pci_options *options)
+{
+	vp->options = *options;
+}
+
+void vfio_pci_on_leave(struct vfio_pci *vp, vfio_pci_leave_fn fn, void *arg)
+{
+	vp->left = fn;
+	vp->left_arg = arg;
 }
 
 const char *vfio_pci_bdf(const struct vfio_pci *vp)

@@ -409,6 +409,8 @@ uint64_t vp_bar_read(struct pci_function *fn, unsigned bar, uint64_t off, unsign
 {
 	struct vfio_pci *vp = vp_of(fn);
 
+	if (atomic_load(&vp->gone))
+		return io_ones(size);
 	if (in_place(&vp->table, bar, off, size))
 		return read_table(vp, off, size);
 	if (in_place(&vp->pba, bar, off, size))

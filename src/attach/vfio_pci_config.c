@@ -370,6 +370,8 @@ uint32_t vp_config_read(struct pci_function *fn, unsigned off, unsigned size)
 	uint32_t local = mask_at(vp->local, off, size);
 	uint32_t value = get_shadow(vp, off, size), got = 0;
 
+	if (atomic_load(&vp->gone))
+		return (uint32_t)io_ones(size);
 	if (local == (uint32_t)io_ones(size))
 		return value;
 	if (vp->t->ops->region_read(vp->t, VFIO_USER_REGION_CONFIG, off, &got, size))
@@ -471,6 +473,8 @@ void vp_config_write(struct pci_function *fn, unsigned off, unsigned size, uint3
 	bool msi = vp->msi_pos && ranges_overlap(off, size, vp->msi_pos, vp->msi_len);
 	bool msix = vp->msix_pos && ranges_overlap(off, size, vp->msix_pos, CAP_MSIX_LEN);
 
+	if (atomic_load(&vp->gone))
+		return;
 	pthread_mutex_lock(&vp->lock);
 	pci_config_write_owned(fn, off, size, value);
 	if (command)

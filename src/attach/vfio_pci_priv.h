@@ -86,6 +86,10 @@ struct vfio_pci {
 	char bdf[16];
 	vfio_pci_attached_fn attached;
 	void *attached_arg;
+	struct vfio_pci_options options;
+	vfio_pci_leave_fn left;
+	void *left_arg;
+	_Atomic bool gone; /* for good: reads are all-ones */
 
 	pthread_mutex_t lock;
 	bool stale; /* the guest changed something that the device was not told of */

@@ -56,6 +56,8 @@ struct vfio_region {
 	 * from offset 0, beyond the region's end. size 0: it can not.
 	 */
 	struct vfio_area page;
+	/* Areas may cover the MSI-X table too: the host sees to it that a guest's writes there do no harm. */
+	bool msix_mappable;
 };
 
 struct vfio_irq {
@@ -70,6 +72,12 @@ struct vfio_irq {
  */
 struct vfio_info {
 	bool can_reset;
+	/*
+	 * Hardware of this host, whose kernel sets up interrupts and BARs itself: it need not be told of them by
+	 * configuration writes, and a SET_IRQS may say -1 for a vector without an eventfd. One that finds fewer
+	 * vectors than were asked for fails with -ENOSPC.
+	 */
+	bool host;
 	struct vfio_region regions[VFIO_NR_REGIONS];
 	struct vfio_irq irqs[VFIO_NR_IRQS];
 };

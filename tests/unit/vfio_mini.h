@@ -70,12 +70,12 @@ static void mini_failed(struct vfio_owner *o, int rc, const struct err *err)
 }
 
 static const struct vfio_owner_ops mini_ops = {
-	mini_prepare,
-	mini_restore,
-	mini_refused,
-	mini_ready,
-	mini_lost,
-	mini_failed,
+	.prepare = mini_prepare,
+	.restore = mini_restore,
+	.irqs_refused = mini_refused,
+	.ready = mini_ready,
+	.lost = mini_lost,
+	.failed = mini_failed,
 };
 
 static MAYBE_UNUSED void mini_start(struct mini *m, struct fake *f, uint32_t request_ms)
