@@ -323,7 +323,7 @@ static const struct endpoint endpoints[] = {
 	{ "vm.reboot", "PUT", true, reboot_vm },
 	{ "vm.power-button", "PUT", true, power_button },
 	{ "vm.nmi", "PUT", true, nmi },
-	{ "vm.add-device", "PUT" },
+	{ "vm.add-device", "PUT", true, add_device },
 	{ "vm.add-disk", "PUT", true, add_device },
 	{ "vm.add-fs", "PUT", true, add_device },
 	{ "vm.add-generic-vhost-user", "PUT", true, add_device },

@@ -40,6 +40,22 @@ static int name_fds(
 	return 0;
 }
 
+/* A host device's. */
+static int name_fd(struct host_device_config *device, const struct fd_list *fds, struct err *err)
+{
+	if (fds->nr > 1)
+		return err_set(err, -EINVAL, "expected at most one descriptor beside it, got %d",
+			fds->nr);
+	if (fds->nr)
+		device->fd = (uint32_t)fds->fds[0];
+	return 0;
+}
+
+static bool takes_fds(const struct option_row *o)
+{
+	return !strcmp(o->name, "net") || !strcmp(o->name, "device");
+}
+
 static int add(struct vm *vm, struct vm_config *config, const struct option_row *o,
 	const json_t *object, struct fd_list *fds, struct err *err)
 {
@@ -52,9 +68,11 @@ static int add(struct vm *vm, struct vm_config *config, const struct option_row 
 	rc = item_from_json(o, object, "", item, err);
 	if (!rc && !strcmp(o->name, "net"))
 		rc = name_fds(item, object, fds, err);
+	if (!rc && !strcmp(o->name, "device"))
+		rc = name_fd(item, fds, err);
 	if (!rc)
 		rc = options_check(config, err);
-	if (!rc && !strcmp(o->name, "net"))
+	if (!rc && takes_fds(o))
 		rc = vm_keep_fds(vm, fds, err);
 	if (rc)
 		fields_drop_last(o, list);
@@ -104,6 +122,8 @@ static int remove_one(struct vm *vm, struct vm_config *config, const char *id, s
 				continue;
 			if (!strcmp(o->name, "net"))
 				forget_fds(vm, &config->nets.items[i].fds);
+			if (!strcmp(o->name, "device"))
+				vm_release_fd(vm, (int)config->devices.items[i].fd);
 			fields_remove(o, list, i);
 			return 0;
 		}

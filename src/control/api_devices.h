@@ -2,7 +2,7 @@
  * api_devices.h - devices of a VM that is not running: added and removed by requests
  *
  * The object in the body is one element of the list that vm.create takes. Descriptors that come
- * beside it are taps.
+ * beside it are taps, or the one of a host device.
  *
  * Threads: loop thread.
  */

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/pci_address.h"
 #include "base/util.h"
 #include "control/grammar.h"
 #include "wire/virtio.h"
@@ -216,6 +217,62 @@ static int check_net(void *item, struct err *err)
 	return rc ? rc : check_reconnect(&n->backend, err);
 }
 
+/* --- host devices --- */
+
+static int check_host_device(
+	const struct host_device_config *h, const struct platform_config *p, struct err *err)
+{
+	if (!h->path == (h->fd == CONFIG_NO_FD))
+		return err_set(err, -EINVAL,
+			"VFIO device config must specify `path=` or `fd=`; expected one of them, got %s",
+			h->path ? "both" : "none");
+	if (h->fd != CONFIG_NO_FD && !p->iommufd)
+		return err_set(err, -EINVAL,
+			"fd: expected --platform iommufd=on or iommufd_fd=N beside it: the descriptor "
+			"of a device works with /dev/iommu only");
+	if (h->x_nv_gpudirect_clique != CONFIG_NO_CLIQUE && !p->vfio_p2p_dma)
+		return err_set(err, -EINVAL,
+			"Device with x_nv_gpudirect_clique requires vfio_p2p_dma=on");
+	return 0;
+}
+
+static bool same_host_device(
+	const struct host_device_config *a, const struct host_device_config *b)
+{
+	struct pci_address at_a, at_b;
+
+	if (!a->path || !b->path)
+		return a->fd == b->fd && a->fd != CONFIG_NO_FD;
+	if (pci_address_of_path(a->path, &at_a) || pci_address_of_path(b->path, &at_b))
+		return !strcmp(a->path, b->path);
+	return pci_address_equal(&at_a, &at_b);
+}
+
+static int check_same(
+	const struct host_device_config *a, const struct host_device_config *b, struct err *err)
+{
+	if (!same_host_device(a, b))
+		return 0;
+	if (b->path)
+		return err_set(err, -EEXIST, "path: Duplicated device path %s",
+			grammar_show(b->path).text);
+	return err_set(err, -EEXIST, "fd: expected one device on each descriptor, got two on %u", b->fd);
+}
+
+static int check_host_devices(struct vm_config *config, struct err *err)
+{
+	const struct host_device_list *list = &config->devices;
+	int rc = 0;
+
+	config->platform.iommufd |= config->platform.iommufd_fd != CONFIG_NO_FD;
+	for (size_t i = 0; i < list->nr && !rc; i++) {
+		rc = check_host_device(&list->items[i], &config->platform, err);
+		for (size_t j = 0; j < i && !rc; j++)
+			rc = check_same(&list->items[j], &list->items[i], err);
+	}
+	return rc ? err_prefix(err, rc, "--device") : 0;
+}
+
 static bool has_rng(const void *item)
 {
 	return ((const struct rng_config *)item)->src != NULL;
@@ -239,6 +296,7 @@ static bool has_console(const void *item)
 	}
 
 static const struct kind kinds[] = {
+	KIND("device", "_vfio", devices, host_device_config, NO_SOCKET, NULL),
 	KIND("user-device", "_vfio_user", user_devices, user_device_config,
 		offsetof(struct user_device_config, socket), NULL),
 	KIND("generic-vhost-user", "_generic_vhost_user", generic_vhost_users,
@@ -384,6 +442,8 @@ int check_devices(struct vm_config *config, struct err *err)
 		rc = check_place(&e, used, err);
 	for (struct each e = each_begin(config); !rc && each_next(&e);)
 		rc = check_own(&e, err);
+	if (!rc)
+		rc = check_host_devices(config, err);
 	for (struct each a = each_begin(config); !rc && each_next(&a);)
 		for (struct each b = a; !rc && each_next(&b);)
 			rc = check_pair(&a, &b, err);

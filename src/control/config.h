@@ -23,6 +23,8 @@
 #define CONFIG_MAX_HOST_CPU 8191 /* the largest Linux is built for */
 #define CONFIG_SLOT_ANY	    0xff /* pci_device_id: the first free slot */
 #define CONFIG_NO_FD	    UINT32_MAX
+#define CONFIG_MAX_CLIQUE   15
+#define CONFIG_NO_CLIQUE    0xff
 
 /* What FIELD_INT_LIST and FIELD_STRING_LIST make. */
 struct int_list {
@@ -111,6 +113,24 @@ struct virtio_console_config {
 
 struct platform_config {
 	uint16_t num_pci_segments; /* 1 to CONFIG_MAX_SEGMENTS */
+	bool iommufd; /* host devices by /dev/iommu; set where one of its descriptors is given */
+	uint32_t iommufd_fd; /* an open /dev/iommu, or CONFIG_NO_FD */
+	bool vfio_p2p_dma; /* host devices may reach each other's BARs */
+	bool vfio_unsafe_noiommu; /* host devices without an IOMMU: nothing bounds their DMA */
+};
+
+/* A PCI device of the host, by VFIO. */
+struct host_device_config {
+	struct device_config at;
+	char *path; /* directory in sysfs, or address; exactly one of path and fd */
+	uint32_t fd; /* its open VFIO character device, or CONFIG_NO_FD */
+	uint8_t x_nv_gpudirect_clique; /* up to CONFIG_MAX_CLIQUE, or CONFIG_NO_CLIQUE */
+	struct int_list x_exclude_mmap_bars; /* each 0 to 5 */
+};
+
+struct host_device_list {
+	struct host_device_config *items;
+	size_t nr;
 };
 
 struct user_device_config {
@@ -232,6 +252,7 @@ struct vm_config {
 	struct console_config serial;
 	struct virtio_console_config console;
 	struct platform_config platform;
+	struct host_device_list devices;
 	struct user_device_list user_devices;
 	struct generic_vhost_user_list generic_vhost_users;
 	struct fs_list fs;

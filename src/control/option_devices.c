@@ -11,6 +11,26 @@
 /* a table is read by rows */
 /* clang-format off */
 
+const struct field_row host_device_fields[] = {
+	{ .name = "path", .json = "path", .type = FIELD_PATH, .arg = "PATH|BDF",
+	  MEMBER(host_device_config, path),
+	  .help = "its directory in sysfs, or its address: 0000:01:00.0" },
+	/* not in a body: whoever sends one does not know our descriptors */
+	{ .name = "fd", .type = FIELD_UINT, .arg = "N", .unset = CONFIG_NO_FD, .min = 3,
+	  .max = INT32_MAX, MEMBER(host_device_config, fd),
+	  .help = "its character device of VFIO, opened by somebody else" },
+	{ .name = "x_nv_gpudirect_clique", .json = "x_nv_gpudirect_clique", .type = FIELD_UINT,
+	  .arg = "N", .unset = CONFIG_NO_CLIQUE, .max = CONFIG_MAX_CLIQUE,
+	  MEMBER(host_device_config, x_nv_gpudirect_clique),
+	  .help = "NVIDIA GPUs of one number, 0 to 15, may reach each other's memory" },
+	{ .name = "x_exclude_mmap_bars", .json = "x_exclude_mmap_bars", .type = FIELD_INT_LIST,
+	  .arg = "[N,...]", .max = 5, MEMBER(host_device_config, x_exclude_mmap_bars),
+	  .help = "BARs of which each access is trapped" },
+	IOMMU_FIELD,
+	DEVICE_FIELDS(host_device_config, "_vfio0, _vfio1, ..."),
+	{ 0 },
+};
+
 const struct field_row user_device_fields[] = {
 	{ .name = "socket", .json = "socket", .type = FIELD_SOCKET, .arg = "PATH", .required = true,
 	  MEMBER(user_device_config, socket), .help = "where the vfio-user server listens" },

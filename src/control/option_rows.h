@@ -49,6 +49,7 @@
 /* clang-format on */
 
 /* option_devices.c */
+extern const struct field_row host_device_fields[];
 extern const struct field_row user_device_fields[];
 extern const struct field_row generic_vhost_user_fields[];
 extern const struct field_row fs_fields[];

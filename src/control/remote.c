@@ -22,6 +22,8 @@ const struct remote_command remote_commands[] = {
 	  "create a VM from a configuration in JSON, from standard input without FILE" },
 	{ "add-disk", "PUT", "vm.add-disk", REMOTE_OPTION, "OPTION", "before a boot, add a disk: path=PATH,..." },
 	{ "add-net", "PUT", "vm.add-net", REMOTE_OPTION, "OPTION", "add a network: tap=NAME,... or fd=[N]" },
+	{ "add-device", "PUT", "vm.add-device", REMOTE_OPTION, "OPTION",
+	  "add a PCI device of the host: path=PATH or fd=N" },
 	{ "add-fs", "PUT", "vm.add-fs", REMOTE_OPTION, "OPTION", "add a shared directory: tag=NAME,socket=PATH" },
 	{ "add-generic-vhost-user", "PUT", "vm.add-generic-vhost-user", REMOTE_OPTION, "OPTION",
 	  "add a virtio device by vhost-user" },
@@ -40,7 +42,6 @@ const struct remote_command remote_commands[] = {
 	{ "delete", "PUT", "vm.delete", .help = "switch it off and forget it" },
 	{ "shutdown-vmm", "PUT", "vmm.shutdown", .help = "end the VMM, and its VM with it" },
 
-	{ "add-device" },
 	{ "add-pmem" },
 	{ "add-vdpa" },
 	{ "add-vsock" },
@@ -108,6 +109,24 @@ static int print_answer(const struct http_answer *answer, FILE *out, struct err 
 	return 0;
 }
 
+/* Descriptors are no JSON: they go beside it. */
+static int take_fds(struct vm_config *config, struct remote_request *req, struct err *err)
+{
+	if (config->nets.nr) {
+		req->fds = (int *)config->nets.items[0].fds.items;
+		req->nr_fds = (int)config->nets.items[0].fds.nr;
+		config->nets.items[0].fds = (struct int_list){ 0 };
+	}
+	if (config->devices.nr && config->devices.items[0].fd != CONFIG_NO_FD) {
+		req->fds = malloc(sizeof(*req->fds));
+		if (!req->fds)
+			return err_set(err, -ENOMEM, "out of memory");
+		req->fds[0] = (int)config->devices.items[0].fd;
+		req->nr_fds = 1;
+	}
+	return 0;
+}
+
 /* The element of the list that the option's argument has made, as the server takes it. */
 static int option_body(struct remote_request *req, const char *argument, struct err *err)
 {
@@ -125,12 +144,8 @@ static int option_body(struct remote_request *req, const char *argument, struct 
 			       : json_dumps(json_array_get(json_object_get(json, o->json), 0), 0);
 		rc = req->body ? 0 : err_set(err, -ENOMEM, "out of memory");
 	}
-	/* descriptors are no JSON: they go beside it */
-	if (!rc && config.nets.nr) {
-		req->fds = (int *)config.nets.items[0].fds.items;
-		req->nr_fds = (int)config.nets.items[0].fds.nr;
-		config.nets.items[0].fds = (struct int_list){ 0 };
-	}
+	if (!rc)
+		rc = take_fds(&config, req, err);
 	json_decref(json);
 	config_fini(&config);
 	return rc;

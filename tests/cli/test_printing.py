@@ -81,6 +81,8 @@ def bash_script(outboard, tmp_path_factory):
         ("outboard --kernel=x/b", ["x/boot"]),
         ("outboard --user-device socket=a,id=b socket=x/s", ["x/sock"]),
         ("outboard --user-device socket=a pci_d", ["pci_device_id="]),
+        ("outboard --device path=x/b", ["x/boot"]),
+        ("outboard --platform vfio_p", ["vfio_p2p_dma="]),
         ("outboard --cmdline ", []),
         ("outboard --console t", ["tty"]),
     ],

@@ -90,7 +90,8 @@ WITH_KERNEL = [
     ("--memory siez=1G", "--memory siez=1G: siez: unknown field; did you mean size=?"),
     (
         "--platform x=1",
-        "--platform x=1: x: unknown field; expected one of num_pci_segments",
+        "--platform x=1: x: unknown field; expected one of num_pci_segments, iommufd, "
+        "iommufd_fd, vfio_p2p_dma, vfio_unsafe_noiommu",
     ),
     ("--memory shared", "--memory shared: shared: expected shared=on|off"),
     ("--memory hugepages=on,1G", "--memory hugepages=on,1G: 1G: unknown field; expected one of "
@@ -212,6 +213,62 @@ WITH_KERNEL = [
         f"--serial socket={'a' * 89}...: socket: expected a path of 1 to 107 bytes, got 108",
     ),
     # devices
+    ("--device", "--device: expected [path=]PATH|BDF[,FIELD=VALUE]... [...], got nothing"),
+    (
+        "--device id=x",
+        "--device: VFIO device config must specify `path=` or `fd=`; "
+        "expected one of them, got none",
+    ),
+    (
+        "--device 01:00.0,fd=7 --platform iommufd=on",
+        "--device: VFIO device config must specify `path=` or `fd=`; "
+        "expected one of them, got both",
+    ),
+    (
+        "--device path=",
+        "--device: VFIO device config must specify `path=` or `fd=`; "
+        "expected one of them, got none",
+    ),
+    (
+        "--device fd=7",
+        "--device: fd: expected --platform iommufd=on or iommufd_fd=N beside it: "
+        "the descriptor of a device works with /dev/iommu only",
+    ),
+    (
+        "--device fd=2",
+        '--device fd=2: fd: expected a whole number from 3 to 2147483647, got "2"',
+    ),
+    (
+        "--device 01:00.0,iommu=on",
+        f"--device 01:00.0,iommu=on: iommu=on {NO_IOMMU}",
+    ),
+    (
+        "--device 01:00.0 path=/sys/bus/pci/devices/0000:01:00.0/",
+        "--device: path: Duplicated device path /sys/bus/pci/devices/0000:01:00.0/",
+    ),
+    (
+        "--device /sys/bus/mdev/devices/x /sys/bus/mdev/devices/x",
+        "--device: path: Duplicated device path /sys/bus/mdev/devices/x",
+    ),
+    (
+        "--platform iommufd=on --device fd=7 fd=7",
+        "--device: fd: expected one device on each descriptor, got two on 7",
+    ),
+    ("--device 01:00.0,id=a --disk path=y,id=a", "--disk: id: Identifier a is not unique"),
+    (
+        "--device 01:00.0,x_nv_gpudirect_clique=16",
+        "--device 01:00.0,x_nv_gpudirect_clique=16: x_nv_gpudirect_clique: "
+        'expected a whole number from 0 to 15, got "16"',
+    ),
+    (
+        "--device 01:00.0,x_nv_gpudirect_clique=0 --platform vfio_p2p_dma=off",
+        "--device: Device with x_nv_gpudirect_clique requires vfio_p2p_dma=on",
+    ),
+    (
+        "--device 01:00.0,x_exclude_mmap_bars=[6]",
+        "--device 01:00.0,x_exclude_mmap_bars=[6]: x_exclude_mmap_bars: "
+        'expected a list of whole numbers from 0 to 5 ([1,2]), got "[6]"',
+    ),
     ("--user-device", "--user-device: expected socket=PATH[,FIELD=VALUE]... [...], got nothing"),
     ("--user-device id=x", "--user-device id=x: socket: expected socket=PATH, got none"),
     ("--user-device socket=", "--user-device socket=: socket: expected socket=PATH, got none"),

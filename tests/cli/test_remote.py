@@ -98,7 +98,14 @@ def test_life(remote, vmm, tmp_path):
     does(call("add-user-device", 'socket="/a,b"'))
     with open("/dev/null", encoding="ascii") as null:  # not a tap, which only a boot would find
         does(call("add-net", f"fd=[{null.fileno()}],id=tap", pass_fds=[null.fileno()]))
+    does(call("add-device", "01:00.0,id=gpu"))
+    with open("/dev/null", encoding="ascii") as null:  # nor a device
+        refuses(call("add-device", f"fd={null.fileno()}", pass_fds=[null.fileno()]),
+                "--device: fd: expected --platform iommufd=on or iommufd_fd=N beside it: "
+                "the descriptor of a device works with /dev/iommu only")
     now = json.loads(does(call("info")))["config"]
+    assert now["devices"] == [
+        {"path": "01:00.0", "iommu": False, "id": "gpu", "pci_segment": 0}]
     assert now["net"][0]["id"] == "tap"
     assert now["disks"][0]["readonly"] and now["user_devices"][0]["socket"] == "/a,b"
     assert now["disks"][0]["rate_limiter_config"] == {
@@ -118,7 +125,8 @@ def test_every_command_has_its_endpoint(remote, vmm):
     """Without a VM most are refused; none is unknown, or sent by the wrong method."""
     text = does(remote("--help")).partition("\nOptions:")[0]
     arguments = {"remove-device": ["x"]}
-    options = {"add-disk": "path=/x", "add-net": "tap=x", "add-fs": "tag=x,socket=/x",
+    options = {"add-disk": "path=/x", "add-net": "tap=x", "add-device": "path=/x",
+               "add-fs": "tag=x,socket=/x",
                "add-generic-vhost-user": "socket=/x,virtio_id=26,queue_sizes=[1]",
                "add-user-device": "socket=/x"}
     commands = re.findall(r"^  ([a-z][\w-]+) ", text, re.M)

@@ -85,13 +85,16 @@ static void the_body_of_kata_is_understood_but_for_its_devices(void **state)
 		"\"serial\":{\"mode\":\"Off\"},\"console\":{\"mode\":\"Off\",\"iommu\":false},"
 		"\"fs\":[{\"tag\":\"t\",\"socket\":\"/s\",\"num_queues\":1,\"queue_size\":1024,"
 		"\"pci_segment\":1}],\"watchdog\":false,\"debug_console\":{\"mode\":\"Off\"},"
-		"\"vsock\":null,\"devices\":null,\"net\":null,\"numa\":[]}");
+		"\"vsock\":null,\"devices\":[{\"path\":\"/sys/bus/pci/devices/0000:01:00.0\",\"id\":\"gpu\",\"iommu\":false}],\"net\":null,\"numa\":[]}");
 	assert_int_equal(config.platform.num_pci_segments, 2);
 	assert_int_equal(config.cpus.topology.cores_per_die, 8);
 	assert_int_equal(config.serial.mode, CONSOLE_OFF);
 	assert_int_equal(config.fs.nr, 1);
 	assert_int_equal(config.fs.items[0].at.pci_segment, 1);
 	assert_string_equal(config.fs.items[0].at.id, "_fs0");
+	assert_int_equal(config.devices.nr, 1);
+	assert_string_equal(config.devices.items[0].path, "/sys/bus/pci/devices/0000:01:00.0");
+	assert_string_equal(config.devices.items[0].at.id, "gpu");
 	config_fini(&config);
 }
 
@@ -223,6 +226,15 @@ static void errors_name_the_place_and_what_was_expected(void **state)
 		{ "{\"watchdog\":true}", "watchdog is not available in this version" },
 		{ "{\"vsock\":{\"cid\":3,\"socket\":\"/s\"}}",
 			"vsock is not available in this version" },
+		{ "{\"devices\":[{\"fd\":5}]}", "devices[0].fd: unknown key" },
+		{ "{\"devices\":[{\"path\":\"/x\",\"iommu\":true}]}",
+			"devices[0].iommu=on is not available in this version: there is no virtual "
+			"IOMMU" },
+		{ "{\"devices\":[{\"path\":\"/x\",\"x_exclude_mmap_bars\":[6]}]}",
+			"devices[0].x_exclude_mmap_bars: expected a list of whole numbers from 0 to 5 "
+			"([1,2]), got \"[6]\"" },
+		{ "{\"platform\":{\"iommufd_fd\":5}}", "platform.iommufd_fd: unknown key; did you "
+			"mean iommufd?" },
 		{ "{\"user_devices\":{}}", "user_devices: expected an array" },
 		{ "{\"user_devices\":[7]}", "user_devices[0]: expected an object" },
 		{ "{\"user_devices\":[{\"socket\":\"/a\"},{\"id\":\"x\"}]}",

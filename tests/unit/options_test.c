@@ -140,6 +140,11 @@ static void nothing_given_gives_the_documented_defaults(void **state)
 	assert_int_equal(config.console.mode, CONSOLE_TTY);
 	assert_int_equal(config.platform.num_pci_segments, 1);
 	assert_int_equal(config.user_devices.nr, 0);
+	assert_int_equal(config.devices.nr, 0);
+	assert_false(config.platform.iommufd);
+	assert_true(config.platform.iommufd_fd == CONFIG_NO_FD);
+	assert_true(config.platform.vfio_p2p_dma);
+	assert_false(config.platform.vfio_unsafe_noiommu);
 	assert_null(config.log_file);
 	assert_int_equal(config.verbosity, 0);
 	assert_int_equal(config.seccomp, SECCOMP_KILL);
@@ -241,6 +246,36 @@ static void a_list_option_takes_several_values_and_is_repeated(void **state)
 	assert_string_equal(list->items[2].at.id, "_vfio_user2");
 	assert_int_equal(list->items[2].at.pci_segment, 1);
 	assert_int_equal(list->items[2].at.pci_device_id, 5);
+	config_fini(&config);
+}
+
+static void host_devices_are_named_by_path_address_or_descriptor(void **state)
+{
+	struct vm_config config;
+	const struct host_device_config *d;
+
+	accept_args(&config,
+		ARGS("--kernel", "k", "--device", "path=/sys/bus/pci/devices/0000:01:00.0/,id=gpu,"
+			"x_nv_gpudirect_clique=15,x_exclude_mmap_bars=[0,2-3],pci_device_id=8",
+			"02:00.0", "fd=7,iommu=off", "--device=path=/sys/bus/pci/devices/0000:01:00.1/",
+			"--platform", "iommufd_fd=6"));
+	assert_int_equal(config.devices.nr, 4);
+	d = config.devices.items;
+	assert_string_equal(d[0].at.id, "gpu");
+	assert_string_equal(d[0].path, "/sys/bus/pci/devices/0000:01:00.0/");
+	assert_true(d[0].fd == CONFIG_NO_FD);
+	assert_int_equal(d[0].x_nv_gpudirect_clique, 15);
+	assert_int_equal(d[0].x_exclude_mmap_bars.nr, 3);
+	assert_int_equal(d[0].x_exclude_mmap_bars.items[2], 3);
+	assert_int_equal(d[0].at.pci_device_id, 8);
+	assert_string_equal(d[1].path, "02:00.0");
+	assert_string_equal(d[1].at.id, "_vfio0");
+	assert_int_equal(d[1].x_nv_gpudirect_clique, CONFIG_NO_CLIQUE);
+	assert_null(d[2].path);
+	assert_int_equal(d[2].fd, 7);
+	assert_string_equal(d[3].at.id, "_vfio2");
+	assert_true(config.platform.iommufd); /* whoever gives a descriptor wants it used */
+	assert_int_equal(config.platform.iommufd_fd, 6);
 	config_fini(&config);
 }
 
@@ -499,6 +534,7 @@ int main(void)
 		cmocka_unit_test(an_empty_value_means_the_default),
 		cmocka_unit_test(of_a_repeated_field_the_last_wins),
 		cmocka_unit_test(a_list_option_takes_several_values_and_is_repeated),
+		cmocka_unit_test(host_devices_are_named_by_path_address_or_descriptor),
 		cmocka_unit_test(quotes_protect_commas_in_paths),
 		cmocka_unit_test(serial_ports_have_their_modes),
 		cmocka_unit_test(the_terminal_is_the_console_s_unless_the_serial_port_has_it),
