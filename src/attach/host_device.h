@@ -23,6 +23,7 @@ struct host_device_params {
 	int slot; /* 1 to 31, or PCI_SLOT_ANY */
 	int gpudirect_clique;	 /* 0 to 15, or HOST_DEVICE_NO_CLIQUE */
 	uint32_t unmapped_bars;	 /* bit n: accesses to BAR n always trap */
+	bool unsafe_noiommu;	 /* also one that no IOMMU confines */
 	struct vfio_iommu *iommu; /* of the machine; held */
 	device_attached_fn attached;
 	void *arg;

@@ -67,9 +67,8 @@ struct vfio_group;
 struct vfio_binding {
 	int device_fd;
 	bool borrowed; /* device_fd is the caller's */
+	bool was_bound;		  /* by a run before, with the same descriptor */
 	struct vfio_group *group; /* container */
-	uint32_t devid;		  /* iommufd */
-	uint32_t host_address;	  /* 0xSSSSBBDF: segment, bus, device and function; ~0: not known */
 };
 
 /*

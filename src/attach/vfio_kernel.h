@@ -45,9 +45,12 @@ bool vfio_kernel_is_ready(const struct vfio_kernel *vk);
 void vfio_kernel_stop(struct vfio_kernel *vk);
 
 /*
- * Stops first. Resets the device and gives it back to the host. No call may be under way, and all that was
- * mapped of it must be unmapped. NULL is fine. Any thread.
+ * Give the device back to the host, which resets it. Stopped, or never started; no call may be under way, and all that
+ * was mapped of it must be unmapped. May take a second. Any thread; a second time nothing happens.
  */
+void vfio_kernel_give_back(struct vfio_kernel *vk);
+
+/* Gives it back first. NULL is fine. Any thread. */
 void vfio_kernel_free(struct vfio_kernel *vk);
 
 #endif

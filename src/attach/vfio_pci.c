@@ -115,6 +115,9 @@ static void leaving(struct vfio_owner *o, enum vfio_leave why)
 	if (why == VFIO_LEAVE_ERROR)
 		log_err("%s: the device reported an error that it cannot go on after: the guest loses it",
 			vp->id);
+	else if (why == VFIO_LEAVE_GONE)
+		log_err("%s: the device answers no more, as one that was pulled out: the guest loses it",
+			vp->id);
 	else
 		log_warn("%s: the host wants the device back: the guest loses it", vp->id);
 	atomic_store(&vp->gone, true);

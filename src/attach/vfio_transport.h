@@ -153,6 +153,7 @@ struct vfio_owner;
 enum vfio_leave {
 	VFIO_LEAVE_ERROR,   /* an uncorrectable error of PCIe */
 	VFIO_LEAVE_REQUEST, /* somebody on the host unbinds it */
+	VFIO_LEAVE_GONE,    /* it answers no more: it was pulled out */
 };
 
 /* Loop thread, all of them; none may wait. */

@@ -19,8 +19,8 @@
 /* What the VMM does once the guest runs, beyond what the base does. */
 static const struct sandbox_call run_calls[] = {
 	{ SYS_ioctl, "KVM; terminals" },
-	{ SYS_pread64, "images, read again at a guest reset" },
-	{ SYS_pwrite64, "large images go straight into guest memory's file" },
+	{ SYS_pread64, "images, read again at a guest reset; registers of host devices" },
+	{ SYS_pwrite64, "large images go straight into guest memory's file; registers of host devices" },
 	{ SYS_socket, "a device process that went away is connected to again" },
 	{ SYS_connect, "likewise" },
 	{ SYS_shutdown, "and hung up on" },
@@ -31,6 +31,8 @@ static const struct sandbox_call run_calls[] = {
 	{ SYS_process_vm_readv, "whether a device's shared memory still has its file" },
 	{ SYS_prctl, "a vCPU's thread gets its name" },
 	{ SYS_sched_setaffinity, "and its processors" },
+	{ SYS_clone, "a thread that gives a device back to the host" },
+	{ SYS_clone3, "likewise" },
 	{ SYS_set_robust_list, "a thread begins" },
 	{ SYS_rseq, "likewise" },
 	{ SYS_tkill, "vCPUs are kicked, by older C libraries" },
@@ -41,7 +43,7 @@ static const struct sandbox_call run_calls[] = {
 
 /* And what it takes to build one, from a client's request to its first instruction. */
 static const struct sandbox_call boot_calls[] = {
-	{ SYS_openat, "/dev/kvm, images, terminals, the host's sizes of things" },
+	{ SYS_openat, "/dev/kvm, /dev/vfio, images, terminals, what sysfs says" },
 	{ SYS_lseek, "images" },
 	{ SYS_readlink, "where this program lies: device programs lie beside it" },
 	{ SYS_memfd_create, "guest memory" },
@@ -52,9 +54,10 @@ static const struct sandbox_call boot_calls[] = {
 	{ SYS_dup2, "likewise" },
 	{ SYS_setsid, "likewise" },
 	{ SYS_close_range, "likewise" },
-	{ SYS_clone, "likewise; threads of vCPUs" },
-	{ SYS_clone3, "likewise" },
 	{ SYS_sysinfo, "how much memory there is" },
+	{ SYS_getdents64, "the devices of an IOMMU group" },
+	{ SYS_capget, "how much of it may be locked for host devices" },
+	{ SYS_prlimit64, "likewise" },
 };
 
 static int filter(enum confine_what what, enum sandbox_mode mode, struct err *err)

@@ -78,19 +78,8 @@ static int begin_user_devices(struct vm_devices *d, const struct vm_config *c, s
 	return rc;
 }
 
-static int begin_host_devices(struct vm_devices *d, const struct vm_config *c, struct err *err)
-{
-	const struct host_device_list *list = &c->devices;
-
-	(void)d;
-	if (!list->nr)
-		return 0;
-	return err_set(err, -EOPNOTSUPP, "%s: host PCI devices cannot be attached by this version",
-		list->items[0].at.id);
-}
-
 static int (*const routes[])(struct vm_devices *, const struct vm_config *, struct err *) = {
-	begin_host_devices,
+	vm_begin_host_devices,
 	begin_user_devices,
 	vm_begin_generic_vhost_users,
 	vm_begin_fs,
@@ -170,6 +159,7 @@ void vm_devices_free(struct vm_devices *d)
 	loop_unpost(d->m->loop, &d->none_work);
 	for (size_t i = 0; i < d->nr; i++)
 		device_free(d->held[i].dev);
+	vm_end_host_devices(d);
 	free(d->held);
 	char_end_fini(&d->console);
 	free(d);

@@ -9,6 +9,8 @@
 #include "base/char_end.h"
 #include "control/vm_devices.h"
 
+struct vfio_iommu;
+
 struct held {
 	struct device *dev;
 	bool named_slot; /* the user said which */
@@ -17,6 +19,7 @@ struct held {
 struct vm_devices {
 	struct machine *m;
 	struct spawner *spawner;
+	struct vfio_iommu *iommu; /* of host devices; NULL: there are none */
 	struct char_end console; /* what --console is wired to: its program has copies */
 	vm_devices_done_fn done;
 	void *arg;
@@ -35,6 +38,11 @@ int vm_devices_add(struct vm_devices *d, struct device *dev, const struct device
 
 /* As a route's parameters want it: 1 to 31, or PCI_SLOT_ANY. */
 int vm_device_slot(const struct device_config *at);
+
+/* vm_host_device.c */
+int vm_begin_host_devices(struct vm_devices *d, const struct vm_config *c, struct err *err);
+/* After all of them were freed. */
+void vm_end_host_devices(struct vm_devices *d);
 
 /* vm_vhost_user.c: begin every device of one option. 0 or -errno with a text. */
 int vm_begin_generic_vhost_users(

@@ -1,0 +1,114 @@
+/*
+ * vfio_iommu_priv.h - what the files of the address space share
+ *
+ *   vfio_iommu.c      devices coming and going, RAM and BARs mapped, KVM told
+ *   vfio_container.c  by group and container
+ *   vfio_iommufd.c    by /dev/iommu and the devices' own files
+ *
+ * One lock, io->lock, guards all of it; the functions of struct vfio_backend are called with it held.
+ */
+#ifndef ATTACH_VFIO_IOMMU_PRIV_H
+#define ATTACH_VFIO_IOMMU_PRIV_H
+
+#include <pthread.h>
+
+#include "attach/vfio_iommu.h"
+#include "base/util.h"
+#include "wire/vfio_kernel.h"
+
+/* Addresses that the IOMMU can translate; both ends are included. */
+struct vfio_iova_ranges {
+	unsigned nr; /* 0: the kernel does not say */
+	struct {
+		uint64_t start, last;
+	} r[64];
+};
+
+struct vfio_backend {
+	const char *name;
+	/* What all devices share. For the first of them. */
+	int (*open)(struct vfio_iommu *io, struct err *err);
+	void (*close)(struct vfio_iommu *io);
+	/* Let a device in, as far as it takes for maps to be made. */
+	int (*join)(struct vfio_iommu *io, const struct vfio_iommu_device *dev,
+		struct vfio_binding *b, struct err *err);
+	/* RAM is mapped: make the device usable. May be NULL. */
+	int (*use)(struct vfio_iommu *io, const struct vfio_iommu_device *dev,
+		struct vfio_binding *b, struct err *err);
+	/* Undo both, as far as they got. */
+	void (*leave)(struct vfio_iommu *io, struct vfio_binding *b);
+	/* What can be mapped, now that a device is in. */
+	int (*ranges)(struct vfio_iommu *io, struct vfio_iova_ranges *out, struct err *err);
+	int (*map)(struct vfio_iommu *io, uint64_t iova, uint64_t size, void *hva);
+	int (*unmap)(struct vfio_iommu *io, uint64_t iova, uint64_t size);
+	int (*hot_reset)(struct vfio_iommu *io, const struct vfio_binding *b, struct err *err);
+};
+
+struct vfio_group {
+	int number;
+	int fd;
+	unsigned users;
+	struct vfio_group *next;
+};
+
+struct vfio_iommu {
+	const struct vfio_sys *sys;
+	const struct kvm *kvm;	/* NULL: the maker has let go */
+	struct memory *memory;	/* likewise */
+	bool want_iommufd, no_p2p, unsafe_noiommu;
+	int given_iommufd;
+	atomic_uint users;
+
+	pthread_mutex_t lock;
+	struct memory_listener listener;
+	struct mem_range *ram; /* nr_ram of them */
+	unsigned nr_ram;
+
+	const struct vfio_backend *backend; /* NULL: no device is in */
+	unsigned nr_devices;
+	bool mapped;   /* all of ram[] is */
+	bool noiommu;  /* nothing can be mapped */
+	bool p2p_said; /* that BARs can not be mapped */
+	struct vfio_iova_ranges ranges;
+	int fd;		/* of the container, or /dev/iommu; -1: not open */
+	uint32_t ioas;	/* iommufd */
+	bool has_iommu; /* container: SET_IOMMU was done */
+	struct vfio_group *groups;
+	int kvm_fd; /* KVM's list of VFIO files; -1: none */
+	bool no_kvm_list;
+};
+
+extern const struct vfio_backend vfio_container, vfio_iommufd;
+
+static inline int vfio_ioctl(
+	const struct vfio_iommu *io, int fd, unsigned long request, void *arg)
+{
+	return io->sys->ioctl(io->sys, fd, request, arg);
+}
+
+static inline void vfio_close(const struct vfio_iommu *io, int *fd)
+{
+	if (*fd >= 0)
+		io->sys->close(io->sys, *fd);
+	*fd = -1;
+}
+
+/* KVM hears of a group or device file that the machine uses. That it can not is no failure. */
+void vfio_kvm_add(struct vfio_iommu *io, int fd);
+void vfio_kvm_remove(struct vfio_iommu *io, int fd);
+
+/* Why a file of VFIO's cannot be opened. Returns rc. */
+int vfio_cannot_open(const char *path, int rc, struct err *err);
+
+/* Room for a list of the kernel's whose length it only says once it was asked. */
+#define VFIO_LIST_TRIES 4
+#define VFIO_LIST_MAX	(64 * 1024u)
+
+/*
+ * Ask with a buffer that begins with head's head_len bytes, and again with a larger one if the kernel says so in the
+ * size that the structure begins with. Gives *out, of *size bytes. 0 or -errno; -EPROTO: it wants ever more.
+ */
+int vfio_ask_list(const struct vfio_sys *sys, int fd, unsigned long request, const void *head,
+	size_t head_len, void **out, uint32_t *size);
+
+#endif

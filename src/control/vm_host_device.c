@@ -1,0 +1,73 @@
+/*
+ * vm_host_device.c - --device: devices of the host, all in one address space
+ *
+ * The first of them makes the address space; it opens nothing before that device attaches, and holds nothing
+ * after the last one has left.
+ */
+#include <errno.h>
+
+#include "attach/host_device.h"
+#include "base/util.h"
+#include "control/vm_devices_priv.h"
+
+static int begin_iommu(struct vm_devices *d, const struct platform_config *c, struct err *err)
+{
+	const struct vfio_iommu_params p = {
+		.kvm = &d->m->kvm,
+		.memory = d->m->memory,
+		.iommufd = c->iommufd,
+		.iommufd_fd = c->iommufd_fd == CONFIG_NO_FD ? -1 : (int)c->iommufd_fd,
+		.no_p2p = !c->vfio_p2p_dma,
+		.unsafe_noiommu = c->vfio_unsafe_noiommu,
+	};
+	int rc;
+
+	pci_lock(d->m->pci);
+	rc = vfio_iommu_new(&p, &d->iommu, err);
+	pci_unlock(d->m->pci);
+	return rc;
+}
+
+static int begin_device(struct vm_devices *d, const struct platform_config *c,
+	const struct host_device_config *h, struct err *err)
+{
+	struct host_device_params p = {
+		.id = h->at.id,
+		.path = h->path,
+		.fd = h->fd == CONFIG_NO_FD ? -1 : (int)h->fd,
+		.segment = h->at.pci_segment,
+		.slot = vm_device_slot(&h->at),
+		.gpudirect_clique = h->x_nv_gpudirect_clique == CONFIG_NO_CLIQUE ?
+					    HOST_DEVICE_NO_CLIQUE :
+					    h->x_nv_gpudirect_clique,
+		.unsafe_noiommu = c->vfio_unsafe_noiommu,
+		.iommu = d->iommu,
+		.attached = vm_device_attached,
+		.arg = d,
+	};
+	struct device *dev;
+	int rc;
+
+	for (size_t i = 0; i < h->x_exclude_mmap_bars.nr; i++)
+		p.unmapped_bars |= 1u << h->x_exclude_mmap_bars.items[i];
+	rc = host_device_attach(d->m, &p, &dev, err);
+	return rc ? rc : vm_devices_add(d, dev, &h->at, err);
+}
+
+int vm_begin_host_devices(struct vm_devices *d, const struct vm_config *c, struct err *err)
+{
+	const struct host_device_list *list = &c->devices;
+	int rc = list->nr ? begin_iommu(d, &c->platform, err) : 0;
+
+	for (size_t i = 0; i < list->nr && !rc; i++)
+		rc = begin_device(d, &c->platform, &list->items[i], err);
+	return rc;
+}
+
+void vm_end_host_devices(struct vm_devices *d)
+{
+	pci_lock(d->m->pci);
+	vfio_iommu_free(d->iommu);
+	pci_unlock(d->m->pci);
+	d->iommu = NULL;
+}
