@@ -45,7 +45,7 @@ state_is()
 }
 
 vmm_start --api-socket "$socket" --event-monitor path="$work/events.log"
-check "the socket is there" within 60 listening "$socket"
+check "the socket is there" within 180 listening "$socket"
 cat >"$work/vm.json" <<END
 { "payload": { "kernel": "$kernel", "initramfs": "$work/obey.cpio", "cmdline": "console=ttyS0 quiet panic=-1" },
   "cpus": { "boot_vcpus": 2, "max_vcpus": 2 }, "memory": { "size": 268435456 }, "serial": { "mode": "Tty" } }
@@ -73,12 +73,12 @@ check "it is sent an NMI" remote nmi
 check "which reaches it" test "$(answer nmis after)" -gt "$nmis"
 
 remote reboot
-check "it is rebooted" within 120 eval "[ \$(grep -c '^at your orders' \"$work/guest.out\") = 2 ]"
+check "it is rebooted" within 240 eval "[ \$(grep -c '^at your orders' \"$work/guest.out\") = 2 ]"
 check "its power button is pressed" remote power-button
 check "it hears of that" test "$(answer geds after)" -gt 0
 remote shutdown-vmm
 status=0
-vmm_wait 60 || status=$?
+vmm_wait 180 || status=$?
 check "the VMM ends" test $status = 0
 check "each step was told" test "$(sed 's/.*"event":"\([a-z]*\)".*/\1/' "$work/events.log" | xargs)" = \
 	"starting booting booted pausing paused resuming resumed rebooting rebooted shutdown shutdown"

@@ -51,7 +51,7 @@ storage()
 		>>"$work/storage.log" 2>&1 </dev/null &
 	storage_pid=$!
 	pids+=("$storage_pid")
-	within 30 listening "$work/$1.sock"
+	within 90 listening "$work/$1.sock"
 }
 
 both_same()
@@ -68,7 +68,7 @@ network()
 {
 	"$(peers_dir)/bin/passt" --foreground --vhost-user --socket "$work/net.sock" --runas 0 >>"$work/passt.log" 2>&1 </dev/null &
 	pids+=($!)
-	within 30 listening "$work/net.sock"
+	within 90 listening "$work/net.sock"
 }
 
 truncate -s 64M "$work/one.img" "$work/two.img"
@@ -95,5 +95,5 @@ wait "$first" 2>/dev/null
 check "the storage daemon is killed under load, and back" storage one
 check "no write failed, and the data is right" all_written
 guest_type off
-check "the guest shuts down and the VMM ends with 0" vmm_wait 60
+check "the guest shuts down and the VMM ends with 0" vmm_wait 180
 lab_done

@@ -100,17 +100,17 @@ usual=(--kernel "$kernel" --initramfs "$work/obey.cpio" --console off --serial t
 vmm_start "${usual[@]}" --cmdline "console=ttyS0 quiet panic=-1"
 check "a guest waits for orders" guest_says "^at your orders"
 guest_type reboot
-check "it reboots in place" within 60 eval "[ \$(grep -c '^at your orders' \"$work/guest.out\") = 2 ]"
+check "it reboots in place" within 180 eval "[ \$(grep -c '^at your orders' \"$work/guest.out\") = 2 ]"
 guest_type off
 status=0
-vmm_wait 60 || status=$?
+vmm_wait 180 || status=$?
 check "it powers off after that" test $status = 0
 
 vmm_start "${usual[@]}" --cmdline "console=ttyS0 quiet panic=-1"
 guest_says "^at your orders"
 kill -TERM "$vmm_pid"
 status=0
-vmm_wait 60 || status=$?
+vmm_wait 180 || status=$?
 check "SIGTERM presses the button, and the guest ends itself" guest_said_button
 
 vmm_start "${usual[@]}" --cmdline "console=ttyS0 quiet panic=0 reboot=t"
@@ -118,16 +118,16 @@ guest_says "^at your orders"
 : >"$work/vmm.log"
 guest_type reboot
 status=0
-vmm_wait 60 || status=$?
+vmm_wait 180 || status=$?
 check "a triple fault ends it with a failure, not a time-out" between 1 $status 123
 check "and with one line that says so" test "$(grep -c -i 'triple fault' "$work/vmm.log")" = 1
 
 vmm_start "${usual[@]}" --cmdline "console=ttyS0 quiet panic=-1"
 guest_says "^at your orders"
 guest_type crash
-check "a guest that panics reboots" within 60 eval "[ \$(grep -c '^at your orders' \"$work/guest.out\") = 2 ]"
+check "a guest that panics reboots" within 180 eval "[ \$(grep -c '^at your orders' \"$work/guest.out\") = 2 ]"
 guest_type off
 status=0
-vmm_wait 60 || status=$?
+vmm_wait 180 || status=$?
 check "and can power off then" test $status = 0
 lab_done

@@ -73,7 +73,7 @@ kill_often()
 	for ((i = 0; i < kills; i++)); do
 		pid=$(block_pid) || return 1
 		kill -9 "$pid"
-		within 20 other_than "$pid" || return 1
+		within 90 other_than "$pid" || return 1
 		sleep 2
 	done
 }
@@ -85,7 +85,7 @@ stop_often()
 	for ((i = 0; i < stops; i++)); do
 		pid=$(block_pid) || return 1
 		kill -STOP "$pid"
-		within 5 stopped "$pid" || return 1
+		within 30 stopped "$pid" || return 1
 		kill -CONT "$pid"
 	done
 }
@@ -98,7 +98,7 @@ stopped()
 "$(peers_dir)/bin/virtiofsd" --shared-dir "$(peers_dir)" --socket-path "$work/peers.sock" --sandbox none \
 	>>"$work/virtiofsd.log" 2>&1 </dev/null &
 pids+=($!)
-check "virtiofsd listens" within 20 listening "$work/peers.sock"
+check "virtiofsd listens" within 90 listening "$work/peers.sock"
 vmm_start --kernel "$kernel" --initramfs "$work/guest.cpio" --cmdline "console=ttyS0 quiet panic=-1" --cpus 2 \
 	--memory size=384M --console off --serial tty --fs "tag=peers,socket=$work/peers.sock" \
 	--disk "path=$work/disk.img,num_queues=2,serial=outboard-1,id=disk0"
@@ -121,7 +121,7 @@ kill -9 "$(block_pid)"
 guest_type off
 check "the file system is unmounted, by yet another process" guest_says "^unmounted"
 check "the guest's log has no error" guest_says "^errors in the log: 0"
-vmm_wait 60
+vmm_wait 180
 check "the file system is clean" env PATH="$PATH:/usr/sbin:/sbin" e2fsck -f -n "$work/disk.img"
 check "the last write is in the image" grep -q "written last" <(PATH=$PATH:/usr/sbin:/sbin debugfs -R 'cat /last' "$work/disk.img" 2>/dev/null)
 lab_done

@@ -62,7 +62,7 @@ share()
 		"$@" >>"$work/virtiofsd-$name.log" 2>&1 </dev/null &
 	share_pid=$!
 	pids+=("$share_pid")
-	within 20 listening "$socket"
+	within 90 listening "$socket"
 }
 
 same_sum()
@@ -96,5 +96,5 @@ share a "$work/a.sock" --tag one
 guest_type go
 check "a virtiofsd that was killed serves a new mount when it is back" same_sum again "$work/a/host.bin"
 check "the others were not concerned" guest_says "^b still has a line of the host"
-check "the guest shuts down and the VMM ends with 0" vmm_wait 60
+check "the guest shuts down and the VMM ends with 0" vmm_wait 180
 lab_done

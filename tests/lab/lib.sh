@@ -63,7 +63,7 @@ lab_plan()
 # lab_boot [OPTION of lab/run]...: runs this script in L1 and ends as it ends.
 lab_boot()
 {
-	OUTBOARD_LAB_WORK=$work OUTBOARD_BUILD=$build "$lab_dir/run" "$@" -- "$(readlink -f "$0")"
+	OUTBOARD_LAB_WORK=$work OUTBOARD_BUILD=$build "$lab_dir/run" --timeout 600 "$@" -- "$(readlink -f "$0")"
 	exit
 }
 
@@ -203,7 +203,7 @@ line_in()
 	# Opened here, so that tail is no child of timeout: in L1 nothing above us has our session, and the end of a
 	# parent in another process group would then hang up the whole group if one in it is stopped.
 	exec {lines}< <(exec tail -n +1 -s 0.1 -f --pid="$vmm_pid" "$1" 2>/dev/null | sed -u 's,\r$,,')
-	timeout "${3:-120}" grep -q -m 1 -E -- "$2" <&"$lines" || found=1
+	timeout "${3:-240}" grep -q -m 1 -E -- "$2" <&"$lines" || found=1
 	exec {lines}<&-
 	return $found
 }

@@ -81,7 +81,7 @@ from_guest()
 	rm -f "$work/got"
 	talk take "192.168.7$1.1" "$work/got" >"$work/talk.out" &
 	receiver=$!
-	within 20 grep -q listening "$work/talk.out"
+	within 90 grep -q listening "$work/talk.out"
 	guest_type "give $1"
 	guest_says "^gave to $1" && wait "$receiver" || return
 	[ "$(md5sum <"$work/got" | cut -d' ' -f1)" = "$data_sum" ]
@@ -159,6 +159,6 @@ check "data still flows" to_guest 0
 check "the process is killed under load, and all data arrives" killed_under_load
 check "the host's end kept its address" grep -q 192.168.70.1 <(ip -4 addr show dev ob0)
 guest_type off
-check "the guest shuts down and the VMM ends with 0" vmm_wait 60
+check "the guest shuts down and the VMM ends with 0" vmm_wait 180
 check "the taps are gone" [ ! -e /sys/class/net/ob0 ]
 lab_done
