@@ -43,6 +43,7 @@ struct rig {
 	struct loop_idle idle;
 	bool (*condition)(struct rig *r, void *arg);
 	void *arg;
+	bool holds;
 	uint64_t deadline_ns;
 	unsigned rounds;
 	unsigned config_changes;
@@ -107,7 +108,8 @@ static inline bool rig_look(struct loop_idle *idle)
 	struct rig *r = container_of(idle, struct rig, idle);
 
 	r->rounds++;
-	if (!r->condition(r, r->arg) && clock_now_ns() < r->deadline_ns)
+	r->holds = r->condition(r, r->arg);
+	if (!r->holds && clock_now_ns() < r->deadline_ns)
 		return true;
 	loop_quit(r->loop, 0);
 	return false;
@@ -122,7 +124,8 @@ static inline bool rig_until(struct rig *r, bool (*condition)(struct rig *r, voi
 	r->deadline_ns = clock_now_ns() + RIG_DEADLINE_NS;
 	loop_idle_set(r->loop, &r->idle, rig_look);
 	loop_run(r->loop);
-	return condition(r, arg);
+	/* Not asked again: what held may have passed, as a thread's sleep. */
+	return r->holds;
 }
 
 static inline bool rig_quiet(struct rig *r, void *arg)
