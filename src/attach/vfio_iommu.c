@@ -306,6 +306,7 @@ static int open_backend(struct vfio_iommu *io, const struct vfio_iommu_device *d
 		why = "the device has no file in /dev/vfio/devices (CONFIG_VFIO_DEVICE_CDEV)";
 	if (io->want_iommufd && !why) {
 		io->backend = &vfio_iommufd;
+		log_info("host devices are attached by iommufd, as asked for");
 		rc = io->backend->open(io, err);
 		if (!rc || dev->fd >= 0 || (rc != -ENOENT && rc != -ENODEV))
 			return rc;
@@ -314,6 +315,8 @@ static int open_backend(struct vfio_iommu *io, const struct vfio_iommu_device *d
 	}
 	if (why)
 		log_warn("host devices are attached by group and container, not iommufd: %s", why);
+	else
+		log_info("host devices are attached by group and container: iommufd was not asked for");
 	io->backend = &vfio_container;
 	return io->backend->open(io, err);
 }
@@ -413,11 +416,12 @@ int vfio_iommu_hot_reset(struct vfio_iommu *io, const struct vfio_binding *b, st
 
 /* --- BARs --- */
 
-static const char *p2p_hint(int rc)
+static const char *p2p_hint(const struct vfio_backend *backend, int rc)
 {
 	switch (rc) {
 	case -EFAULT:
-		return "this kernel's iommufd maps no device memory";
+		return backend == &vfio_iommufd ? "this kernel's iommufd maps no device memory" :
+						  "it does not answer now";
 	case -ERANGE:
 		return "it lies where the IOMMU cannot translate";
 	default:
@@ -425,26 +429,38 @@ static const char *p2p_hint(int rc)
 	}
 }
 
+bool vfio_iommu_maps_bars(struct vfio_iommu *io)
+{
+	bool maps;
+
+	pthread_mutex_lock(&io->lock);
+	maps = io->backend && !io->noiommu && !io->no_p2p;
+	pthread_mutex_unlock(&io->lock);
+	return maps;
+}
+
 bool vfio_iommu_map(
 	struct vfio_iommu *io, const char *id, uint64_t iova, uint64_t size, void *hva)
 {
+	const struct vfio_backend *backend;
 	int rc = -ENODEV;
 	bool say, alone;
 
 	pthread_mutex_lock(&io->lock);
-	if (io->backend && !io->noiommu && !io->no_p2p)
+	backend = io->backend;
+	if (backend && !io->noiommu && !io->no_p2p)
 		rc = in_ranges(&io->ranges, iova, size) ? io->backend->map(io, iova, size, hva) :
 							  -ERANGE;
 	say = rc && rc != -ENODEV && !io->p2p_said;
 	io->p2p_said |= say;
 	alone = io->nr_devices == 1;
 	/* It will not be able to later. */
-	io->no_p2p |= rc == -EFAULT;
+	io->no_p2p |= rc == -EFAULT && backend == &vfio_iommufd;
 	pthread_mutex_unlock(&io->lock);
 	if (say)
 		log_line(alone ? LOG_INFO : LOG_WARN,
 			"%s: other devices cannot reach its memory at 0x%llx (%llu bytes) directly: %s", id,
-			(unsigned long long)iova, (unsigned long long)size, p2p_hint(rc));
+			(unsigned long long)iova, (unsigned long long)size, p2p_hint(backend, rc));
 	return !rc;
 }
 

@@ -94,6 +94,9 @@ int vfio_iommu_hot_reset(struct vfio_iommu *io, const struct vfio_binding *b, st
 bool vfio_iommu_map(struct vfio_iommu *io, const char *id, uint64_t iova, uint64_t size, void *hva);
 void vfio_iommu_unmap(struct vfio_iommu *io, uint64_t iova, uint64_t size);
 
+/* Whether it is worth trying: not with --platform vfio_p2p_dma=off, or where the kernel was found unable. */
+bool vfio_iommu_maps_bars(struct vfio_iommu *io);
+
 /* What the pages of RAM come to, in bytes: what has to be lockable. For texts. */
 uint64_t vfio_iommu_pinned(const struct vfio_iommu *io);
 
