@@ -16,6 +16,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "control/device_bind.h"
 #include "control/options.h"
 #include "control/spawner.h"
 #include "control/vmm.h"
@@ -80,6 +81,10 @@ int main(int argc, char **argv)
 		return exec_sibling("outboard-device", argv + 1);
 	if (argc > 1 && !strcmp(argv[1], "remote"))
 		return exec_sibling("outboard-remote", argv + 1);
+	if (argc > 1 && !strcmp(argv[1], "device-bind"))
+		return device_bind_main(argc - 1, argv + 1);
+	if (argc > 1 && !strcmp(argv[1], "device-unbind"))
+		return device_unbind_main(argc - 1, argv + 1);
 	raise_fd_limit();
 	share_one_heap();
 	rc = config_init(&config);

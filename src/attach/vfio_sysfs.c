@@ -21,7 +21,7 @@
 #include "base/fd.h"
 #include "base/util.h"
 
-#define MAX_NAMES 4096 /* of one directory */
+#define MAX_NAMES 65536 /* of one directory */
 
 /* --- files, links, directories --- */
 
