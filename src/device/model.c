@@ -10,6 +10,7 @@ static const struct device_model *const models[] = {
 	&gpio_model,
 	&net_model,
 	&rng_model,
+	&vsock_model,
 };
 
 const struct device_model *const *device_models(size_t *nr)

@@ -50,6 +50,7 @@ extern const struct device_model console_model;
 extern const struct device_model gpio_model;
 extern const struct device_model net_model;
 extern const struct device_model rng_model;
+extern const struct device_model vsock_model;
 
 /* The rows, nr of them. */
 const struct device_model *const *device_models(size_t *nr);

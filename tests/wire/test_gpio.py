@@ -306,7 +306,7 @@ SOCKET = "--socket-path=/nonexistent/x"
 
 @pytest.mark.parametrize("args,says", [
     ([], "expected a model"),
-    (["nvme2"], "unknown model 'nvme2', expected one of: block, console, gpio, net, rng"),
+    (["nvme2"], "unknown model 'nvme2', expected one of: block, console, gpio, net, rng, vsock"),
     (["gpio"], "expected either --socket-path=PATH or --fd=N"),
     (["gpio", SOCKET, "--fd=3"], "expected either --socket-path=PATH or --fd=N"),
     (["gpio", "--socket-path="], "socket path is empty"),
