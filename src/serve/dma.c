@@ -42,15 +42,15 @@ static uint32_t first_after(const struct dma *d, uint64_t iova)
 
 /* Files */
 
-static struct mem_file *find_file(const struct dma *d, const struct mem_file_id *id, uint64_t end)
+static struct mem_file *find_file(const struct dma *d, const struct fd_memory *id, uint64_t end)
 {
 	for (struct mem_file *f = d->files; f; f = f->next)
-		if (f->size >= end && mem_file_same(&f->id, id))
+		if (f->size >= end && fd_memory_same(&f->id, id))
 			return f;
 	return NULL;
 }
 
-static int new_file(struct dma *d, int fd, const struct mem_file_id *id, uint64_t size,
+static int new_file(struct dma *d, int fd, const struct fd_memory *id, uint64_t size,
 	struct mem_file **out, struct err *err)
 {
 	int rc;
@@ -84,9 +84,9 @@ static void put_file(struct dma *d, struct mem_file *f)
 static int get_file(struct dma *d, int fd, uint32_t flags, uint64_t offset, uint64_t size,
 	struct mem_file **out, struct err *err)
 {
-	struct mem_file_id id;
+	struct fd_memory id;
 	uint64_t file_size;
-	int rc = mem_file_identify(fd, &id, &file_size, err);
+	int rc = fd_memory_identify(fd, &id, &file_size, err);
 
 	if (rc)
 		return rc;
@@ -136,14 +136,14 @@ static int check_range(
 /* A client that is not sure repeats itself; that is no overlap. */
 static bool is_repeat(const struct dma_region *r, const struct dma_region *want, int fd)
 {
-	struct mem_file_id id;
+	struct fd_memory id;
 	uint64_t size;
 
 	if (r->iova != want->iova || r->size != want->size || r->offset != want->offset ||
 		r->flags != want->flags || !r->file != (fd < 0))
 		return false;
 	return fd < 0 ||
-	       (!mem_file_identify(fd, &id, &size, NULL) && mem_file_same(&id, &r->file->id));
+	       (!fd_memory_identify(fd, &id, &size, NULL) && fd_memory_same(&id, &r->file->id));
 }
 
 int dma_map(struct dma *d, uint64_t iova, uint64_t size, uint32_t flags, uint64_t offset, int fd_in,

@@ -1,53 +1,19 @@
 /*
- * mem_file.c - look at a descriptor before trusting it with loads and stores, then map it
+ * mem_file.c - map a file that was looked at (base/fd_kind.h)
  *
  * Owns:    the mapping. The descriptor is the caller's and may be closed.
- * Trusts:  nothing about a descriptor: its kind, size, seals and access mode are looked at, without
- *          asking a file system that may not answer.
  */
 #include "serve/mem_file.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 
 #include "base/util.h"
 
-/*
- * F_GET_SEALS answers for memfd, shared memory and hugetlbfs only. Another regular file must lie on
- * a block device; statx gives what the kernel has cached of it and asks nobody.
- */
-int mem_file_identify(int fd, struct mem_file_id *id, uint64_t *size, struct err *err)
-{
-	int seals = fcntl(fd, F_GET_SEALS), mode = fcntl(fd, F_GETFL);
-	struct statx st;
-
-	if (mode < 0 || mode & O_PATH)
-		return err_set(err, -EINVAL, "the descriptor is not open for reading");
-	if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_BASIC_STATS, &st) < 0)
-		return err_set(err, -errno, "statx: %s", strerror(errno));
-	if (!S_ISREG(st.stx_mode))
-		return err_set(err, -EINVAL, "the descriptor is no memory and no regular file");
-	if (seals < 0 && !st.stx_dev_major)
-		return err_set(err, -EINVAL, "the file is neither memory nor on a block device");
-	if ((mode & O_ACCMODE) == O_WRONLY)
-		return err_set(err, -EINVAL, "the descriptor is not open for reading");
-	*id = (struct mem_file_id){
-		.dev_major = st.stx_dev_major,
-		.dev_minor = st.stx_dev_minor,
-		.ino = st.stx_ino,
-		.writable = (mode & O_ACCMODE) == O_RDWR &&
-			    (seals < 0 || !(seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))),
-	};
-	*size = st.stx_size;
-	return 0;
-}
-
-int mem_file_new(struct mem_file **out, int fd, const struct mem_file_id *id, uint64_t size,
+int mem_file_new(struct mem_file **out, int fd, const struct fd_memory *id, uint64_t size,
 	int fault_fd, struct err *err)
 {
 	int prot = PROT_READ | (id->writable ? PROT_WRITE : 0), rc;

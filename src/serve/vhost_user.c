@@ -37,8 +37,8 @@
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/fd_kind.h"
 #include "base/util.h"
-#include "serve/fd_kind.h"
 #include "serve/vhost_user_port.h"
 
 #define DEFAULT_PATIENCE_MS 5000u

@@ -11,9 +11,9 @@
 #include <string.h>
 
 #include "base/fd.h"
+#include "base/fd_kind.h"
 #include "base/sock.h"
 #include "base/util.h"
-#include "serve/fd_kind.h"
 #include "serve/vhost_user_port.h"
 
 static int send_some(struct vhu_channel *c)

@@ -13,8 +13,8 @@
 #include <string.h>
 
 #include "base/fd.h"
+#include "base/fd_kind.h"
 #include "base/util.h"
-#include "serve/fd_kind.h"
 #include "serve/vhost_user_port.h"
 #include "wire/virtio.h"
 

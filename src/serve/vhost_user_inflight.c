@@ -50,10 +50,10 @@ static int check(
 static int use(
 	struct vhost_user_port *p, const struct vhost_user_inflight *i, int fd, struct err *err)
 {
-	struct mem_file_id id;
+	struct fd_memory id;
 	struct mem_file *file;
 	uint64_t size;
-	int rc = mem_file_identify(fd, &id, &size, err);
+	int rc = fd_memory_identify(fd, &id, &size, err);
 
 	if (rc)
 		return rc;

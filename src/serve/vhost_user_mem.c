@@ -189,12 +189,12 @@ void vhu_mem_put(struct vhu_mem *m)
 
 /* A mapping of that file that reaches to `end`, among those that m (or NULL) has. */
 static struct mem_file *find_file(
-	const struct vhu_mem *m, const struct mem_file_id *id, uint64_t end)
+	const struct vhu_mem *m, const struct fd_memory *id, uint64_t end)
 {
 	for (unsigned i = 0; m && i < m->nr; i++) {
 		struct mem_file *f = m->regions[i].file;
 
-		if (f->size >= end && mem_file_same(&f->id, id) && !sigbus_hit(&f->guard))
+		if (f->size >= end && fd_memory_same(&f->id, id) && !sigbus_hit(&f->guard))
 			return f;
 	}
 	return NULL;
@@ -204,10 +204,10 @@ static struct mem_file *find_file(
 static int get_file(struct mem_file **out, const struct vhu_mem *a, const struct vhu_mem *b,
 	uint64_t offset, uint64_t size, int fd, int fault_fd, struct err *err)
 {
-	struct mem_file_id id;
+	struct fd_memory id;
 	struct mem_file *f;
 	uint64_t file_size;
-	int rc = mem_file_identify(fd, &id, &file_size, err);
+	int rc = fd_memory_identify(fd, &id, &file_size, err);
 
 	if (rc)
 		return rc;

@@ -20,8 +20,8 @@
 #include <sys/uio.h>
 
 #include "base/fd.h"
+#include "base/fd_kind.h"
 #include "base/util.h"
-#include "serve/fd_kind.h"
 #include "serve/vhost_user_port.h"
 
 /* Models that have more to say are not made yet. */

@@ -5,9 +5,9 @@
 #include <string.h>
 
 #include "base/fd.h"
+#include "base/fd_kind.h"
 #include "base/kick.h"
 #include "base/util.h"
-#include "serve/fd_kind.h"
 
 #define DATA_TYPES                                                                                 \
 	(VFIO_USER_IRQ_SET_DATA_NONE | VFIO_USER_IRQ_SET_DATA_BOOL | VFIO_USER_IRQ_SET_DATA_EVENTFD)
