@@ -110,16 +110,14 @@ static void failed(struct vfio_owner *o, int rc, const struct err *err)
  */
 static void leaving(struct vfio_owner *o, enum vfio_leave why)
 {
+	static const char *const reasons[] = {
+		[VFIO_LEAVE_ERROR] = "the device reported an error that it cannot go on after",
+		[VFIO_LEAVE_REQUEST] = "the host wants the device back",
+		[VFIO_LEAVE_GONE] = "the device does not answer any more",
+	};
 	struct vfio_pci *vp = owner_of(o);
 
-	if (why == VFIO_LEAVE_ERROR)
-		log_err("%s: the device reported an error that it cannot go on after: the guest loses it",
-			vp->id);
-	else if (why == VFIO_LEAVE_GONE)
-		log_err("%s: the device answers no more, as one that was pulled out: the guest loses it",
-			vp->id);
-	else
-		log_warn("%s: the host wants the device back: the guest loses it", vp->id);
+	log_warn("%s: %s: the guest loses it", vp->id, reasons[why]);
 	atomic_store(&vp->gone, true);
 	if (vp->left)
 		vp->left(vp->left_arg, why);

@@ -7,9 +7,13 @@
  * keeps the last known value of that too.
  *
  * Writes: ours change config[] (pci_config_write_owned). The device hears of the command register
- * and of the control words of MSI and MSI-X as well, as servers look at bus master, INTx disable
- * and the enable bits; BAR addresses are of no use to it. Each write reaches the device in pieces
+ * and, if another process has it, of the control words of MSI and MSI-X as well, as servers look at bus master,
+ * INTx disable and the enable bits; BAR addresses are of no use to it. Each write reaches the device in pieces
  * that lie in one register of its own, as servers tell registers by their offset.
+ *
+ * Memory of the device's is laid into the guest's only while the device answers for it: a device that begins to decode
+ * or wakes is told before, one that ends or goes to sleep after. The kernel stops who touches the memory of
+ * hardware that does not answer, and does not let it be mapped for other devices.
  *
  * While the device is away, all reads come from config[]: the guest sees a device that is there
  * and does not change. All-ones, as a removed device gives, would make a driver (or the power
@@ -22,10 +26,13 @@
  * writing them twice does harm.
  *
  * Capability lists are walked with a bound; a list that loops or leaves the space ends there.
- * SR-IOV, ARI and resizable BARs promise what a single function in a slot can not keep: they are
- * hidden.
+ * Which of them a guest does not see, and why, is a table: vfio_pci_quirks.c.
  *
- * Spec: PCI Local Bus 3.0, 6.1, 6.2 and 6.7; PCI Express 5.0, 7.5 and 7.6.
+ * A reset of the function that the guest asks for, by PCI Express, by Advanced Features or by a wakening from D3 that is
+ * one, leaves our half as it is, as VFIO's kernel side leaves its own; the device is told it again.
+ *
+ * Spec: PCI Local Bus 3.0, 6.1, 6.2 and 6.7; PCI Express 5.0, 7.5 and 7.6; PCI Bus Power Management 1.2,
+ * 3.2.4 and 5.4.1; Advanced Capabilities for Conventional PCI, "AF Control".
  */
 #include <errno.h>
 #include <string.h>
@@ -36,7 +43,6 @@
 #define STANDARD_SIZE  0x100u
 #define CAP_MSIX_LEN   12u
 #define CAP_EXP_V1_LEN 0x14u
-#define CAP_EXP_V2_LEN 0x3cu
 #define CAP_PM_LEN     8u
 #define COMMAND_BITS                                                                               \
 	(PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER | PCI_COMMAND_INVALIDATE |       \
@@ -177,11 +183,20 @@ static bool take_exp(struct vfio_pci *vp, unsigned pos)
 	vp->exp_pos = pos;
 	keep_register(vp, pos + PCI_EXP_DEVCTL, 2, (uint16_t)~PCI_EXP_DEVCTL_BCR_FLR);
 	keep_register(vp, pos + PCI_EXP_LNKCTL, 2, (uint16_t)~PCI_EXP_LNKCTL_RL);
-	if ((c[PCI_EXP_FLAGS] & PCI_EXP_FLAGS_VERS) < 2 || pos + CAP_EXP_V2_LEN > standard_end(vp))
+	if ((c[PCI_EXP_FLAGS] & PCI_EXP_FLAGS_VERS) < 2 || pos + VP_CAP_EXP_V2_LEN > standard_end(vp))
 		return true;
 	keep_register(vp, pos + PCI_EXP_DEVCTL2, 2, 0xffff);
 	keep_register(vp, pos + PCI_EXP_LNKCTL2, 2, 0xffff);
 	return true;
+}
+
+static void take_pm(struct vfio_pci *vp, unsigned pos)
+{
+	if (pos + CAP_PM_LEN > standard_end(vp))
+		return;
+	keep_register(vp, pos + PCI_PM_CTRL, 2, (uint16_t)~PCI_PM_CTRL_PME_STATUS);
+	if (!vp->pm_pos)
+		vp->pm_pos = pos;
 }
 
 /* False: the guest must not see it. */
@@ -195,11 +210,14 @@ static bool take_cap(struct vfio_pci *vp, unsigned pos)
 	case PCI_CAP_ID_EXP:
 		return take_exp(vp, pos);
 	case PCI_CAP_ID_PM:
-		if (pos + CAP_PM_LEN <= standard_end(vp))
-			keep_register(vp, pos + PCI_PM_CTRL, 2, (uint16_t)~PCI_PM_CTRL_PME_STATUS);
+		take_pm(vp, pos);
+		return true;
+	case PCI_CAP_ID_AF:
+		if (!vp->af_pos && pos + PCI_CAP_AF_SIZEOF <= standard_end(vp))
+			vp->af_pos = pos;
 		return true;
 	default:
-		return true;
+		return !vp_hidden_cap(false, vp->fn.config[pos]);
 	}
 }
 
@@ -237,19 +255,15 @@ static void build_caps(struct vfio_pci *vp)
 		set16(c + PCI_STATUS, get16(c + PCI_STATUS) & ~PCI_STATUS_CAP_LIST);
 }
 
-/* Bytes of an extended capability that can not work here; 0: it can stay. */
-static unsigned hidden_ext_cap(unsigned id)
+/* The list stays linked through a capability that is none (id 0). */
+static void hide_ext_cap(
+	struct vfio_pci *vp, unsigned pos, uint32_t header, const struct vp_hidden *hidden)
 {
-	switch (id) {
-	case PCI_EXT_CAP_ID_ARI:
-		return 8;
-	case PCI_EXT_CAP_ID_SRIOV:
-		return PCI_EXT_CAP_SRIOV_SIZEOF;
-	case PCI_EXT_CAP_ID_REBAR:
-		return 4 + 6 * 8;
-	default:
-		return 0;
-	}
+	unsigned len = MIN(hidden->len, vp->config_size - pos);
+
+	make_local(vp, pos, len);
+	memset(vp->fn.config + pos, 0, len);
+	pci_config_set(&vp->fn, pos, 4, header & 0xffff0000);
 }
 
 static void build_ext_caps(struct vfio_pci *vp)
@@ -259,21 +273,16 @@ static void build_ext_caps(struct vfio_pci *vp)
 
 	while (pos && pos + 4 <= vp->config_size) {
 		uint32_t header = get32(c + pos);
-		unsigned next = PCI_EXT_CAP_NEXT(header),
-			 hide = hidden_ext_cap(PCI_EXT_CAP_ID(header));
+		const struct vp_hidden *hidden = vp_hidden_cap(true, PCI_EXT_CAP_ID(header));
+		unsigned next = PCI_EXT_CAP_NEXT(header);
 
 		if (pos == STANDARD_SIZE && (!header || header == UINT32_MAX))
 			break;
 		memset(vp->local + pos, 0xff, 4);
 		memset(vp->fixed + pos, 0xff, 4);
 		seen[pos / 4] = 1;
-		if (hide) {
-			/* The list stays linked through a capability that is none (id 0). */
-			hide = MIN(hide, vp->config_size - pos);
-			make_local(vp, pos, hide);
-			memset(c + pos, 0, hide);
-			pci_config_set(&vp->fn, pos, 4, header & 0xffff0000);
-		}
+		if (hidden)
+			hide_ext_cap(vp, pos, header, hidden);
 		prev = pos;
 		pos = next;
 		if (pos && (pos < STANDARD_SIZE || pos + 4 > vp->config_size || seen[pos / 4])) {
@@ -310,7 +319,7 @@ int vp_config_build(struct vfio_pci *vp, const uint8_t *config, unsigned size, s
 	build_header(vp);
 	build_caps(vp);
 	build_ext_caps(vp);
-	return 0;
+	return vp_add_clique(vp, err);
 }
 
 int vp_config_same(const struct vfio_pci *vp, const uint8_t *config, unsigned size, struct err *err)
@@ -397,12 +406,39 @@ static void send_config(
 			size, value, off, strerror(-rc));
 }
 
-static void send_command(struct vfio_pci *vp, enum vfio_call call)
+static void send_command(struct vfio_pci *vp, uint32_t command, enum vfio_call call)
 {
-	uint32_t command = get_shadow(vp, PCI_COMMAND, 2);
-
 	vp->t->ops->bus_master(vp->t, command & PCI_COMMAND_MASTER);
 	send_config(vp, PCI_COMMAND, 2, command, call);
+}
+
+/* A register of ours as it will be after the write. */
+static uint32_t value_after(
+	struct vfio_pci *vp, unsigned reg, unsigned off, unsigned size, uint32_t value)
+{
+	uint32_t result = get_shadow(vp, reg, 2);
+
+	for (unsigned i = 0; i < size; i++) {
+		unsigned shift = 8 * (off + i - reg);
+		uint32_t mask;
+
+		if (off + i < reg || off + i > reg + 1)
+			continue;
+		mask = (uint32_t)vp->fn.wmask[off + i] << shift;
+		result = (result & ~mask) | ((value >> (8 * i) & 0xff) << shift & mask);
+	}
+	return result;
+}
+
+static void write_command(struct vfio_pci *vp, unsigned off, unsigned size, uint32_t value)
+{
+	uint32_t command = value_after(vp, PCI_COMMAND, off, size, value);
+
+	if (command & PCI_COMMAND_MEMORY)
+		send_command(vp, command, VFIO_CALL_WAIT);
+	pci_config_write_owned(&vp->fn, off, size, value);
+	if (!(command & PCI_COMMAND_MEMORY))
+		send_command(vp, command, VFIO_CALL_WAIT);
 }
 
 /* Ours, but the device is told. */
@@ -451,19 +487,56 @@ static void forward(struct vfio_pci *vp, unsigned off, unsigned size, uint32_t v
 	}
 }
 
-static void send_control_word(struct vfio_pci *vp, unsigned off)
+/* The kernel switches MSI and MSI-X of real hardware itself, with the eventfds. */
+static void send_control_word(struct vfio_pci *vp, unsigned off, enum vfio_call call)
 {
-	send_config(vp, off, 2, get_shadow(vp, off, 2), VFIO_CALL_WAIT);
+	if (!vp->t->info.host)
+		send_config(vp, off, 2, get_shadow(vp, off, 2), call);
 }
 
-/* A function level reset leaves our half as it is, as VFIO's kernel side does; the device is told
- * it again. */
+/* If the write reaches the byte at reg: its new value, else -1. */
+static int byte_written(unsigned reg, unsigned off, unsigned size, uint32_t value)
+{
+	return reg >= off && reg - off < size ? (int)(value >> (8 * (reg - off)) & 0xff) : -1;
+}
+
 static bool starts_reset(const struct vfio_pci *vp, unsigned off, unsigned size, uint32_t value)
 {
-	unsigned reg = vp->exp_pos + PCI_EXP_DEVCTL;
+	int control = -1;
 
-	return vp->exp_pos && off <= reg + 1 && reg + 1 < off + size &&
-	       value >> (8 * (reg + 1 - off)) & PCI_EXP_DEVCTL_BCR_FLR >> 8;
+	if (vp->exp_pos)
+		control = byte_written(vp->exp_pos + PCI_EXP_DEVCTL + 1, off, size, value);
+	if (control >= 0 && control & PCI_EXP_DEVCTL_BCR_FLR >> 8)
+		return true;
+	control = vp->af_pos ? byte_written(vp->af_pos + PCI_AF_CTRL, off, size, value) : -1;
+	return control >= 0 && control & PCI_AF_CTRL_FLR;
+}
+
+static bool resets_as_it_wakes(struct vfio_pci *vp)
+{
+	return !(get16(vp->first + vp->pm_pos + PCI_PM_CTRL) & PCI_PM_CTRL_NO_SOFT_RESET);
+}
+
+/*
+ * The bytes of the write that are the device's. True: it was reset by them. Only in D0 does a device answer for
+ * its memory; a wakening from D3hot is a reset for those that do not say otherwise.
+ */
+static bool forward_and_follow(struct vfio_pci *vp, unsigned off, unsigned size, uint32_t value)
+{
+	int power = vp->pm_pos ? byte_written(vp->pm_pos + PCI_PM_CTRL, off, size, value) : -1;
+	unsigned was = vp->power;
+
+	if (power < 0) {
+		forward(vp, off, size, value);
+		return starts_reset(vp, off, size, value);
+	}
+	vp->power = (unsigned)power & PCI_PM_CTRL_STATE_MASK;
+	if (vp->power)
+		vp_bars_sleep(vp, true);
+	forward(vp, off, size, value);
+	if (!vp->power)
+		vp_bars_sleep(vp, false);
+	return was == VP_D3HOT && !vp->power && resets_as_it_wakes(vp);
 }
 
 void vp_config_write(struct pci_function *fn, unsigned off, unsigned size, uint32_t value)
@@ -472,22 +545,24 @@ void vp_config_write(struct pci_function *fn, unsigned off, unsigned size, uint3
 	bool command = ranges_overlap(off, size, PCI_COMMAND, 2);
 	bool msi = vp->msi_pos && ranges_overlap(off, size, vp->msi_pos, vp->msi_len);
 	bool msix = vp->msix_pos && ranges_overlap(off, size, vp->msix_pos, CAP_MSIX_LEN);
+	bool reset;
 
 	if (atomic_load(&vp->gone))
 		return;
 	pthread_mutex_lock(&vp->lock);
-	pci_config_write_owned(fn, off, size, value);
 	if (command)
-		send_command(vp, VFIO_CALL_WAIT);
-	forward(vp, off, size, value);
+		write_command(vp, off, size, value);
+	else
+		pci_config_write_owned(fn, off, size, value);
+	reset = forward_and_follow(vp, off, size, value);
 	/* Interrupts first: a server that sees the enable bit has the eventfds by then. */
 	if (command || msi || msix)
 		vp_irqs_update(vp);
 	if (msi && ranges_overlap(off, size, vp->msi_pos + PCI_MSI_FLAGS, 2))
-		send_control_word(vp, vp->msi_pos + PCI_MSI_FLAGS);
+		send_control_word(vp, vp->msi_pos + PCI_MSI_FLAGS, VFIO_CALL_WAIT);
 	if (msix)
-		send_control_word(vp, vp->msix_pos + PCI_MSIX_FLAGS);
-	if (starts_reset(vp, off, size, value)) {
+		send_control_word(vp, vp->msix_pos + PCI_MSIX_FLAGS, VFIO_CALL_WAIT);
+	if (reset) {
 		vp_config_push(vp, VFIO_CALL_WAIT);
 		vp_irqs_push(vp, false, VFIO_CALL_WAIT);
 	}
@@ -504,13 +579,11 @@ void vp_config_push(struct vfio_pci *vp, enum vfio_call call)
 				call);
 	}
 	if (vp->msi_pos)
-		send_config(vp, vp->msi_pos + PCI_MSI_FLAGS, 2,
-			get_shadow(vp, vp->msi_pos + PCI_MSI_FLAGS, 2), call);
+		send_control_word(vp, vp->msi_pos + PCI_MSI_FLAGS, call);
 	if (vp->msix_pos)
-		send_config(vp, vp->msix_pos + PCI_MSIX_FLAGS, 2,
-			get_shadow(vp, vp->msix_pos + PCI_MSIX_FLAGS, 2), call);
+		send_control_word(vp, vp->msix_pos + PCI_MSIX_FLAGS, call);
 	/* Last, so that a device is bus master only when the rest stands. */
-	send_command(vp, call);
+	send_command(vp, get_shadow(vp, PCI_COMMAND, 2), call);
 }
 
 void vp_config_reset(struct vfio_pci *vp)
@@ -524,5 +597,8 @@ void vp_config_reset(struct vfio_pci *vp)
 			!ranges_overlap(i, 1, PCI_ROM_ADDRESS, 4))
 			fn->config[i] = vp->initial[i];
 	pthread_mutex_unlock(&fn->lock);
+	/* The reset woke it; what was taken away comes back when the guest lets it decode. */
+	vp->asleep = false;
 	pci_unlock(vp->m->pci);
+	vp->power = 0;
 }

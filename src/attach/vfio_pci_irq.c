@@ -1,10 +1,17 @@
 /*
  * vfio_pci_irq.c - the device's interrupts: eventfds from the device process to KVM
  *
- * A device process has eventfds of one kind at a time: INTx, or MSI, or MSI-X, as the guest has
+ * A device has eventfds of one kind at a time: INTx, or MSI, or MSI-X, as the guest has
  * switched them on. A change first takes the old kind away (some servers keep all kinds
  * in one table), then gives the new one. MSI-X vectors are given as the guest opens them;
  * their eventfds stay when MSI-X is switched off, and are given again when it comes back.
+ *
+ * Hardware of the host's costs a vector of the host's for each that the kernel has made room for, and its MSI-X is on
+ * from the first one. So it is switched on with one vector, whether that has an eventfd or not, and grows as the guest
+ * opens more. Where the kernel can not add to what is on (NORESIZE), all of it is switched off and on again with more
+ * room, doubled each time; what came in between is lost in the hardware, so each vector that the guest had is signalled
+ * once to make up for it: an interrupt too many does no harm, one too few may hang a driver. MSI, whose vectors
+ * come all at once, is switched off and on likewise.
  *
  * INTx is a level, an eventfd an edge. KVM raises the line on the edge and lowers it at the
  * guest's end of interrupt, which it tells by another eventfd (resample). What follows depends on
@@ -45,16 +52,41 @@ static const struct {
 
 /* --- telling the device --- */
 
-static void set_irqs(struct vfio_pci *vp, enum vp_irq_mode kind, uint32_t flags, unsigned start,
+static int try_irqs(struct vfio_pci *vp, enum vp_irq_mode kind, uint32_t flags, unsigned start,
 	unsigned count, const int *fds, enum vfio_call call)
 {
 	struct vfio_irq_request rq = { kinds[kind].index, flags, start, count, fds };
-	int rc = vp_note(vp, vp->t->ops->set_irqs(vp->t, &rq, call));
 
+	return vp_note(vp, vp->t->ops->set_irqs(vp->t, &rq, call));
+}
+
+static int note_refusal(
+	struct vfio_pci *vp, enum vp_irq_mode kind, unsigned start, unsigned count, int rc)
+{
 	if (rc && rc != -ENOTCONN && rc != -ETIMEDOUT)
 		log_limited(&vp->refusals, LOG_WARN,
 			"%s: the device refused to set %s interrupts %u to %u: %s", vp->id,
 			kinds[kind].name, start, start + MAX(count, 1u) - 1, strerror(-rc));
+	return rc;
+}
+
+static int set_irqs(struct vfio_pci *vp, enum vp_irq_mode kind, uint32_t flags, unsigned start,
+	unsigned count, const int *fds, enum vfio_call call)
+{
+	int rc = try_irqs(vp, kind, flags, start, count, fds, call);
+
+	return note_refusal(vp, kind, start, count, rc);
+}
+
+static void switch_off(struct vfio_pci *vp, enum vp_irq_mode kind, enum vfio_call call)
+{
+	set_irqs(vp, kind, TRIGGER_NONE, 0, 0, NULL, call);
+	vp->room = 0;
+}
+
+static bool can_grow(const struct vfio_pci *vp, enum vp_irq_mode kind)
+{
+	return !(vp->t->info.irqs[kinds[kind].index].flags & VFIO_USER_IRQ_FLAG_NORESIZE);
 }
 
 static void push_intx(struct vfio_pci *vp, enum vfio_call call)
@@ -88,6 +120,109 @@ static void push_vectors(struct vfio_pci *vp, enum vp_irq_mode kind, const struc
 	}
 }
 
+static unsigned msix_limit(const struct vfio_pci *vp)
+{
+	return MIN(vp->t->info.irqs[VFIO_USER_IRQ_MSIX].count, vp->msix.nr);
+}
+
+/* The kernel makes as much room as the first call asks for; its vector may be without an eventfd. */
+static int open_room(struct vfio_pci *vp, unsigned room, enum vfio_call call)
+{
+	return try_irqs(vp, VP_IRQ_MSIX, TRIGGER_FD, room - 1, 1, &vp->msix.vectors[room - 1].eventfd,
+		call);
+}
+
+/*
+ * Room in the device for vectors [0, need). Returns whether it was switched off for that, so that
+ * all are to be given again.
+ */
+static bool make_room(struct vfio_pci *vp, unsigned need, enum vfio_call call)
+{
+	bool on = vp->room, host = vp->t->info.host, fixed = !can_grow(vp, VP_IRQ_MSIX);
+	unsigned room = need;
+	int rc = 0;
+
+	if (vp->room >= need)
+		return false;
+	if (host && fixed)
+		room = (unsigned)MIN(pow2_up(need), (uint64_t)msix_limit(vp));
+	else if (host && !on)
+		room = 1;
+	if (on && fixed)
+		switch_off(vp, VP_IRQ_MSIX, call);
+	if (host && (!on || fixed))
+		rc = open_room(vp, room, call);
+	/* Then just what is needed. */
+	if (rc && room > need) {
+		room = need;
+		rc = open_room(vp, room, call);
+	}
+	if (!note_refusal(vp, VP_IRQ_MSIX, 0, room, rc))
+		vp->room = room;
+	/* What grows by itself grows with what is given now. */
+	if (!rc && !fixed)
+		vp->room = need;
+	return on && fixed;
+}
+
+/* All vectors that are in use below `end`, after the device's MSI-X was off for a moment. */
+static void signal_again(struct vfio_pci *vp, unsigned end)
+{
+	for (unsigned i = 0; i < end; i++)
+		if (vp->msix.vectors[i].live)
+			fd_signal(vp->msix.vectors[i].eventfd);
+}
+
+/* One past the last vector below `end` that has an eventfd. */
+static unsigned last_in_use(const struct vfio_pci *vp, unsigned end)
+{
+	while (end && vp->msix.vectors[end - 1].eventfd < 0)
+		end--;
+	return end;
+}
+
+static void push_msix(struct vfio_pci *vp, unsigned first, unsigned nr, enum vfio_call call)
+{
+	unsigned limit = msix_limit(vp), end = last_in_use(vp, MIN(first + nr, limit));
+	bool again;
+
+	if (!limit)
+		return;
+	/* Even if none is in use yet: for the hardware it is on. */
+	again = make_room(vp, MAX(end, 1u), call);
+	if (again) {
+		first = 0;
+		end = last_in_use(vp, limit);
+	}
+	if (end > first)
+		push_vectors(vp, VP_IRQ_MSIX, vp->msix.vectors, first, end - first, call);
+	if (again)
+		signal_again(vp, end);
+}
+
+/* All at once; a host that has fewer says so, and the vectors above those stay silent. */
+static void push_msi(struct vfio_pci *vp, unsigned nr, enum vfio_call call)
+{
+	unsigned wanted_nr = MIN(nr, vp->t->info.irqs[VFIO_USER_IRQ_MSI].count), n = wanted_nr;
+	int fds[ARRAY_SIZE(vp->msi.vectors)];
+	int rc = n ? -ENOSPC : 0;
+
+	for (unsigned i = 0; i < n; i++)
+		fds[i] = vp->msi.vectors[i].eventfd;
+	if (vp->room && vp->room != n && !can_grow(vp, VP_IRQ_MSI))
+		switch_off(vp, VP_IRQ_MSI, call);
+	vp->room = n;
+	while (n && rc == -ENOSPC) {
+		rc = try_irqs(vp, VP_IRQ_MSI, TRIGGER_FD, 0, n, fds, call);
+		if (rc == -ENOSPC)
+			n /= 2;
+	}
+	if (!note_refusal(vp, VP_IRQ_MSI, 0, wanted_nr, rc) && n < wanted_nr)
+		log_limited(&vp->refusals, LOG_WARN,
+			"%s: the host has %u MSI vectors for it, not the %u that the guest enabled",
+			vp->id, n, wanted_nr);
+}
+
 /* What the guest wants, by what it wrote. */
 static enum vp_irq_mode wanted(struct vfio_pci *vp)
 {
@@ -108,9 +243,9 @@ static void push_kind(struct vfio_pci *vp, enum vp_irq_mode kind, enum vfio_call
 	if (kind == VP_IRQ_INTX)
 		push_intx(vp, call);
 	else if (kind == VP_IRQ_MSIX)
-		push_vectors(vp, kind, vp->msix.vectors, 0, vp->msix.nr, call);
+		push_msix(vp, 0, vp->msix.nr, call);
 	else if (kind == VP_IRQ_MSI)
-		push_vectors(vp, kind, vp->msi.vectors, 0, vp->msi.nr_enabled, call);
+		push_msi(vp, vp->msi.nr_enabled, call);
 }
 
 static void switch_to(struct vfio_pci *vp, enum vp_irq_mode kind, enum vfio_call call)
@@ -118,7 +253,7 @@ static void switch_to(struct vfio_pci *vp, enum vp_irq_mode kind, enum vfio_call
 	if (vp->pushed == kind)
 		return;
 	if (vp->pushed != VP_IRQ_NONE)
-		set_irqs(vp, vp->pushed, TRIGGER_NONE, 0, 0, NULL, call);
+		switch_off(vp, vp->pushed, call);
 	vp->pushed = kind;
 	/* See the head of vfio_pci_bar.c for why not together with INTx. */
 	atomic_store(&vp->may_post, kind != VP_IRQ_INTX && !atomic_load(&vp->direct));
@@ -143,10 +278,12 @@ void vp_irqs_push(struct vfio_pci *vp, bool fresh, enum vfio_call call)
 {
 	enum vp_irq_mode want = wanted(vp);
 
-	if (fresh)
+	if (fresh) {
 		vp->pushed = VP_IRQ_NONE;
-	else
+		vp->room = 0;
+	} else {
 		switch_to(vp, VP_IRQ_NONE, call);
+	}
 	switch_to(vp, want, call);
 }
 
@@ -166,7 +303,7 @@ static void msix_used(struct msix *msix, unsigned first, unsigned nr)
 	struct vfio_pci *vp = container_of(msix, struct vfio_pci, msix);
 
 	if (vp->pushed == VP_IRQ_MSIX)
-		push_vectors(vp, VP_IRQ_MSIX, msix->vectors, first, nr, VFIO_CALL_WAIT);
+		push_msix(vp, first, nr, VFIO_CALL_WAIT);
 }
 
 static void msi_used(struct msi *msi, unsigned nr)
@@ -174,7 +311,7 @@ static void msi_used(struct msi *msi, unsigned nr)
 	struct vfio_pci *vp = container_of(msi, struct vfio_pci, msi);
 
 	if (vp->pushed == VP_IRQ_MSI)
-		push_vectors(vp, VP_IRQ_MSI, msi->vectors, 0, nr, VFIO_CALL_WAIT);
+		push_msi(vp, nr, VFIO_CALL_WAIT);
 }
 
 /* --- INTx signals on the loop --- */
@@ -231,10 +368,28 @@ void vp_intx_kick(struct vfio_pci *vp)
 		fd_signal(vp->intx.resample);
 }
 
+/*
+ * Hardware whose interrupt pin is not connected, or whose line another device of the host's has for itself, works by
+ * messages where it can. Before the function is in its slot.
+ */
+static bool go_on_without_intx(struct vfio_pci *vp)
+{
+	if (vp->intx.kind != VP_INTX_ABSENT)
+		log_warn("%s: the host has no interrupt line for it%s", vp->id,
+			vp->msix_pos || vp->msi_pos ? ", only messages (MSI) work"
+						    : ": it has no interrupts at all");
+	vp->intx.kind = VP_INTX_ABSENT;
+	vp->fn.config[PCI_INTERRUPT_PIN] = 0;
+	vp->pushed = VP_IRQ_NONE;
+	return true;
+}
+
 bool vp_irqs_refused(struct vfio_pci *vp, uint32_t index, uint32_t flags)
 {
 	struct vp_intx *x = &vp->intx;
 
+	if (index == VFIO_USER_IRQ_INTX && vp->t->info.host)
+		return go_on_without_intx(vp);
 	if (index != VFIO_USER_IRQ_INTX || !(flags & VFIO_USER_IRQ_SET_ACTION_UNMASK) ||
 		x->kind != VP_INTX_DIRECT)
 		return false;
@@ -266,44 +421,16 @@ static int build_intx(struct vfio_pci *vp, struct err *err)
 	return 0;
 }
 
-static int check_place(struct vfio_pci *vp, const char *what, uint32_t reg, uint64_t size,
-	struct vp_msix_place *out, struct err *err)
-{
-	unsigned bar = reg & PCI_MSIX_TABLE_BIR;
-	uint64_t off = reg & PCI_MSIX_TABLE_OFFSET;
-	uint64_t room = bar < 6 ? vp->t->info.regions[bar].size : 0;
-
-	if (bar > 5 || vp->fn.bars[bar].kind == PCI_BAR_NONE || vp->fn.bars[bar].kind == PCI_BAR_IO)
-		return err_set(err, -EPROTO, "the MSI-X %s lies in BAR %u, which is no memory BAR",
-			what, bar);
-	if (!range_ok(off, size, room))
-		return err_set(err, -EPROTO,
-			"the MSI-X %s (0x%llx bytes at 0x%llx) passes the end of BAR %u (0x%llx bytes)",
-			what, (unsigned long long)size, (unsigned long long)off, bar,
-			(unsigned long long)room);
-	*out = (struct vp_msix_place){ bar, off, size };
-	return 0;
-}
-
 static int build_msix(struct vfio_pci *vp, struct err *err)
 {
-	unsigned pos = vp->msix_pos, nr, count = vp->t->info.irqs[VFIO_USER_IRQ_MSIX].count;
+	unsigned nr, count = vp->t->info.irqs[VFIO_USER_IRQ_MSIX].count;
 	int rc;
 
-	if (!pos)
+	if (!vp->msix_pos)
 		return 0;
-	nr = (pci_config_get(&vp->fn, pos + PCI_MSIX_FLAGS, 2) & PCI_MSIX_FLAGS_QSIZE) + 1;
-	rc = check_place(vp, "table", pci_config_get(&vp->fn, pos + PCI_MSIX_TABLE, 4),
-		(uint64_t)nr * MSIX_ENTRY_SIZE, &vp->table, err);
-	if (!rc)
-		rc = check_place(vp, "pending bits", pci_config_get(&vp->fn, pos + PCI_MSIX_PBA, 4),
-			(uint64_t)(nr + 63) / 64 * 8, &vp->pba, err);
+	rc = vp_msix_place(vp, &nr, err);
 	if (rc)
 		return rc;
-	if (vp->table.bar == vp->pba.bar &&
-		ranges_overlap(vp->table.off, vp->table.size, vp->pba.off, vp->pba.size))
-		return err_set(err, -EPROTO,
-			"the MSI-X table and its pending bits overlap in BAR %u", vp->table.bar);
 	if (count < nr)
 		log_warn("%s: %u of its %u MSI-X vectors can be signalled", vp->id, count, nr);
 	rc = msix_init(&vp->msix, vp->m->irqs, nr);

@@ -3,8 +3,11 @@
  *
  *   vfio_pci.c         the function: attach, loss and return, reset, plug and unplug
  *   vfio_pci_config.c  configuration space: what is ours, what is the device's
- *   vfio_pci_bar.c     BARs: traps, mmapped parts, doorbells
+ *   vfio_pci_quirks.c  what of it a guest must not see, and what it is given in addition
+ *   vfio_pci_bar.c     BARs: what they are, accesses that trap
+ *   vfio_pci_map.c     what is laid over them: mmapped parts, doorbells
  *   vfio_pci_irq.c     INTx, MSI and MSI-X
+ *   vfio_pci_msix.c    where the MSI-X table is, for the device and for the guest
  *
  * Locks, in this order:
  *   vp->lock   interrupts and what the guest wrote; held while the device is waited for, so the
@@ -30,7 +33,10 @@ struct vp_map {
 	int fd; /* borrowed from the transport's info */
 	uint64_t fd_offset;
 	bool readonly;
-	int slot; /* -1: not in guest memory now */
+	bool traps;	/* for other devices alone, not for the guest */
+	int slot;	/* -1: not in guest memory now */
+	uint64_t gpa;	/* where it was laid last */
+	bool for_peers; /* other devices reach it there */
 };
 
 struct vp_bar {
@@ -76,6 +82,7 @@ struct vp_kept {
 };
 
 #define VP_MAX_KEPT 8
+#define VP_D3HOT    3u
 
 struct vfio_pci {
 	struct pci_function fn;
@@ -96,15 +103,18 @@ struct vfio_pci {
 	struct msi msi;
 	struct msix msix; /* nr 0: none */
 	enum vp_irq_mode pushed;
+	unsigned room; /* MSI, MSI-X: vectors that the device has been told of and can be given */
 	struct vp_kept kept[VP_MAX_KEPT];
 	unsigned nr_kept;
+	unsigned power; /* D0 to D3hot, as the guest wrote it; 0 where there is no choice */
 	struct log_limit refusals;
 
 	/* Made by the first prepare(), constant after it. */
 	unsigned config_size;
-	unsigned msi_pos, msix_pos, exp_pos; /* 0: none */
+	unsigned msi_pos, msix_pos, exp_pos, pm_pos, af_pos; /* 0: none */
 	unsigned msi_len;
-	struct vp_msix_place table, pba;
+	struct vp_msix_place table, pba; /* as the guest sees them */
+	bool msix_moved;		 /* not where the device has them */
 	uint8_t local[PCI_CONFIG_SIZE]; /* bits that are read from config[], not from the device */
 	uint8_t fixed[PCI_CONFIG_SIZE]; /* bits that must be the same when the device comes back */
 	uint8_t first[PCI_CONFIG_SIZE]; /* what the device said the first time */
@@ -112,6 +122,7 @@ struct vfio_pci {
 
 	/* Topology lock. */
 	bool laid;
+	bool asleep; /* the guest put it into a power state in which its memory does not answer */
 	struct vp_bar bars[PCI_NR_BARS];
 	uint64_t cut_ns; /* when a mapped part was last found to have lost its file's end */
 
@@ -141,22 +152,56 @@ void vp_config_reset(struct vfio_pci *vp);
 uint32_t vp_config_read(struct pci_function *fn, unsigned off, unsigned size);
 void vp_config_write(struct pci_function *fn, unsigned off, unsigned size, uint32_t value);
 
+/* --- vfio_pci_quirks.c --- */
+
+/* All of the PCI Express capability. PCI Express 5.0, 7.5.3 */
+#define VP_CAP_EXP_V2_LEN 0x3cu
+
+/* A capability that the guest must not see. */
+struct vp_hidden {
+	bool extended;
+	uint16_t id;
+	unsigned len; /* extended: bytes that read as 0, at least the header's 4 */
+	const char *why;
+};
+
+/* NULL: it may stay. */
+const struct vp_hidden *vp_hidden_cap(bool extended, unsigned id);
+/* Gives the list, and how long it is. */
+unsigned vp_nr_hidden_caps(const struct vp_hidden **list);
+/* After the capabilities were found: NVIDIA's for GPUs of a clique, if the user said so. 0 or -errno with a text. */
+int vp_add_clique(struct vfio_pci *vp, struct err *err);
+
 /* --- vfio_pci_bar.c --- */
+
+/* The largest BAR of 32 bits. */
+#define VP_MEM32_MAX (2 * GIB)
 
 /* First time: the BARs by their registers and regions. config as the device gave it. */
 int vp_bars_build(struct vfio_pci *vp, const uint8_t *config, struct err *err);
-/* Lay mmapped parts and doorbells over the BARs / take them away. Loop thread. */
-void vp_bars_lay(struct vfio_pci *vp);
-void vp_bars_clear(struct vfio_pci *vp);
-/* The end of it: nothing is laid any more. */
-void vp_bars_free(struct vfio_pci *vp);
 
 uint64_t vp_bar_read(struct pci_function *fn, unsigned bar, uint64_t off, unsigned size);
 void vp_bar_write(
 	struct pci_function *fn, unsigned bar, uint64_t off, unsigned size, uint64_t value);
+
+/* --- vfio_pci_map.c --- */
+
+/* Lay mmapped parts and doorbells over the BARs / take them away. Loop thread. */
+void vp_bars_lay(struct vfio_pci *vp);
+void vp_bars_clear(struct vfio_pci *vp);
+/* The device is about to sleep / was woken. No lock but vp->lock. */
+void vp_bars_sleep(struct vfio_pci *vp, bool asleep);
+/* The end of it: nothing is laid any more. */
+void vp_bars_free(struct vfio_pci *vp);
+
 void vp_bar_mapped(struct pci_function *fn, unsigned bar);
 void vp_bar_unmapped(struct pci_function *fn, unsigned bar);
 bool vp_memory_fault(struct pci_function *fn);
+
+/* --- vfio_pci_msix.c --- */
+
+/* First time, after vp_bars_build(): find table, pba and their number of vectors; may enlarge a BAR. */
+int vp_msix_place(struct vfio_pci *vp, unsigned *nr, struct err *err);
 
 /* --- vfio_pci_irq.c --- */
 
@@ -182,6 +227,12 @@ bool vp_irqs_refused(struct vfio_pci *vp, uint32_t index, uint32_t flags);
  * level that still stands is to be signalled again.
  */
 void vp_intx_kick(struct vfio_pci *vp);
+
+static inline bool vp_in_place(
+	const struct vp_msix_place *p, unsigned bar, uint64_t off, uint64_t size)
+{
+	return p->bar == bar && p->size && ranges_overlap(off, size, p->off, p->size);
+}
 
 /* Note that a call did not reach the device. Returns rc. */
 static inline int vp_note(struct vfio_pci *vp, int rc)

@@ -27,6 +27,8 @@ static struct fake_kvm {
 	struct kvm_irqfd irq[KVM_MAX];
 	unsigned nr_irq;
 	int refuse_ioeventfd; /* errno */
+	/* Called before a memory slot comes (memory_size > 0) or goes. */
+	void (*on_slot)(const struct kvm_userspace_memory_region *r);
 } fake_kvm = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static int fake_ioeventfd(const struct kvm_ioeventfd *a)
@@ -70,9 +72,12 @@ int kvm_vm_ioctl(const struct kvm *kvm, unsigned long request, void *arg)
 	int rc = 0;
 
 	pthread_mutex_lock(&fake_kvm.lock);
-	if (request == KVM_SET_USER_MEMORY_REGION)
+	if (request == KVM_SET_USER_MEMORY_REGION) {
+		if (fake_kvm.on_slot)
+			fake_kvm.on_slot(r);
 		fake_kvm.slots[r->slot] = *r;
-	else if (request == KVM_IOEVENTFD)
+	}
+	if (request == KVM_IOEVENTFD)
 		rc = fake_ioeventfd(arg);
 	else if (request == KVM_IRQFD)
 		rc = fake_irqfd(arg);
