@@ -5,7 +5,7 @@
  * vectors at once sends it once.
  *
  * Owns: GSI numbers, the copy of the table. Eventfds belong to their vectors.
- * Locks: `lock` guards table and numbers; it is the innermost lock.
+ * Locks: `lock` guards table, numbers and taps; it is the innermost lock.
  */
 #include "machine/irq.h"
 
@@ -164,6 +164,86 @@ static int irqfd(struct irqs *irqs, unsigned gsi, int fd, int resample, uint32_t
 	return rc;
 }
 
+/*
+ * --- taps; lock held ---
+ *
+ * A tap's eventfd is not ours: nothing is read from it, since that may wait. A count that stays there
+ * makes an interrupt too many at the next unmask, which drivers bear.
+ */
+
+static int tap_irqfd(struct irqs *irqs, const struct irq_tap *tap, uint32_t flags)
+{
+	struct kvm_irqfd arg = {
+		.fd = (uint32_t)tap->fd,
+		.gsi = (uint32_t)tap->vector->gsi,
+		.flags = flags,
+	};
+
+	return kvm_vm_ioctl(irqs->kvm, KVM_IRQFD, &arg);
+}
+
+static void tap_disconnect(struct irqs *irqs, struct irq_tap *tap)
+{
+	if (tap->live)
+		tap_irqfd(irqs, tap, KVM_IRQFD_FLAG_DEASSIGN);
+	tap->live = false;
+}
+
+static int tap_connect(struct irqs *irqs, struct irq_tap *tap)
+{
+	int rc;
+
+	if (tap->live || tap->fd < 0 || !tap->vector->live)
+		return 0;
+	rc = tap_irqfd(irqs, tap, 0);
+	tap->live = !rc;
+	return rc;
+}
+
+static void taps_disconnect(struct irqs *irqs, struct irq_vector *v)
+{
+	for (struct irq_tap *tap = v->taps; tap; tap = tap->next)
+		tap_disconnect(irqs, tap);
+}
+
+/* What KVM does not take was looked at when it came: nobody waits for it any more. */
+static void taps_connect(struct irqs *irqs, struct irq_vector *v)
+{
+	for (struct irq_tap *tap = v->taps; tap; tap = tap->next)
+		if (tap_connect(irqs, tap))
+			log_debug("irq: KVM does not take a descriptor that raises GSI %d", v->gsi);
+}
+
+static void tap_unlink(struct irq_tap *tap)
+{
+	struct irq_tap **at;
+
+	if (!tap->vector)
+		return;
+	for (at = &tap->vector->taps; *at != tap; at = &(*at)->next)
+		assert(*at);
+	*at = tap->next;
+	tap->vector = NULL;
+}
+
+static int tap_move(struct irqs *irqs, struct irq_tap *tap, struct irq_vector *v, int fd)
+{
+	int rc = 0;
+
+	tap_disconnect(irqs, tap);
+	tap_unlink(tap);
+	tap->fd = fd;
+	if (v) {
+		tap->vector = v;
+		tap->next = v->taps;
+		v->taps = tap;
+		rc = tap_connect(irqs, tap);
+	}
+	if (rc)
+		tap->fd = -1;
+	return rc;
+}
+
 void irq_vectors_mask(struct irqs *irqs, struct irq_vector *v, unsigned nr)
 {
 	bool changed = false;
@@ -174,6 +254,7 @@ void irq_vectors_mask(struct irqs *irqs, struct irq_vector *v, unsigned nr)
 	pthread_mutex_lock(&irqs->lock);
 	for (unsigned i = 0; i < nr; i++)
 		if (v[i].live) {
+			taps_disconnect(irqs, &v[i]);
 			irqs->msi[v[i].gsi - GSI_MSI_BASE].routed = false;
 			v[i].live = false;
 			changed = true;
@@ -245,9 +326,18 @@ static void keep_masked(struct irqs *irqs, struct irq_vector *v)
 {
 	if (v->live)
 		irqfd(irqs, (unsigned)v->gsi, v->eventfd, 0, KVM_IRQFD_FLAG_DEASSIGN);
-	v->live = false;
 	pthread_mutex_lock(&irqs->lock);
+	taps_disconnect(irqs, v);
+	v->live = false;
 	route_of(irqs, v)->routed = false;
+	pthread_mutex_unlock(&irqs->lock);
+}
+
+static void set_live(struct irqs *irqs, struct irq_vector *v)
+{
+	pthread_mutex_lock(&irqs->lock);
+	v->live = true;
+	taps_connect(irqs, v);
 	pthread_mutex_unlock(&irqs->lock);
 }
 
@@ -262,19 +352,51 @@ int irq_vectors_unmask(struct irqs *irqs, struct irq_vector *const *v, unsigned 
 			rc = irqfd(irqs, (unsigned)v[i]->gsi, v[i]->eventfd, 0, 0);
 		if (rc)
 			keep_masked(irqs, v[i]);
-		else
-			v[i]->live = true;
+		else if (!v[i]->live)
+			set_live(irqs, v[i]);
 		if (!first)
 			first = rc;
 	}
 	return first;
 }
 
-bool irq_vector_pending(const struct irq_vector *v)
+int irq_tap_vector(struct irqs *irqs, struct irq_tap *tap, struct irq_vector *v)
 {
-	struct pollfd p = { .fd = v->eventfd, .events = POLLIN };
+	int rc;
 
-	return !v->live && v->eventfd >= 0 && poll(&p, 1, 0) == 1 && p.revents & POLLIN;
+	pthread_mutex_lock(&irqs->lock);
+	rc = tap_move(irqs, tap, v, tap->fd);
+	pthread_mutex_unlock(&irqs->lock);
+	return rc;
+}
+
+int irq_tap_fd(struct irqs *irqs, struct irq_tap *tap, int fd)
+{
+	int rc;
+
+	pthread_mutex_lock(&irqs->lock);
+	rc = tap_move(irqs, tap, tap->vector, fd);
+	pthread_mutex_unlock(&irqs->lock);
+	return rc;
+}
+
+static bool is_signalled(int fd)
+{
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+
+	return fd >= 0 && poll(&p, 1, 0) == 1 && p.revents & POLLIN;
+}
+
+bool irq_vector_pending(struct irqs *irqs, const struct irq_vector *v)
+{
+	bool pending;
+
+	pthread_mutex_lock(&irqs->lock);
+	pending = !v->live && is_signalled(v->eventfd);
+	for (struct irq_tap *tap = v->taps; tap && !pending; tap = tap->next)
+		pending = !v->live && is_signalled(tap->fd);
+	pthread_mutex_unlock(&irqs->lock);
+	return pending;
 }
 
 int irq_line_connect(struct irqs *irqs, unsigned gsi, int trigger, int resample)

@@ -24,11 +24,22 @@ struct msi_message {
 	uint32_t data;
 };
 
+struct irq_tap;
+
 struct irq_vector {
 	int eventfd; /* -1: never used; whoever serves the device writes to it */
 	int gsi;     /* 0: none yet */
 	bool live;   /* route and irqfd in place */
 	struct msi_message msg;
+	struct irq_tap *taps; /* further descriptors that raise it; irqs' own lock */
+};
+
+/* A descriptor of somebody else's that raises a vector as well. Zeroed but for fd -1 before its use. */
+struct irq_tap {
+	int fd; /* borrowed; -1: none */
+	struct irq_vector *vector; /* NULL: none */
+	bool live;
+	struct irq_tap *next;
 };
 #define IRQ_VECTOR_INIT { .eventfd = -1 }
 
@@ -52,8 +63,16 @@ int irq_vectors_unmask(struct irqs *irqs, struct irq_vector *const *v, unsigned 
 void irq_vector_mask(struct irqs *irqs, struct irq_vector *v);
 /* Mask v[0] to v[nr - 1], those that are live, in one table update. */
 void irq_vectors_mask(struct irqs *irqs, struct irq_vector *v, unsigned nr);
-/* True if a signal waits in a masked vector. */
-bool irq_vector_pending(const struct irq_vector *v);
+/*
+ * Let a tap raise another vector (NULL: none), or be another eventfd (-1: none); its other half
+ * stays. A vector is masked and unmasked with its taps. 0; or KVM's refusal (-EINVAL: no eventfd;
+ * -EBUSY: it raises something already): the tap has no descriptor then. Any thread; before the
+ * vector is released, no tap may name it.
+ */
+int irq_tap_vector(struct irqs *irqs, struct irq_tap *tap, struct irq_vector *v);
+int irq_tap_fd(struct irqs *irqs, struct irq_tap *tap, int fd);
+/* True if a signal waits in a masked vector, or in a tap of it. */
+bool irq_vector_pending(struct irqs *irqs, const struct irq_vector *v);
 
 /*
  * Connect a level-triggered line of the IOAPIC: trigger (non-blocking) raises it; KVM lowers it

@@ -159,7 +159,7 @@ uint64_t msix_pba_read(struct msix *msix, uint64_t off, unsigned size)
 	for (unsigned bit = 0; bit < size * 8; bit++) {
 		uint64_t i = off * 8 + bit;
 
-		if (i < msix->nr && irq_vector_pending(&msix->vectors[i]))
+		if (i < msix->nr && irq_vector_pending(msix->irqs, &msix->vectors[i]))
 			value |= 1ull << bit;
 	}
 	return value;
