@@ -83,7 +83,7 @@ struct virtio_backend {
 
 struct virtio_owner;
 
-/* Loop thread, all of them; none may wait. */
+/* Loop thread, or where it says so any thread; none may wait. */
 struct virtio_owner_ops {
 	/*
 	 * backend->info is filled: build the function. 0: it can be plugged. Or -errno with a text:
@@ -98,7 +98,7 @@ struct virtio_owner_ops {
 	 * call descriptor once, as a signal may have been lost with the old process.
 	 */
 	void (*back)(struct virtio_owner *o);
-	/* The device changed its configuration: generation and interrupt. */
+	/* The device changed its configuration: generation and interrupt. Any thread. */
 	void (*config_changed)(struct virtio_owner *o);
 	/*
 	 * The device cannot go on as it is: DEVICE_NEEDS_RESET. Nothing happens while no driver runs: what
@@ -108,12 +108,21 @@ struct virtio_owner_ops {
 	/*
 	 * Lay [fd_off, fd_off + len) of fd into a shared-memory region at off, or take what lies
 	 * there out (fd -1). Everything a multiple of 4096. Takes fd. 0; -EEXIST overlaps;
-	 * -EINVAL outside the region; -ENOENT no such mapping; or what the kernel said.
+	 * -EINVAL outside the region; -ENOENT no such mapping; or what the kernel said. Any thread.
 	 */
 	int (*shm_map)(struct virtio_owner *o, uint8_t shmid, uint64_t off, uint64_t len, int fd,
 		uint64_t fd_off, bool writable);
-	/* Take everything out of all regions. */
+	/* Take everything out of all regions. Any thread. */
 	void (*shm_clear)(struct virtio_owner *o);
+	/*
+	 * For a function that has them (virtio_pci.h, struct virtio_pci_layout). The driver's writes
+	 * to doorbell `index` signal this eventfd, or nothing any more (-1). A signal to this
+	 * eventfd interrupts the driver by the vector it chose for notification `index`. Both
+	 * take fd. 0; -EINVAL no such index; or what the kernel said: there is none then. Any
+	 * thread, one at a time.
+	 */
+	int (*bell)(struct virtio_owner *o, unsigned index, int fd);
+	int (*notification)(struct virtio_owner *o, unsigned index, int fd);
 };
 
 struct virtio_owner {

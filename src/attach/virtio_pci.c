@@ -84,20 +84,45 @@ static int build_queues(struct virtio_pci *v, struct err *err)
 	return 0;
 }
 
+static struct virtio_pci_layout usual_layout(const struct virtio_info *info)
+{
+	const struct virtio_type *type = virtio_type_find(info->type);
+
+	return (struct virtio_pci_layout){
+		.class_code = type ? type->class_code : 0xff,
+		.subclass = type ? type->subclass : 0,
+		/* 4.1.2.1: 0x40 or higher */
+		.subsystem = (uint16_t)(0x40 + info->type),
+		.regs_size = VIO_REGS_SIZE,
+		.msix = VIO_MSIX,
+		.pba = VIO_PBA,
+		.notify_size = MAX(info->nr_queues, 1u) * VIO_NOTIFY_STEP,
+		.nr_vectors = info->nr_queues + 1,
+		.shm = { { .bar = VIO_BAR_SHM }, { .bar = VIO_BAR_SHM }, { .bar = VIO_BAR_SHM } },
+	};
+}
+
 static int build(struct virtio_pci *v, struct err *err)
 {
 	int rc = check_info(&v->b->info, err);
 
+	if (!v->special)
+		v->layout = usual_layout(&v->b->info);
 	if (!rc)
 		rc = build_queues(v, err);
 	if (!rc)
 		rc = vio_shm_build(v, err);
-	if (!rc && msix_init(&v->msix, v->m->irqs, v->nr_queues + 1))
+	if (!rc)
+		rc = vio_aux_build(v, err);
+	if (!rc && msix_init(&v->msix, v->m->irqs, v->layout.nr_vectors))
 		rc = err_set(err, -ENOMEM, "MSI-X: out of memory");
 	if (rc)
 		return rc;
 	v->offered = v->b->info.features & ~NOT_OFFERED;
-	v->fn.bars[VIO_BAR_REGS] = (struct pci_bar){ .kind = PCI_BAR_MEM64, .size = VIO_REGS_SIZE };
+	v->fn.bars[VIO_BAR_REGS] = (struct pci_bar){
+		.kind = v->special ? PCI_BAR_MEM32 : PCI_BAR_MEM64,
+		.size = v->layout.regs_size,
+	};
 	vio_config_build(v);
 	vio_registers_init(v);
 	vio_irqs_update(v);
@@ -156,6 +181,8 @@ static const struct virtio_owner_ops owner_ops = {
 	.needs_reset = needs_reset,
 	.shm_map = vio_shm_map,
 	.shm_clear = vio_shm_clear,
+	.bell = vio_aux_bell,
+	.notification = vio_aux_notification,
 };
 
 /* --- what the machine asks --- */
@@ -212,6 +239,12 @@ int virtio_pci_new(struct machine *m, const char *id, virtio_pci_attached_fn fn,
 	return 0;
 }
 
+void virtio_pci_set_layout(struct virtio_pci *v, const struct virtio_pci_layout *layout)
+{
+	v->layout = *layout;
+	v->special = true;
+}
+
 struct virtio_owner *virtio_pci_owner(struct virtio_pci *v)
 {
 	return &v->owner;
@@ -260,6 +293,7 @@ void virtio_pci_free(struct virtio_pci *v)
 	/* Not in the guest's memory any more, so nobody else looks at it. */
 	vio_shm_drop(v);
 	free(v->maps);
+	vio_aux_free(v);
 	msix_fini(&v->msix);
 	for (unsigned i = 0; i < v->nr_queues; i++)
 		fd_close(&v->queues[i].kick_fd);

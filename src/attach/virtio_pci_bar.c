@@ -2,8 +2,8 @@
  * virtio_pci_bar.c - who answers in BAR 0; doorbells
  *
  * BAR 0 is a row of parts at fixed places. An access that does not lie inside one part as a whole
- * reads all-ones and writes nothing. BAR 2, the shared memory, answers here only where nothing
- * is laid over it: all-ones.
+ * reads all-ones and writes nothing. BARs of shared memory answer here only where nothing
+ * is laid over them: all-ones. The BAR of others' doorbells is virtio_pci_aux.c's.
  *
  * A doorbell is an ioeventfd that signals the queue's kick descriptor, so the guest's write never
  * comes here. KVM matches it for every length and value, or, where it cannot, for the two lengths
@@ -21,6 +21,7 @@
 
 #include "attach/virtio_pci_priv.h"
 #include "base/kick.h"
+#include "wire/vvu.h"
 
 /* --- the parts; off is relative to the part, v->lock held --- */
 
@@ -62,36 +63,58 @@ static void table_write(struct virtio_pci *v, unsigned off, unsigned size, uint6
 	msix_table_write(&v->msix, off, size, value);
 }
 
-static const struct part {
-	unsigned off, size;
+struct part {
+	uint32_t off, size;
 	uint64_t (*read)(struct virtio_pci *v, unsigned off, unsigned size); /* NULL: all-ones */
 	void (*write)(struct virtio_pci *v, unsigned off, unsigned size, uint64_t value);
-} parts[] = {
-	{ VIO_COMMON, VIO_COMMON_SIZE, vio_common_read, vio_common_write },
-	{ VIO_ISR, VIO_ISR_SIZE, isr_read, NULL },
-	{ VIO_DEVICE, VIRTIO_CONFIG_ROOM, device_read, device_write },
-	{ VIO_PBA, VIO_MSIX - VIO_PBA, pba_read, NULL },
-	{ VIO_MSIX, VIO_REGS_SIZE - VIO_MSIX, table_read, table_write },
 };
 
-static const struct part *part_at(unsigned bar, uint64_t off, unsigned size)
+/* From one of the two parts that lie behind the others to the other one, or to the BAR's end. */
+static uint32_t up_to(const struct virtio_pci *v, uint32_t at, uint32_t other)
 {
+	return (other > at ? other : v->layout.regs_size) - at;
+}
+
+/* The part that holds all of the access, or NULL. */
+static const struct part *part_at(
+	const struct virtio_pci *v, unsigned bar, uint64_t off, unsigned size, struct part *out)
+{
+	uint32_t pba = v->layout.pba, table = v->layout.msix;
+	const struct part parts[] = {
+		{ VIO_COMMON, VIO_COMMON_SIZE, vio_common_read, vio_common_write },
+		{ VIO_ISR, VIO_ISR_SIZE, isr_read, NULL },
+		{ VIO_DEVICE, VIRTIO_CONFIG_ROOM, device_read, device_write },
+		{ pba, up_to(v, pba, table), pba_read, NULL },
+		{ table, up_to(v, table, pba), table_read, table_write },
+	};
+
 	for (unsigned i = 0; bar == VIO_BAR_REGS && i < ARRAY_SIZE(parts); i++)
-		if (off >= parts[i].off && range_ok(off - parts[i].off, size, parts[i].size))
-			return &parts[i];
+		if (off >= parts[i].off && range_ok(off - parts[i].off, size, parts[i].size)) {
+			*out = parts[i];
+			return out;
+		}
 	return NULL;
+}
+
+static bool is_aux(const struct virtio_pci *v, unsigned bar)
+{
+	return v->layout.nr_bells && bar == VVU_BAR_BELLS;
 }
 
 uint64_t vio_bar_read(struct pci_function *fn, unsigned bar, uint64_t off, unsigned size)
 {
-	const struct part *p = part_at(bar, off, size);
 	struct virtio_pci *v = vio_of(fn);
+	struct part part;
+	const struct part *p = part_at(v, bar, off, size, &part);
 	uint64_t value;
 
-	if (!p)
+	if (!p && !is_aux(v, bar))
 		return io_ones(size);
 	pthread_mutex_lock(&v->lock);
-	value = p->read(v, (unsigned)(off - p->off), size);
+	if (p)
+		value = p->read(v, (unsigned)(off - p->off), size);
+	else
+		value = vio_aux_read(v, off, size);
 	pthread_mutex_unlock(&v->lock);
 	return value & io_ones(size);
 }
@@ -101,6 +124,8 @@ static bool ring(struct virtio_pci *v, unsigned bar, uint64_t off)
 {
 	uint64_t queue = (off - VIO_NOTIFY) / VIO_NOTIFY_STEP;
 
+	if (is_aux(v, bar))
+		return vio_aux_ring(v, off);
 	if (bar != VIO_BAR_REGS || off < VIO_NOTIFY || queue >= v->nr_queues)
 		return false;
 	kick(v->queues[queue].kick_fd);
@@ -110,66 +135,79 @@ static bool ring(struct virtio_pci *v, unsigned bar, uint64_t off)
 void vio_bar_write(
 	struct pci_function *fn, unsigned bar, uint64_t off, unsigned size, uint64_t value)
 {
-	const struct part *p = part_at(bar, off, size);
 	struct virtio_pci *v = vio_of(fn);
+	struct part part;
+	const struct part *p = part_at(v, bar, off, size, &part);
+	bool aux = is_aux(v, bar);
 
-	if (ring(v, bar, off) || !p || !p->write)
+	if (ring(v, bar, off) || (!aux && (!p || !p->write)))
 		return;
 	pthread_mutex_lock(&v->lock);
-	p->write(v, (unsigned)(off - p->off), size, value);
+	if (aux)
+		vio_aux_write(v, off, size, value);
+	else
+		p->write(v, (unsigned)(off - p->off), size, value);
 	pthread_mutex_unlock(&v->lock);
 }
 
 /* --- doorbells: topology lock held --- */
 
-static int ioeventfd(struct virtio_pci *v, unsigned queue, uint32_t len, uint32_t flags)
+static int ioeventfd(struct virtio_pci *v, uint64_t addr, int fd, uint32_t len, uint32_t flags)
 {
-	struct kvm_ioeventfd arg = {
-		.addr = v->doorbell_base + VIO_NOTIFY + queue * VIO_NOTIFY_STEP,
-		.len = len,
-		.fd = v->queues[queue].kick_fd,
-		.flags = flags,
-	};
+	struct kvm_ioeventfd arg = { .addr = addr, .len = len, .fd = fd, .flags = flags };
 
 	return kvm_vm_ioctl(&v->m->kvm, KVM_IOEVENTFD, &arg);
 }
 
-static int doorbell_on(struct virtio_pci *v, unsigned queue)
+static const uint8_t lengths[] = { 2, 4, 1 };
+
+int vio_doorbell_on(struct virtio_pci *v, uint64_t addr, int fd, unsigned nr_lengths)
 {
-	int rc;
+	int rc = 0;
 
 	if (v->m->kvm.ioeventfd_any_length)
-		return ioeventfd(v, queue, 0, 0);
-	rc = ioeventfd(v, queue, 2, 0);
-	if (rc)
-		return rc;
-	rc = ioeventfd(v, queue, 4, 0);
-	if (rc)
-		ioeventfd(v, queue, 2, KVM_IOEVENTFD_FLAG_DEASSIGN);
+		return ioeventfd(v, addr, fd, 0, 0);
+	for (unsigned i = 0; i < nr_lengths; i++) {
+		rc = ioeventfd(v, addr, fd, lengths[i], 0);
+		if (!rc)
+			continue;
+		vio_doorbell_off(v, addr, fd, i);
+		break;
+	}
 	return rc;
 }
 
-static void doorbell_off(struct virtio_pci *v, unsigned queue)
+void vio_doorbell_off(struct virtio_pci *v, uint64_t addr, int fd, unsigned nr_lengths)
 {
 	if (v->m->kvm.ioeventfd_any_length) {
-		ioeventfd(v, queue, 0, KVM_IOEVENTFD_FLAG_DEASSIGN);
+		ioeventfd(v, addr, fd, 0, KVM_IOEVENTFD_FLAG_DEASSIGN);
 		return;
 	}
-	ioeventfd(v, queue, 2, KVM_IOEVENTFD_FLAG_DEASSIGN);
-	ioeventfd(v, queue, 4, KVM_IOEVENTFD_FLAG_DEASSIGN);
+	for (unsigned i = 0; i < nr_lengths; i++)
+		ioeventfd(v, addr, fd, lengths[i], KVM_IOEVENTFD_FLAG_DEASSIGN);
+}
+
+/* How a queue's is written: 16 bits, or 32 with NOTIFICATION_DATA. */
+#define QUEUE_LENGTHS 2
+
+static uint64_t doorbell_of(const struct virtio_pci *v, unsigned queue)
+{
+	return v->doorbell_base + VIO_NOTIFY + queue * VIO_NOTIFY_STEP;
 }
 
 void vio_bar_mapped(struct pci_function *fn, unsigned bar)
 {
 	struct virtio_pci *v = vio_of(fn);
 
-	if (bar == VIO_BAR_SHM)
-		vio_shm_mapped(v);
+	vio_shm_mapped(v, bar);
+	if (is_aux(v, bar))
+		vio_aux_mapped(v);
 	if (bar != VIO_BAR_REGS)
 		return;
 	v->doorbell_base = fn->bars[bar].addr;
 	for (unsigned i = 0; i < v->nr_queues; i++) {
-		int rc = doorbell_on(v, i);
+		int rc = vio_doorbell_on(
+			v, doorbell_of(v, i), v->queues[i].kick_fd, QUEUE_LENGTHS);
 
 		v->doorbells[i] = !rc;
 		if (rc)
@@ -183,11 +221,13 @@ void vio_bar_unmapped(struct pci_function *fn, unsigned bar)
 {
 	struct virtio_pci *v = vio_of(fn);
 
-	if (bar == VIO_BAR_SHM)
-		vio_shm_unmapped(v);
+	vio_shm_unmapped(v, bar);
+	if (is_aux(v, bar))
+		vio_aux_unmapped(v);
 	for (unsigned i = 0; bar == VIO_BAR_REGS && i < v->nr_queues; i++) {
 		if (v->doorbells[i])
-			doorbell_off(v, i);
+			vio_doorbell_off(
+				v, doorbell_of(v, i), v->queues[i].kick_fd, QUEUE_LENGTHS);
 		v->doorbells[i] = false;
 	}
 }

@@ -161,6 +161,7 @@ void vio_registers_init(struct virtio_pci *v)
 	v->queue_select = 0;
 	for (unsigned i = 0; i < v->nr_queues; i++)
 		queue_init(v, i);
+	vio_aux_reset(v);
 }
 
 void vio_reset(struct virtio_pci *v)

@@ -14,22 +14,29 @@
 #include <string.h>
 
 #include "attach/virtio_pci_priv.h"
+#include "wire/vvu.h"
 
 #define VENDOR	     0x1af4u
 #define DEVICE_BASE  0x1040u /* + type */
-#define SUBSYSTEM    0x0040u /* + type; 4.1.2.1: 0x40 or higher */
 #define FIRST_CAP    0x40u
 #define CAPS_END     0x100u
 #define MSIX_CAP_LEN 12u
 #define WINDOW_DATA  16u /* in its capability */
 
 static_assert(sizeof(struct virtio_pci_cap) == 16, "4.1.4");
+static_assert(sizeof(struct virtio_pci_notify_cap) == VVU_DOORBELL_CAP_LEN, "doorbells of others");
 static_assert(FIRST_CAP + MSIX_CAP_LEN + 3 * sizeof(struct virtio_pci_cap) +
 			      sizeof(struct virtio_pci_notify_cap) +
 			      sizeof(struct virtio_pci_cfg_cap) +
 			      VIRTIO_MAX_SHM * sizeof(struct virtio_pci_cap64) <=
 		      CAPS_END,
 	"room for all capabilities");
+/* Two regions of the short kind and one of the long. */
+static_assert(FIRST_CAP + MSIX_CAP_LEN + 6 * sizeof(struct virtio_pci_cap) +
+			      2 * sizeof(struct virtio_pci_notify_cap) +
+			      sizeof(struct virtio_pci_cfg_cap) + sizeof(struct virtio_pci_cap64) <=
+		      CAPS_END,
+	"room for all capabilities of a function with doorbells of others");
 
 /* --- building --- */
 
@@ -59,8 +66,8 @@ static void add_msix(struct virtio_pci *v, struct chain *at)
 	unsigned pos = v->msix_pos = add_cap(v, at, PCI_CAP_ID_MSIX, body, sizeof(body));
 
 	pci_config_set(&v->fn, pos + PCI_MSIX_FLAGS, 2, v->msix.nr - 1);
-	pci_config_set(&v->fn, pos + PCI_MSIX_TABLE, 4, VIO_MSIX | VIO_BAR_REGS);
-	pci_config_set(&v->fn, pos + PCI_MSIX_PBA, 4, VIO_PBA | VIO_BAR_REGS);
+	pci_config_set(&v->fn, pos + PCI_MSIX_TABLE, 4, v->layout.msix | VIO_BAR_REGS);
+	pci_config_set(&v->fn, pos + PCI_MSIX_PBA, 4, v->layout.pba | VIO_BAR_REGS);
 	v->fn.wmask[pos + PCI_MSIX_FLAGS + 1] =
 		(PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL) >> 8;
 }
@@ -86,9 +93,9 @@ static void add_registers(
 
 static void add_notify(struct virtio_pci *v, struct chain *at)
 {
-	uint32_t size = MAX(v->nr_queues, 1u) * VIO_NOTIFY_STEP;
 	struct virtio_pci_notify_cap cap = {
-		.cap = virtio_cap(VIRTIO_PCI_CAP_NOTIFY_CFG, sizeof(cap), VIO_NOTIFY, size),
+		.cap = virtio_cap(VIRTIO_PCI_CAP_NOTIFY_CFG, sizeof(cap), VIO_NOTIFY,
+			v->layout.notify_size),
 		.notify_off_multiplier = VIO_NOTIFY_STEP,
 	};
 
@@ -116,26 +123,43 @@ static void add_shm(struct virtio_pci *v, struct chain *at, unsigned i)
 		.length_hi = (uint32_t)(size >> 32),
 	};
 
-	cap.cap.bar = VIO_BAR_SHM;
+	if (v->layout.shm[i].narrow)
+		cap.cap.cap_len = sizeof(cap.cap);
+	cap.cap.bar = v->layout.shm[i].bar;
 	cap.cap.id = v->b->info.shm[i].id;
-	add_cap(v, at, PCI_CAP_ID_VNDR, &cap, sizeof(cap));
+	add_cap(v, at, PCI_CAP_ID_VNDR, &cap, cap.cap.cap_len);
+}
+
+/* Of the same form as that for doorbells of queues. */
+static void add_aux(struct virtio_pci *v, struct chain *at)
+{
+	struct virtio_pci_notify_cap bells = {
+		.cap = virtio_cap(
+			VVU_CAP_DOORBELL, sizeof(bells), VVU_DOORBELLS, VVU_DOORBELLS_LEN),
+		.notify_off_multiplier = VVU_DOORBELL_STEP,
+	};
+	struct virtio_pci_cap notifications = virtio_cap(
+		VVU_CAP_NOTIFICATION, sizeof(notifications), VVU_NOTIFY, VVU_NOTIFY_LEN);
+
+	bells.cap.bar = notifications.bar = VVU_BAR_BELLS;
+	add_cap(v, at, PCI_CAP_ID_VNDR, &bells, sizeof(bells));
+	add_cap(v, at, PCI_CAP_ID_VNDR, &notifications, sizeof(notifications));
 }
 
 static void build_header(struct virtio_pci *v)
 {
 	uint32_t id = v->b->info.type;
-	const struct virtio_type *type = virtio_type_find(id);
 	struct pci_function *fn = &v->fn;
 
 	pci_config_set(fn, PCI_VENDOR_ID, 2, VENDOR);
 	pci_config_set(fn, PCI_DEVICE_ID, 2, DEVICE_BASE + id);
 	pci_config_set(fn, PCI_SUBSYSTEM_VENDOR_ID, 2, VENDOR);
-	pci_config_set(fn, PCI_SUBSYSTEM_ID, 2, SUBSYSTEM + id);
+	pci_config_set(fn, PCI_SUBSYSTEM_ID, 2, v->layout.subsystem);
 	pci_config_set(fn, PCI_STATUS, 2, PCI_STATUS_CAP_LIST);
 	/* 4.1.2.1: a revision of 1 keeps drivers of the old interface away. */
 	fn->config[PCI_REVISION_ID] = 1;
-	fn->config[PCI_CLASS_DEVICE + 1] = type ? type->class_code : 0xff;
-	fn->config[PCI_CLASS_DEVICE] = type ? type->subclass : 0;
+	fn->config[PCI_CLASS_DEVICE + 1] = v->layout.class_code;
+	fn->config[PCI_CLASS_DEVICE] = v->layout.subclass;
 	fn->config[PCI_INTERRUPT_PIN] = 1;
 }
 
@@ -150,6 +174,8 @@ void vio_config_build(struct virtio_pci *v)
 	add_registers(v, &at, VIRTIO_PCI_CAP_ISR_CFG, VIO_ISR, VIO_ISR_SIZE);
 	add_registers(v, &at, VIRTIO_PCI_CAP_DEVICE_CFG, VIO_DEVICE, VIRTIO_CONFIG_ROOM);
 	add_window(v, &at);
+	if (v->layout.nr_bells)
+		add_aux(v, &at);
 	for (unsigned i = 0; i < VIRTIO_MAX_SHM; i++)
 		if (v->b->info.shm[i].size)
 			add_shm(v, &at, i);
@@ -207,7 +233,7 @@ static bool window_place(struct virtio_pci *v, uint32_t *off, uint32_t *len)
 	*off = get(v, v->window_pos + VIRTIO_PCI_CAP_OFFSET, 4);
 	*len = get(v, v->window_pos + VIRTIO_PCI_CAP_LENGTH, 4);
 	return bar == VIO_BAR_REGS && (*len == 1 || *len == 2 || *len == 4) && !(*off % *len) &&
-	       range_ok(*off, *len, VIO_REGS_SIZE);
+	       range_ok(*off, *len, v->layout.regs_size);
 }
 
 static void window_read(struct virtio_pci *v)

@@ -5,6 +5,7 @@
  *   virtio_pci_config.c  configuration space: identity, capabilities, the access window
  *   virtio_pci_common.c  common configuration: features, status, queues
  *   virtio_pci_bar.c     who answers in BAR 0; doorbells
+ *   virtio_pci_aux.c     doorbells and notifications of others
  *   virtio_pci_irq.c     vectors, INTx and ISR, configuration interrupts
  *   virtio_pci_shm.c     shared-memory regions
  *
@@ -51,10 +52,21 @@ static_assert(VIO_DEVICE + VIRTIO_CONFIG_ROOM <= VIO_NOTIFY, "device configurati
 
 /* A piece of a shared-memory region, as it is laid into guest memory. */
 struct vio_map {
+	unsigned bar;
 	uint64_t at, size; /* of the BAR */
 	void *hva;
 	bool readonly;
 	int slot; /* -1: the BAR is not decoded now */
+};
+
+/* Doorbells and notifications of others; nr 0: there are none. */
+struct vio_aux {
+	uint16_t select;   /* v->lock */
+	uint16_t *vectors; /* of notifications; v->lock */
+	struct irq_tap *taps; /* irqs' own lock */
+	int *kicks;	   /* the taps' descriptors; one caller of vio_aux_notification() at a time */
+	int *bells;	   /* topology lock */
+	bool *laid;	   /* registered at KVM; topology lock */
 };
 
 struct virtio_pci {
@@ -66,6 +78,8 @@ struct virtio_pci {
 	char bdf[16];
 	virtio_pci_attached_fn attached;
 	void *attached_arg;
+	struct virtio_pci_layout layout;
+	bool special; /* the layout was given */
 
 	/* Made by attached(), constant after it. */
 	uint64_t offered;
@@ -94,6 +108,7 @@ struct virtio_pci {
 	uint64_t doorbell_base;
 	struct vio_map *maps;
 	unsigned nr_maps;
+	struct vio_aux aux;
 	uint64_t cut_ns; /* when a piece was last found to have lost its file's end */
 
 	struct vio_intr {
@@ -140,6 +155,30 @@ void vio_bar_write(
 void vio_bar_mapped(struct pci_function *fn, unsigned bar);
 void vio_bar_unmapped(struct pci_function *fn, unsigned bar);
 
+/*
+ * Have KVM signal fd for writes at addr, of nr_lengths of the lengths 2, 4 and 1 where it cannot do it
+ * for all; or end that. Topology lock held. 0 or -errno.
+ */
+int vio_doorbell_on(struct virtio_pci *v, uint64_t addr, int fd, unsigned nr_lengths);
+void vio_doorbell_off(struct virtio_pci *v, uint64_t addr, int fd, unsigned nr_lengths);
+
+/* --- virtio_pci_aux.c --- */
+
+int vio_aux_build(struct virtio_pci *v, struct err *err);
+void vio_aux_free(struct virtio_pci *v);
+/* As after power-on: no vectors. What others have given stays. v->lock held. */
+void vio_aux_reset(struct virtio_pci *v);
+/* Accesses of the BAR that holds them. v->lock held. */
+uint64_t vio_aux_read(struct virtio_pci *v, uint64_t off, unsigned size);
+void vio_aux_write(struct virtio_pci *v, uint64_t off, unsigned size, uint64_t value);
+/* A doorbell that KVM did not take; false: off is none. No lock held. */
+bool vio_aux_ring(struct virtio_pci *v, uint64_t off);
+/* Topology lock held. */
+void vio_aux_mapped(struct virtio_pci *v);
+void vio_aux_unmapped(struct virtio_pci *v);
+int vio_aux_bell(struct virtio_owner *o, unsigned index, int fd);
+int vio_aux_notification(struct virtio_owner *o, unsigned index, int fd);
+
 /* --- virtio_pci_irq.c --- */
 
 /* v->lock held, these. */
@@ -164,7 +203,7 @@ void vio_needs_reset(struct virtio_pci *v);
 int vio_intx_connect(struct virtio_pci *v, struct err *err);
 void vio_intx_disconnect(struct virtio_pci *v);
 
-/* --- virtio_pci_shm.c: loop thread unless said otherwise --- */
+/* --- virtio_pci_shm.c: any thread unless said otherwise --- */
 
 /* Lay out the regions, give the function its BAR. 0 or -errno with a text. */
 int vio_shm_build(struct virtio_pci *v, struct err *err);
@@ -172,8 +211,8 @@ int vio_shm_map(struct virtio_owner *o, uint8_t shmid, uint64_t off, uint64_t le
 	uint64_t fd_off, bool writable);
 void vio_shm_clear(struct virtio_owner *o);
 /* Topology lock held, these. */
-void vio_shm_mapped(struct virtio_pci *v);
-void vio_shm_unmapped(struct virtio_pci *v);
+void vio_shm_mapped(struct virtio_pci *v, unsigned bar);
+void vio_shm_unmapped(struct virtio_pci *v, unsigned bar);
 void vio_shm_drop(struct virtio_pci *v);
 bool vio_memory_fault(struct pci_function *fn);
 

@@ -1,7 +1,7 @@
 /*
  * virtio_pci_shm.c - shared-memory regions: a BAR that a device fills with pieces of files
  *
- * BAR 2 holds all regions one after the other. The device asks for a piece of a file to be laid
+ * A BAR holds its regions one after the other; usually BAR 2 holds all. The device asks for a piece of a file to be laid
  * into a region; we map the file and, while the BAR is decoded, give KVM a memory slot there. Where
  * nothing is laid, accesses trap and read all-ones.
  *
@@ -10,7 +10,7 @@
  * look at each mapping's last page finds a truncated file; if none is, all pages are looked at.
  *
  * Owns:    the mappings. Descriptors are closed once mapped.
- * Threads: the loop thread changes, the BAR moves on vCPU threads; all under the topology lock.
+ * Threads: the back-end's changes, the BAR moves on vCPU threads; all under the topology lock.
  * Spec:    virtio 1.3, 2.10 and 4.1.4.7; vhost-user, "Shared memory".
  */
 #include <errno.h>
@@ -35,34 +35,43 @@ static bool is_paged(uint64_t value)
 	return !(value & (PAGE_SIZE_4K - 1));
 }
 
+static int check_region(const struct virtio_info *info, unsigned i, struct err *err)
+{
+	uint64_t size = info->shm[i].size;
+
+	if (!is_paged(size) || size > REGION_MAX)
+		return err_set(err, -EPROTO,
+			"shared memory region %u: 0x%llx bytes, expected a multiple of 4096 "
+			"up to 0x%llx",
+			info->shm[i].id, (unsigned long long)size, REGION_MAX);
+	for (unsigned j = 0; j < i; j++)
+		if (info->shm[j].size && info->shm[j].id == info->shm[i].id)
+			return err_set(err, -EPROTO, "shared memory region %u is there twice",
+				info->shm[i].id);
+	return 0;
+}
+
 int vio_shm_build(struct virtio_pci *v, struct err *err)
 {
-	uint64_t at = 0;
+	uint64_t ends[PCI_NR_BARS] = { 0 };
 
 	for (unsigned i = 0; i < VIRTIO_MAX_SHM; i++) {
 		uint64_t size = v->b->info.shm[i].size;
+		unsigned bar = v->layout.shm[i].bar;
+		bool narrow = v->layout.shm[i].narrow;
 
 		if (!size)
 			continue;
-		if (!is_paged(size) || size > REGION_MAX)
-			return err_set(err, -EPROTO,
-				"shared memory region %u: 0x%llx bytes, expected a multiple of 4096 "
-				"up to 0x%llx",
-				v->b->info.shm[i].id, (unsigned long long)size, REGION_MAX);
-		for (unsigned j = 0; j < i; j++)
-			if (v->b->info.shm[j].size && v->b->info.shm[j].id == v->b->info.shm[i].id)
-				return err_set(err, -EPROTO,
-					"shared memory region %u is there twice",
-					v->b->info.shm[i].id);
-		v->shm_at[i] = at;
-		at = align_up(at + size, REGION_ALIGN);
-	}
-	if (at)
-		v->fn.bars[VIO_BAR_SHM] = (struct pci_bar){
-			.kind = PCI_BAR_MEM64,
-			.prefetchable = true,
-			.size = pow2_up(at),
+		if (check_region(&v->b->info, i, err))
+			return -EPROTO;
+		v->shm_at[i] = ends[bar];
+		ends[bar] = align_up(ends[bar] + size, REGION_ALIGN);
+		v->fn.bars[bar] = (struct pci_bar){
+			.kind = narrow ? PCI_BAR_MEM32 : PCI_BAR_MEM64,
+			.prefetchable = !narrow,
+			.size = pow2_up(ends[bar]),
 		};
+	}
 	return 0;
 }
 
@@ -70,7 +79,7 @@ int vio_shm_build(struct virtio_pci *v, struct err *err)
 
 static int lay(struct virtio_pci *v, struct vio_map *map)
 {
-	int slot = memory_slot_add(v->m->memory, v->fn.bars[VIO_BAR_SHM].addr + map->at, map->size,
+	int slot = memory_slot_add(v->m->memory, v->fn.bars[map->bar].addr + map->at, map->size,
 		map->hva, map->readonly);
 
 	map->slot = MAX(slot, -1);
@@ -84,11 +93,11 @@ static void unlay(struct virtio_pci *v, struct vio_map *map)
 	map->slot = -1;
 }
 
-void vio_shm_mapped(struct virtio_pci *v)
+void vio_shm_mapped(struct virtio_pci *v, unsigned bar)
 {
 	for (unsigned i = 0; i < v->nr_maps; i++) {
 		struct vio_map *map = &v->maps[i];
-		int rc = lay(v, map);
+		int rc = map->bar == bar ? lay(v, map) : 0;
 
 		if (rc)
 			log_limited(&v->complaints, LOG_WARN,
@@ -98,10 +107,11 @@ void vio_shm_mapped(struct virtio_pci *v)
 	}
 }
 
-void vio_shm_unmapped(struct virtio_pci *v)
+void vio_shm_unmapped(struct virtio_pci *v, unsigned bar)
 {
 	for (unsigned i = 0; i < v->nr_maps; i++)
-		unlay(v, &v->maps[i]);
+		if (v->maps[i].bar == bar)
+			unlay(v, &v->maps[i]);
 }
 
 static void drop(struct virtio_pci *v, unsigned i)
@@ -119,10 +129,11 @@ void vio_shm_drop(struct virtio_pci *v)
 
 /* --- what the device asks for --- */
 
-static bool overlaps(const struct virtio_pci *v, uint64_t at, uint64_t size)
+static bool overlaps(const struct virtio_pci *v, const struct vio_map *map)
 {
 	for (unsigned i = 0; i < v->nr_maps; i++)
-		if (ranges_overlap(v->maps[i].at, v->maps[i].size, at, size))
+		if (v->maps[i].bar == map->bar &&
+			ranges_overlap(v->maps[i].at, v->maps[i].size, map->at, map->size))
 			return true;
 	return false;
 }
@@ -143,14 +154,14 @@ static int room_for_one(struct virtio_pci *v)
 static int add(struct virtio_pci *v, struct vio_map *map, int fd, uint64_t fd_off)
 {
 	int prot = PROT_READ | (map->readonly ? 0 : PROT_WRITE);
-	int rc = overlaps(v, map->at, map->size) ? -EEXIST : room_for_one(v);
+	int rc = overlaps(v, map) ? -EEXIST : room_for_one(v);
 
 	if (rc)
 		return rc;
 	map->hva = mmap(NULL, map->size, prot, MAP_SHARED, fd, (off_t)fd_off);
 	if (map->hva == MAP_FAILED)
 		return -errno;
-	if (v->fn.bars[VIO_BAR_SHM].mapped)
+	if (v->fn.bars[map->bar].mapped)
 		rc = lay(v, map);
 	if (rc)
 		munmap(map->hva, map->size);
@@ -160,28 +171,30 @@ static int add(struct virtio_pci *v, struct vio_map *map, int fd, uint64_t fd_of
 }
 
 /* Only whole pieces, as they were laid. */
-static int take_out(struct virtio_pci *v, uint64_t at, uint64_t size)
+static int take_out(struct virtio_pci *v, const struct vio_map *what)
 {
+	uint64_t at = what->at, size = what->size;
 	unsigned removed = 0;
 
 	for (unsigned i = v->nr_maps; i-- > 0;)
-		if (v->maps[i].at >= at && range_ok(v->maps[i].at - at, v->maps[i].size, size)) {
+		if (v->maps[i].bar == what->bar && v->maps[i].at >= at && range_ok(v->maps[i].at - at, v->maps[i].size, size)) {
 			drop(v, i);
 			removed++;
 		}
 	return removed ? 0 : -ENOENT;
 }
 
-/* Where [off, off + len) of a region lies in the BAR. 0 or -EINVAL. */
-static int place(
-	const struct virtio_pci *v, uint8_t shmid, uint64_t off, uint64_t len, uint64_t *at)
+/* Where [off, off + map->size) of a region lies. 0 or -EINVAL. */
+static int place(const struct virtio_pci *v, uint8_t shmid, uint64_t off, struct vio_map *map)
 {
+	uint64_t len = map->size;
 	const struct virtio_info *info = &v->b->info;
 
 	for (unsigned i = 0; i < VIRTIO_MAX_SHM; i++) {
 		if (info->shm[i].id != shmid || !range_ok(off, len, info->shm[i].size))
 			continue;
-		*at = v->shm_at[i] + off;
+		map->bar = v->layout.shm[i].bar;
+		map->at = v->shm_at[i] + off;
 		return len && is_paged(off | len) ? 0 : -EINVAL;
 	}
 	return -EINVAL;
@@ -193,12 +206,12 @@ int vio_shm_map(struct virtio_owner *o, uint8_t shmid, uint64_t off, uint64_t le
 	struct virtio_pci *v = container_of(o, struct virtio_pci, owner);
 	struct vio_map map = { .size = len, .readonly = !writable, .slot = -1 };
 	FD_AUTO fd = fd_in;
-	int rc = place(v, shmid, off, len, &map.at);
+	int rc = place(v, shmid, off, &map);
 
 	if (rc || !is_paged(fd_off) || fd_off > INT64_MAX - len)
 		return -EINVAL;
 	pci_lock(v->m->pci);
-	rc = fd < 0 ? take_out(v, map.at, len) : add(v, &map, fd, fd_off);
+	rc = fd < 0 ? take_out(v, &map) : add(v, &map, fd, fd_off);
 	pci_unlock(v->m->pci);
 	return rc;
 }
