@@ -1,0 +1,135 @@
+/*
+ * dma_follow.c - telling those who follow a space what it shows
+ *
+ * A large view is told in parts, each of which is waited for: what is under way is bounded.
+ */
+#include <assert.h>
+#include <errno.h>
+
+#include "machine/dma_priv.h"
+
+int dma_tell_map(struct dma_space *s, const struct dma_range *r)
+{
+	int rc = 0;
+
+	for (struct dma_listener *l = s->listeners; l && !rc; l = l->next)
+		rc = l->map(l, r);
+	return rc;
+}
+
+void dma_tell_unmap(struct dma_space *s, const struct dma_range *r)
+{
+	for (struct dma_listener *l = s->listeners; l; l = l->next)
+		l->unmap(l, r);
+}
+
+int dma_tell_sync(struct dma_space *s)
+{
+	int first = 0;
+
+	for (struct dma_listener *l = s->listeners; l; l = l->next) {
+		int rc = l->sync ? l->sync(l) : 0;
+
+		first = first ? first : rc;
+	}
+	return first;
+}
+
+/* From one range to the next; 0 at the end of the address space. */
+static uint64_t behind(const struct dma_range *r)
+{
+	return r->iova + r->size;
+}
+
+int dma_tell_view(struct dma_space *s, const struct dma_target *view)
+{
+	struct dma_range r;
+	uint64_t at = 0;
+	unsigned nr = 0;
+	int rc = 0;
+
+	while (!rc && dma_next_range(s, view, at, &r)) {
+		rc = dma_tell_map(s, &r);
+		if (!rc && ++nr % DMA_SYNC_EVERY == 0)
+			rc = dma_tell_sync(s);
+		at = behind(&r);
+		if (!at)
+			break;
+	}
+	return rc ? rc : dma_tell_sync(s);
+}
+
+void dma_untell_view(struct dma_space *s, const struct dma_target *view)
+{
+	struct dma_range r;
+	uint64_t at = 0;
+	unsigned nr = 0;
+
+	while (dma_next_range(s, view, at, &r)) {
+		dma_tell_unmap(s, &r);
+		if (++nr % DMA_SYNC_EVERY == 0)
+			dma_tell_sync(s);
+		at = behind(&r);
+		if (!at)
+			break;
+	}
+	dma_tell_sync(s);
+}
+
+/* --- coming and going --- */
+
+/* s->notify held, so the view stays. */
+static int tell_one(struct dma_space *s, struct dma_listener *l)
+{
+	struct dma_target view;
+	struct dma_range r;
+	uint64_t at = 0;
+	int rc = 0;
+
+	pthread_mutex_lock(&s->lock);
+	view = (struct dma_target){ s->view, s->domain, s->io };
+	pthread_mutex_unlock(&s->lock);
+	while (!rc && dma_next_range(s, &view, at, &r)) {
+		rc = l->map(l, &r);
+		at = behind(&r);
+		if (!at)
+			break;
+	}
+	return rc;
+}
+
+int dma_listen(struct dma_space *s, struct dma_listener *l)
+{
+	int rc;
+
+	pthread_mutex_lock(&s->notify);
+	l->next = s->listeners;
+	s->listeners = l;
+	rc = tell_one(s, l);
+	pthread_mutex_unlock(&s->notify);
+	return rc;
+}
+
+void dma_unlisten(struct dma_space *s, struct dma_listener *l)
+{
+	struct dma_listener **at;
+
+	pthread_mutex_lock(&s->notify);
+	for (at = &s->listeners; *at && *at != l; at = &(*at)->next)
+		;
+	if (*at)
+		*at = l->next;
+	pthread_mutex_unlock(&s->notify);
+}
+
+int dma_replay(struct dma_space *s, struct dma_listener *l, void (*begin)(struct dma_listener *l))
+{
+	int rc;
+
+	pthread_mutex_lock(&s->notify);
+	if (begin)
+		begin(l);
+	rc = tell_one(s, l);
+	pthread_mutex_unlock(&s->notify);
+	return rc;
+}

@@ -1,0 +1,664 @@
+/*
+ * iommu.c - domains, their mappings, and the spaces attached to them
+ *
+ * A change is made in the table first, so that translations see it, then the spaces concerned are
+ * told, one after another, each under its own lock; those who follow answer, and the change is
+ * complete. A mapping that a follower does not take is taken back from all.
+ *
+ * A space can go away while it is being told (iommu_remove() on the loop thread): it is held
+ * meanwhile, and what is said to it reaches nobody. A domain that has lost its last space that way
+ * is freed by the next change.
+ *
+ * Owns:    domains and mappings. Spaces are borrowed from iommu_add() to iommu_remove().
+ * Trusts:  no number that the guest gave.
+ */
+#include "machine/iommu.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "machine/dma_priv.h"
+
+static const struct dma_target nothing = { .view = DMA_NOTHING };
+
+/* --- domains; io->change held --- */
+
+/* One piece after another, not recursively: a domain may have many. */
+static void free_mappings(struct iommu *io, struct domain *d)
+{
+	struct range_node *n;
+
+	pthread_mutex_lock(&io->lock);
+	while ((n = d->mappings.root)) {
+		range_tree_remove(&d->mappings, n);
+		free(container_of(n, struct mapping, node));
+		io->nr_mappings--;
+	}
+	pthread_mutex_unlock(&io->lock);
+}
+
+static bool is_empty(struct iommu *io, const struct domain *d)
+{
+	bool empty;
+
+	pthread_mutex_lock(&io->lock);
+	empty = !d->nr_spaces;
+	pthread_mutex_unlock(&io->lock);
+	return empty;
+}
+
+/* Domains that nobody is attached to any more are no more. */
+static void reap(struct iommu *io)
+{
+	struct domain **at = &io->domains, *d;
+
+	while ((d = *at)) {
+		if (!is_empty(io, d)) {
+			at = &d->next;
+			continue;
+		}
+		*at = d->next;
+		free_mappings(io, d);
+		free(d);
+	}
+}
+
+static void begin_change(struct iommu *io)
+{
+	pthread_mutex_lock(&io->change);
+	reap(io);
+}
+
+static void end_change(struct iommu *io)
+{
+	reap(io);
+	pthread_mutex_unlock(&io->change);
+}
+
+static struct domain *find_domain(struct iommu *io, uint32_t number)
+{
+	struct domain *d = io->domains;
+
+	while (d && d->number != number)
+		d = d->next;
+	return d;
+}
+
+/* --- endpoints --- */
+
+/* io->lock held. */
+static struct dma_space *find_space(struct iommu *io, uint32_t endpoint)
+{
+	struct dma_space *s = io->spaces;
+
+	while (s && s->endpoint != endpoint)
+		s = s->next;
+	return s;
+}
+
+/* Held; NULL: there is none. */
+static struct dma_space *hold_space(struct iommu *io, uint32_t endpoint)
+{
+	struct dma_space *s;
+
+	pthread_mutex_lock(&io->lock);
+	s = find_space(io, endpoint);
+	if (s)
+		dma_space_hold(s);
+	pthread_mutex_unlock(&io->lock);
+	return s;
+}
+
+bool iommu_has(struct iommu *io, uint32_t endpoint)
+{
+	bool found;
+
+	pthread_mutex_lock(&io->lock);
+	found = find_space(io, endpoint);
+	pthread_mutex_unlock(&io->lock);
+	return found;
+}
+
+static struct domain *domain_of(struct iommu *io, struct dma_space *s)
+{
+	struct domain *d;
+
+	pthread_mutex_lock(&io->lock);
+	d = s->domain;
+	pthread_mutex_unlock(&io->lock);
+	return d;
+}
+
+static struct dma_target unattached(struct iommu *io)
+{
+	return (struct dma_target){ .view = atomic_load(&io->bypass) ? DMA_IDENTITY : DMA_NOTHING };
+}
+
+/* What the space shows; `domain` is what it is attached to. False: it has been removed meanwhile.
+ */
+static bool set_view(
+	struct dma_space *s, struct iommu *io, const struct dma_target *view, struct domain *domain)
+{
+	bool there;
+
+	pthread_mutex_lock(&s->lock);
+	there = s->io == io;
+	if (there) {
+		pthread_mutex_lock(&io->lock);
+		if (s->domain)
+			s->domain->nr_spaces--;
+		if (domain)
+			domain->nr_spaces++;
+		s->domain = domain;
+		pthread_mutex_unlock(&io->lock);
+		s->view = view->view;
+	}
+	pthread_mutex_unlock(&s->lock);
+	return there;
+}
+
+/*
+ * From one view to another, by way of nothing. io->change held: the old domain lives until the end
+ * of it. 0; or what a follower said, and it shows nothing and is attached to nothing.
+ */
+static int switch_view(
+	struct dma_space *s, struct iommu *io, const struct dma_target *to, struct domain *domain)
+{
+	struct dma_target from;
+	int rc = 0;
+
+	pthread_mutex_lock(&s->notify);
+	pthread_mutex_lock(&s->lock);
+	from = (struct dma_target){ s->view, s->domain, io };
+	pthread_mutex_unlock(&s->lock);
+	if (from.view == to->view && from.view != DMA_TABLE) {
+		set_view(s, io, to, domain);
+		goto out;
+	}
+	if (!set_view(s, io, &nothing, NULL))
+		goto out;
+	dma_take_back(s, 0, UINT64_MAX);
+	dma_untell_view(s, &from);
+	if (!set_view(s, io, to, domain))
+		goto out;
+	rc = dma_tell_view(s, to);
+	if (rc) {
+		set_view(s, io, &nothing, NULL);
+		dma_untell_view(s, to);
+	}
+out:
+	pthread_mutex_unlock(&s->notify);
+	return rc;
+}
+
+static int detach(struct iommu *io, struct dma_space *s)
+{
+	struct dma_target to = unattached(io);
+
+	return switch_view(s, io, &to, NULL);
+}
+
+int iommu_add(struct iommu *io, uint32_t endpoint, struct dma_space *s)
+{
+	int rc = 0;
+
+	assert(!s->io);
+	dma_will_be_translated(s);
+	pthread_mutex_lock(&s->notify);
+	pthread_mutex_lock(&s->lock);
+	pthread_mutex_lock(&io->lock);
+	if (find_space(io, endpoint)) {
+		rc = -EEXIST;
+	} else {
+		s->io = io;
+		s->endpoint = endpoint;
+		s->view = unattached(io).view;
+		s->next = io->spaces;
+		io->spaces = s;
+	}
+	pthread_mutex_unlock(&io->lock);
+	pthread_mutex_unlock(&s->lock);
+	if (!rc && s->view == DMA_NOTHING)
+		for (unsigned i = 0; i < memory_nr_ranges(s->memory); i++) {
+			const struct mem_range *r = memory_range(s->memory, i);
+			const struct dma_range gone = {
+				.iova = r->gpa, .gpa = r->gpa, .size = r->size, .fd = -1
+			};
+
+			dma_tell_unmap(s, &gone);
+		}
+	pthread_mutex_unlock(&s->notify);
+	return rc;
+}
+
+void iommu_remove(struct dma_space *s)
+{
+	struct dma_space **at;
+	struct iommu *io;
+
+	pthread_mutex_lock(&s->lock);
+	io = s->io;
+	if (io) {
+		pthread_mutex_lock(&io->lock);
+		for (at = &io->spaces; *at != s; at = &(*at)->next)
+			;
+		*at = s->next;
+		if (s->domain)
+			s->domain->nr_spaces--;
+		s->domain = NULL;
+		pthread_mutex_unlock(&io->lock);
+		s->io = NULL;
+		s->view = DMA_IDENTITY;
+	}
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* --- attach and detach --- */
+
+static struct domain *make_domain(struct iommu *io, uint32_t number, bool bypass)
+{
+	struct domain *d = calloc(1, sizeof(*d));
+
+	if (d) {
+		d->number = number;
+		d->bypass = bypass;
+		d->next = io->domains;
+		io->domains = d;
+	}
+	return d;
+}
+
+static int attach(struct iommu *io, uint32_t number, struct dma_space *s, bool bypass)
+{
+	struct domain *d = find_domain(io, number);
+	struct dma_target to = { .view = bypass ? DMA_IDENTITY : DMA_TABLE, .io = io };
+
+	if (d && d->bypass != bypass)
+		return -EINVAL;
+	if (d && domain_of(io, s) == d)
+		return 0;
+	if (!d)
+		d = make_domain(io, number, bypass);
+	if (!d)
+		return -ENOMEM;
+	to.domain = bypass ? NULL : d;
+	return switch_view(s, io, &to, d);
+}
+
+int iommu_attach(struct iommu *io, uint32_t domain, uint32_t endpoint, bool bypass)
+{
+	struct dma_space *s;
+	int rc;
+
+	begin_change(io);
+	s = hold_space(io, endpoint);
+	rc = s ? attach(io, domain, s, bypass) : -ENOENT;
+	end_change(io);
+	if (s)
+		dma_space_drop(s);
+	return rc;
+}
+
+int iommu_detach(struct iommu *io, uint32_t domain, uint32_t endpoint)
+{
+	struct dma_space *s;
+	struct domain *d;
+	int rc = -ENOENT;
+
+	begin_change(io);
+	s = hold_space(io, endpoint);
+	d = find_domain(io, domain);
+	if (s && (!d || domain_of(io, s) != d))
+		rc = -EINVAL;
+	else if (s)
+		rc = detach(io, s);
+	end_change(io);
+	if (s)
+		dma_space_drop(s);
+	return rc;
+}
+
+/* --- telling a domain --- */
+
+/* The spaces of a domain, held. *nr: how many. NULL: out of memory. */
+static struct dma_space **spaces_of(struct iommu *io, const struct domain *d, unsigned *nr)
+{
+	struct dma_space **all, *s;
+
+	*nr = 0;
+	pthread_mutex_lock(&io->lock);
+	all = calloc(MAX(d->nr_spaces, 1u), sizeof(*all));
+	for (s = io->spaces; s && all; s = s->next)
+		if (s->domain == d)
+			all[(*nr)++] = dma_space_hold(s);
+	pthread_mutex_unlock(&io->lock);
+	return all;
+}
+
+static void drop_spaces(struct dma_space **all, unsigned nr)
+{
+	for (unsigned i = 0; i < nr; i++)
+		dma_space_drop(all[i]);
+	free(all);
+}
+
+static int tell_mapping(struct iommu *io, struct dma_space *s, const struct mapping *map)
+{
+	struct dma_range r;
+	uint64_t at = map->node.first;
+	int rc = 0;
+
+	pthread_mutex_lock(&s->notify);
+	pthread_mutex_lock(&io->lock);
+	s->told = io->change_nr;
+	pthread_mutex_unlock(&io->lock);
+	while (!rc && dma_next_piece(s->memory, map, at, &r)) {
+		rc = dma_tell_map(s, &r);
+		at = r.iova + r.size;
+		if (!at || at > map->node.last)
+			break;
+	}
+	if (!rc)
+		rc = dma_tell_sync(s);
+	pthread_mutex_unlock(&s->notify);
+	return rc;
+}
+
+/* All of a list of mappings, which are in the table no more. */
+static void untell_mappings(struct dma_space *s, const struct mapping *map)
+{
+	struct dma_range r;
+	unsigned nr = 0;
+
+	pthread_mutex_lock(&s->notify);
+	for (; map; map = map->next)
+		for (uint64_t at = map->node.first; dma_next_piece(s->memory, map, at, &r);) {
+			dma_tell_unmap(s, &r);
+			if (++nr % DMA_SYNC_EVERY == 0)
+				dma_tell_sync(s);
+			at = r.iova + r.size;
+			if (!at || at > map->node.last)
+				break;
+		}
+	dma_tell_sync(s);
+	pthread_mutex_unlock(&s->notify);
+}
+
+/* --- map --- */
+
+static bool is_reserved(const struct iommu *io, uint64_t first, uint64_t last)
+{
+	for (unsigned i = 0; i < io->nr_resv; i++)
+		if (first <= io->resv[i].last && last >= io->resv[i].first)
+			return true;
+	return false;
+}
+
+static int check_range(const struct iommu *io, uint64_t first, uint64_t last, uint64_t gpa)
+{
+	uint64_t mask = IOMMU_PAGE - 1;
+
+	if (first >= last || first & mask || (last & mask) != mask || gpa & mask ||
+		last > io->last || gpa > UINT64_MAX - (last - first))
+		return -ERANGE;
+	return is_reserved(io, first, last) ? -EINVAL : 0;
+}
+
+static int insert(struct iommu *io, struct domain *d, struct mapping *map)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&io->lock);
+	if (io->nr_mappings >= IOMMU_MAX_MAPPINGS)
+		rc = -ENOSPC;
+	else if (!range_tree_insert(&d->mappings, &map->node))
+		rc = -EINVAL;
+	if (!rc) {
+		io->nr_mappings++;
+		io->fresh = map;
+		io->change_nr++;
+	}
+	pthread_mutex_unlock(&io->lock);
+	return rc;
+}
+
+static void take_out(struct iommu *io, struct domain *d, struct mapping *map)
+{
+	pthread_mutex_lock(&io->lock);
+	range_tree_remove(&d->mappings, &map->node);
+	io->nr_mappings--;
+	io->fresh = NULL;
+	pthread_mutex_unlock(&io->lock);
+}
+
+/* In the table already. */
+static int tell_domain(struct iommu *io, struct domain *d, struct mapping *map)
+{
+	struct dma_space **all;
+	unsigned nr;
+	int rc = 0;
+
+	all = spaces_of(io, d, &nr);
+	if (!all)
+		rc = -ENOMEM;
+	for (unsigned i = 0; i < nr && !rc; i++)
+		rc = tell_mapping(io, all[i], map);
+	if (rc) {
+		take_out(io, d, map);
+		for (unsigned i = 0; i < nr; i++) {
+			dma_take_back(all[i], map->node.first, map->node.last);
+			untell_mappings(all[i], map);
+		}
+	}
+	pthread_mutex_lock(&io->lock);
+	io->fresh = NULL;
+	pthread_mutex_unlock(&io->lock);
+	if (all)
+		drop_spaces(all, nr);
+	return rc;
+}
+
+static int map_range(struct iommu *io, struct domain *d, uint64_t first, uint64_t last,
+	uint64_t gpa, unsigned access)
+{
+	struct mapping *map = calloc(1, sizeof(*map));
+	int rc;
+
+	if (!map)
+		return -ENOMEM;
+	*map = (struct mapping){
+		.node = { .first = first, .last = last }, .gpa = gpa, .access = access
+	};
+	rc = insert(io, d, map);
+	if (!rc)
+		rc = tell_domain(io, d, map);
+	if (rc)
+		free(map);
+	return rc;
+}
+
+int iommu_map(struct iommu *io, uint32_t domain, uint64_t first, uint64_t last, uint64_t gpa,
+	unsigned access)
+{
+	int rc = check_range(io, first, last, gpa);
+	struct domain *d;
+
+	if (rc)
+		return rc;
+	begin_change(io);
+	d = find_domain(io, domain);
+	if (!d)
+		rc = -ENOENT;
+	else if (d->bypass)
+		rc = -EINVAL;
+	else
+		rc = map_range(io, d, first, last, gpa, access);
+	end_change(io);
+	return rc;
+}
+
+/* --- unmap --- */
+
+/* Does an end of [first, last] lie inside a mapping? io->lock held. */
+static bool splits(const struct domain *d, uint64_t first, uint64_t last)
+{
+	const struct range_node *low = range_tree_find(&d->mappings, first);
+	const struct range_node *high = range_tree_find(&d->mappings, last);
+
+	return (low && low->first < first) || (high && high->last > last);
+}
+
+/* Take all of [first, last] out of the table, as a list. */
+static int take_range(
+	struct iommu *io, struct domain *d, uint64_t first, uint64_t last, struct mapping **list)
+{
+	struct mapping **end = list;
+	struct range_node *n;
+	int rc;
+
+	*list = NULL;
+	pthread_mutex_lock(&io->lock);
+	rc = splits(d, first, last) ? -ERANGE : 0;
+	while (!rc && (n = range_tree_first(&d->mappings, first, last))) {
+		struct mapping *map = container_of(n, struct mapping, node);
+
+		range_tree_remove(&d->mappings, n);
+		io->nr_mappings--;
+		map->next = NULL;
+		*end = map;
+		end = &map->next;
+	}
+	pthread_mutex_unlock(&io->lock);
+	return rc;
+}
+
+static int unmap_range(struct iommu *io, struct domain *d, uint64_t first, uint64_t last)
+{
+	struct dma_space **all;
+	struct mapping *list, *next;
+	unsigned nr;
+	int rc;
+
+	all = spaces_of(io, d, &nr);
+	if (!all)
+		return -ENOMEM;
+	rc = take_range(io, d, first, last, &list);
+	for (unsigned i = 0; i < nr && list; i++) {
+		dma_take_back(all[i], first, last);
+		untell_mappings(all[i], list);
+	}
+	drop_spaces(all, nr);
+	for (; list; list = next) {
+		next = list->next;
+		free(list);
+	}
+	return rc;
+}
+
+int iommu_unmap(struct iommu *io, uint32_t domain, uint64_t first, uint64_t last)
+{
+	struct domain *d;
+	int rc;
+
+	if (first > last)
+		return -ERANGE;
+	begin_change(io);
+	d = find_domain(io, domain);
+	if (!d)
+		rc = -ENOENT;
+	else if (d->bypass)
+		rc = -EINVAL;
+	else
+		rc = unmap_range(io, d, first, last);
+	end_change(io);
+	return rc;
+}
+
+/* --- all endpoints --- */
+
+/* One that this sweep has not come by yet, held; NULL at the end. */
+static struct dma_space *next_unswept(struct iommu *io)
+{
+	struct dma_space *s;
+
+	pthread_mutex_lock(&io->lock);
+	for (s = io->spaces; s && s->swept == io->sweep; s = s->next)
+		;
+	if (s) {
+		s->swept = io->sweep;
+		dma_space_hold(s);
+	}
+	pthread_mutex_unlock(&io->lock);
+	return s;
+}
+
+/* What is attached to nothing shows what that means now; so does the rest, if it is to be detached.
+ */
+static void sweep(struct iommu *io, bool detach_all)
+{
+	struct dma_space *s;
+
+	pthread_mutex_lock(&io->lock);
+	io->sweep++;
+	pthread_mutex_unlock(&io->lock);
+	while ((s = next_unswept(io))) {
+		if (detach_all || !domain_of(io, s))
+			detach(io, s);
+		dma_space_drop(s);
+	}
+}
+
+bool iommu_bypass(struct iommu *io)
+{
+	return atomic_load(&io->bypass);
+}
+
+void iommu_set_bypass(struct iommu *io, bool bypass)
+{
+	begin_change(io);
+	atomic_store(&io->bypass, bypass);
+	sweep(io, false);
+	end_change(io);
+}
+
+void iommu_reset(struct iommu *io)
+{
+	begin_change(io);
+	sweep(io, true);
+	end_change(io);
+}
+
+/* --- life --- */
+
+int iommu_new(const struct iommu_params *p, struct iommu **out)
+{
+	struct iommu *io = calloc(1, sizeof(*io));
+
+	if (!io)
+		return -ENOMEM;
+	assert(p->nr_resv <= IOMMU_MAX_RESV);
+	io->last = p->last;
+	io->nr_resv = p->nr_resv;
+	if (p->nr_resv)
+		memcpy(io->resv, p->resv, p->nr_resv * sizeof(*p->resv));
+	io->fault = p->fault;
+	io->arg = p->arg;
+	io->bypass = true;
+	pthread_mutex_init(&io->change, NULL);
+	pthread_mutex_init(&io->lock, NULL);
+	*out = io;
+	return 0;
+}
+
+void iommu_free(struct iommu *io)
+{
+	if (!io)
+		return;
+	assert(!io->spaces);
+	reap(io);
+	pthread_mutex_destroy(&io->lock);
+	pthread_mutex_destroy(&io->change);
+	free(io);
+}
