@@ -331,7 +331,7 @@ static const struct endpoint endpoints[] = {
 	{ "vm.add-pmem", "PUT" },
 	{ "vm.add-user-device", "PUT", true, add_device },
 	{ "vm.add-vdpa", "PUT" },
-	{ "vm.add-vsock", "PUT" },
+	{ "vm.add-vsock", "PUT", true, add_device },
 	{ "vm.coredump", "PUT" },
 	{ "vm.receive-migration", "PUT" },
 	{ "vm.remove-device", "PUT", true, remove_device },

@@ -79,6 +79,37 @@ static int add(struct vm *vm, struct vm_config *config, const struct option_row 
 	return rc;
 }
 
+/* One of which there is none or one. */
+static void *only_one_of(struct vm_config *config, const struct option_row *o)
+{
+	return (char *)config + o->offset;
+}
+
+static void forget_only_one(const struct option_row *o, void *item)
+{
+	fields_fini(o, item);
+	if (fields_init(o, item))
+		fields_fini(o, item);
+}
+
+static int add_only_one(struct vm_config *config, const struct option_row *o, const json_t *object,
+	struct err *err)
+{
+	/* what every device begins with */
+	const struct device_config *at = only_one_of(config, o);
+	int rc;
+
+	if (at->id)
+		return err_set(err, -EEXIST, "expected no %s yet, got a second one beside %s", o->name,
+			grammar_show(at->id).text);
+	rc = item_from_json(o, object, "", only_one_of(config, o), err);
+	if (!rc)
+		rc = options_check(config, err);
+	if (rc)
+		forget_only_one(o, only_one_of(config, o));
+	return rc;
+}
+
 int api_add_device(struct vm *vm, const char *option, struct http_request *req, struct err *err)
 {
 	const struct option_row *o = option_find(option);
@@ -89,8 +120,10 @@ int api_add_device(struct vm *vm, const char *option, struct http_request *req, 
 	if (!config)
 		return VM_WRONG_STATE;
 	rc = json_parse(req->body, req->body_len, &object, err);
-	if (!rc)
+	if (!rc && o->kind == OPTION_LIST)
 		rc = add(vm, config, o, object, &req->fds, err);
+	else if (!rc)
+		rc = add_only_one(config, o, object, err);
 	json_decref(object);
 	return rc;
 }
@@ -108,8 +141,22 @@ static void forget_fds(struct vm *vm, const struct int_list *fds)
 		vm_release_fd(vm, (int)fds->items[i]);
 }
 
+static bool remove_only_one(struct vm_config *config, const struct option_row *o, const char *id)
+{
+	const struct device_config *at = only_one_of(config, o);
+
+	if (o->kind != OPTION_FIELDS || o->group != GROUP_DEVICES || !at->id || strcmp(at->id, id))
+		return false;
+	forget_only_one(o, only_one_of(config, o));
+	return true;
+}
+
 static int remove_one(struct vm *vm, struct vm_config *config, const char *id, struct err *err)
 {
+	for_each_option (o) {
+		if (remove_only_one(config, o, id))
+			return 0;
+	}
 	for_each_option (o) {
 		struct any_list *list = list_of(config, o);
 

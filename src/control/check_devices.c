@@ -273,6 +273,36 @@ static int check_host_devices(struct vm_config *config, struct err *err)
 	return rc ? err_prefix(err, rc, "--device") : 0;
 }
 
+/* The room that a socket's address has, less "_", a port and a NUL. */
+#define VSOCK_NAME_MAX 96
+
+static int check_vsock(void *item, struct err *err)
+{
+	const struct vsock_config *v = item;
+	const char *slash = v->socket ? strrchr(v->socket, '/') : NULL;
+	const char *name = slash ? slash + 1 : v->socket;
+
+	if (!v->socket)
+		return err_set(err, -EINVAL, "socket: expected socket=PATH, got none");
+	if (v->vhost_user && v->cid)
+		return err_set(err, -EINVAL,
+			"cid: expected none beside vhost_user=on: the back-end has it");
+	if (!v->vhost_user && !v->cid)
+		return err_set(err, -EINVAL, "cid: expected cid=N, got none");
+	if (!v->vhost_user && (!*name || strlen(name) > VSOCK_NAME_MAX))
+		return err_set(err, -EINVAL,
+			"socket: expected a file's name of 1 to %d bytes, got %zu", VSOCK_NAME_MAX,
+			strlen(name));
+	return check_reconnect(&v->backend, err);
+}
+
+static bool has_vsock(const void *item)
+{
+	const struct vsock_config *v = item;
+
+	return v->cid || v->socket || v->vhost_user;
+}
+
 static bool has_rng(const void *item)
 {
 	return ((const struct rng_config *)item)->src != NULL;
@@ -289,10 +319,10 @@ static bool has_console(const void *item)
 		.item_size = sizeof(struct type), .socket = sock, .check = fn                      \
 	}
 
-#define ONE(name, made, member, fn)                                                                \
+#define ONE(name, made, member, sock, fn, is)                                                      \
 	{                                                                                          \
 		.option = name, .prefix = made, .list = offsetof(struct vm_config, member),        \
-		.socket = NO_SOCKET, .present = fn                                                 \
+		.socket = sock, .check = fn, .present = is                                         \
 	}
 
 static const struct kind kinds[] = {
@@ -305,8 +335,9 @@ static const struct kind kinds[] = {
 	KIND("fs", "_fs", fs, fs_config, offsetof(struct fs_config, socket), check_fs),
 	KIND("disk", "_disk", disks, disk_config, offsetof(struct disk_config, socket), check_disk),
 	KIND("net", "_net", nets, net_config, offsetof(struct net_config, socket), check_net),
-	ONE("rng", "_rng", rng, has_rng),
-	ONE("console", "_console", console, has_console),
+	ONE("rng", "_rng", rng, NO_SOCKET, NULL, has_rng),
+	ONE("vsock", "_vsock", vsock, offsetof(struct vsock_config, socket), check_vsock, has_vsock),
+	ONE("console", "_console", console, NO_SOCKET, NULL, has_console),
 };
 
 /* --- all devices of all kinds, one after the other --- */
@@ -456,6 +487,7 @@ bool config_wants_programs(const struct vm_config *config)
 {
 	bool wanted = has_rng(&config->rng) || has_console(&config->console);
 
+	wanted |= has_vsock(&config->vsock) && !config->vsock.vhost_user;
 	for (size_t i = 0; i < config->disks.nr; i++)
 		wanted |= !config->disks.items[i].vhost_user;
 	for (size_t i = 0; i < config->nets.nr; i++)

@@ -232,6 +232,14 @@ struct rng_config {
 	char *src; /* NULL: no such device */
 };
 
+struct vsock_config {
+	struct device_config at;
+	uint32_t cid; /* 0, and no socket: no such device */
+	char *socket; /* a listening one of ours; with vhost_user, the back-end's */
+	bool vhost_user;
+	struct backend_config backend; /* with vhost_user */
+};
+
 struct user_device_list {
 	struct user_device_config *items;
 	size_t nr;
@@ -259,6 +267,7 @@ struct vm_config {
 	struct disk_list disks;
 	struct net_list nets;
 	struct rng_config rng;
+	struct vsock_config vsock;
 	struct endpoint_config api_socket;
 	struct endpoint_config event_monitor;
 	uint32_t no_shutdown; /* not 0: go on when the guest has ended */

@@ -1,8 +1,8 @@
 /*
  * option_programs.c - the fields of options whose devices are programs of ours
  *
- * --disk, --net, --rng and --console start an outboard-device each, unless they name somebody else's
- * back-end. Names and defaults as users know them from Cloud Hypervisor.
+ * --disk, --net, --rng, --vsock and --console start an outboard-device each, unless they name somebody
+ * else's back-end. Names and defaults as users know them from Cloud Hypervisor.
  */
 #include "control/config.h"
 #include "control/option_rows.h"
@@ -144,6 +144,21 @@ const struct field_row rng_fields[] = {
 	  .help = "where the host's end reads: /dev/urandom" },
 	IOMMU_FIELD,
 	DEVICE_FIELDS(rng_config, "_rng0"),
+	{ 0 },
+};
+
+const struct field_row vsock_fields[] = {
+	{ .name = "cid", .json = "cid", .type = FIELD_UINT, .arg = "N", .min = 3, .max = 0xfffffffe,
+	  MEMBER(vsock_config, cid), .help = "the guest's context id, 3 to 4294967294" },
+	{ .name = "socket", .json = "socket", .type = FIELD_SOCKET, .arg = "PATH", .makes = true,
+	  MEMBER(vsock_config, socket),
+	  .help = "listen there for the host's programs; the guest reaches PATH_PORT" },
+	{ .name = "vhost_user", .json = "vhost_user", .type = FIELD_TOGGLE, .arg = ON_OFF,
+	  .fallback = "off", MEMBER(vsock_config, vhost_user),
+	  .help = "socket is that of a vhost-user back-end, which knows the cid" },
+	BACKEND_FIELDS(vsock_config),
+	IOMMU_FIELD,
+	DEVICE_FIELDS(vsock_config, "_vsock0"),
 	{ 0 },
 };
 

@@ -58,6 +58,7 @@ extern const struct field_row fs_fields[];
 extern const struct field_row disk_fields[];
 extern const struct field_row net_fields[];
 extern const struct field_row rng_fields[];
+extern const struct field_row vsock_fields[];
 extern const struct field_row console_fields[];
 
 #endif

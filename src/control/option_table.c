@@ -329,6 +329,9 @@ const struct option_row option_table[] = {
 	{ .name = "rng", .kind = OPTION_FIELDS, .group = GROUP_DEVICES, .json = "rng",
 	  .fields = rng_fields, IN_CONFIG(rng), .arg = "src=PATH[,FIELD=VALUE]...",
 	  .help = "Random numbers from the host." },
+	{ .name = "vsock", .kind = OPTION_FIELDS, .group = GROUP_DEVICES, .json = "vsock",
+	  .fields = vsock_fields, IN_CONFIG(vsock), .arg = "cid=N,socket=PATH[,FIELD=VALUE]...",
+	  .help = "Streams between the guest's AF_VSOCK and UNIX sockets of the host." },
 	{ .name = "device", .kind = OPTION_LIST, .group = GROUP_DEVICES, .json = "devices",
 	  .fields = host_device_fields, .bare = "path", IN_CONFIG(devices),
 	  .item_size = sizeof(struct host_device_config),
@@ -402,7 +405,6 @@ const struct option_row option_table[] = {
 	REFUSED_KEY("rtc", "rtc", NULL),
 	REFUSED_KEY("tpm", "tpm", NULL),
 	REFUSED_KEY("vdpa", "vdpa", NULL),
-	REFUSED_KEY("vsock", "vsock", NULL),
 	REFUSED_KEY("watchdog", "watchdog", NULL),
 	{ 0 },
 };

@@ -29,6 +29,8 @@ const struct remote_command remote_commands[] = {
 	  "add a virtio device by vhost-user" },
 	{ "add-user-device", "PUT", "vm.add-user-device", REMOTE_OPTION, "OPTION",
 	  "add a PCI device by vfio-user: socket=PATH" },
+	{ "add-vsock", "PUT", "vm.add-vsock", REMOTE_OPTION, "OPTION",
+	  "add streams to the guest: cid=N,socket=PATH" },
 	{ "remove-device", "PUT", "vm.remove-device", REMOTE_ID, "ID", "before a boot, remove a device" },
 	{ "boot", "PUT", "vm.boot", .help = "attach its devices and start it" },
 	{ "info", "GET", "vm.info", .help = "print its configuration, state and devices" },
@@ -44,7 +46,6 @@ const struct remote_command remote_commands[] = {
 
 	{ "add-pmem" },
 	{ "add-vdpa" },
-	{ "add-vsock" },
 	{ "coredump" },
 	{ "receive-migration" },
 	{ "resize" },
@@ -127,7 +128,7 @@ static int take_fds(struct vm_config *config, struct remote_request *req, struct
 	return 0;
 }
 
-/* The element of the list that the option's argument has made, as the server takes it. */
+/* What the option's argument has made, of a list its one element, as the server takes it. */
 static int option_body(struct remote_request *req, const char *argument, struct err *err)
 {
 	const struct option_row *o = option_find(req->command->name + strlen("add-"));
@@ -139,9 +140,12 @@ static int option_body(struct remote_request *req, const char *argument, struct 
 		return err_set(err, rc, "out of memory");
 	rc = options_apply(&config, o->name, argument, err);
 	if (!rc) {
+		const json_t *made;
+
 		rc = config_to_json(&config, &json);
-		req->body = rc ? NULL
-			       : json_dumps(json_array_get(json_object_get(json, o->json), 0), 0);
+		made = json_object_get(json, o->json);
+		made = json_is_array(made) ? json_array_get(made, 0) : made;
+		req->body = rc ? NULL : json_dumps(made, 0);
 		rc = req->body ? 0 : err_set(err, -ENOMEM, "out of memory");
 	}
 	if (!rc)
@@ -237,7 +241,7 @@ void remote_print_help(FILE *out)
 	for_each_command (c)
 		if (!c->endpoint) {
 			fprintf(out, "%s%s", join, c->name);
-			join = !strcmp(c->name, "add-vsock") ? ",\n  " : ", ";
+			join = !strcmp(c->name, "resize") ? ",\n  " : ", ";
 		}
 	fputc('\n', out);
 }

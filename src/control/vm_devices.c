@@ -12,8 +12,10 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "attach/user_device.h"
+#include "base/fd.h"
 #include "base/util.h"
 
 /* --- what the routes use --- */
@@ -86,6 +88,7 @@ static int (*const routes[])(struct vm_devices *, const struct vm_config *, stru
 	vm_begin_disks,
 	vm_begin_nets,
 	vm_begin_rng,
+	vm_begin_vsock,
 	vm_begin_console,
 };
 
@@ -125,6 +128,7 @@ int vm_devices_begin(struct machine *m, struct spawner *spawner, const struct vm
 		return err_set(err, -ENOMEM, "out of memory");
 	*d = (struct vm_devices){ .m = m, .spawner = spawner, .done = done, .arg = arg };
 	char_end_init(&d->console);
+	d->vsock_fd = -1;
 	for (size_t i = 0; i < ARRAY_SIZE(routes) && !rc; i++)
 		rc = routes[i](d, c, err);
 	if (rc) {
@@ -162,5 +166,9 @@ void vm_devices_free(struct vm_devices *d)
 	vm_end_host_devices(d);
 	free(d->held);
 	char_end_fini(&d->console);
+	if (d->vsock_fd >= 0)
+		unlink(d->vsock_path);
+	fd_close(&d->vsock_fd);
+	free(d->vsock_path);
 	free(d);
 }

@@ -21,6 +21,8 @@ struct vm_devices {
 	struct spawner *spawner;
 	struct vfio_iommu *iommu; /* of host devices; NULL: there are none */
 	struct char_end console; /* what --console is wired to: its program has copies */
+	int vsock_fd;		 /* where --vsock listens, likewise; -1: nowhere */
+	char *vsock_path;	 /* of that socket, which is removed at the end */
 	vm_devices_done_fn done;
 	void *arg;
 	struct held *held;
@@ -48,9 +50,10 @@ void vm_end_host_devices(struct vm_devices *d);
 int vm_begin_generic_vhost_users(
 	struct vm_devices *d, const struct vm_config *c, struct err *err);
 int vm_begin_fs(struct vm_devices *d, const struct vm_config *c, struct err *err);
-/* One of --disk or --net, with vhost_user=on. */
+/* One of --disk, --net or --vsock, with vhost_user=on. */
 int vm_begin_foreign_disk(struct vm_devices *d, const struct disk_config *disk, struct err *err);
 int vm_begin_foreign_net(struct vm_devices *d, const struct net_config *net, struct err *err);
+int vm_begin_foreign_vsock(struct vm_devices *d, const struct vsock_config *v, struct err *err);
 
 /* 64 pairs of a network device and its control queue: no typed option has more. */
 #define VM_MAX_QUEUES 129
@@ -79,6 +82,7 @@ int vm_begin_program(struct vm_devices *d, const struct vm_program *program,
 void vm_add_rate(struct program_args *a, const struct rate_config *r);
 int vm_begin_disks(struct vm_devices *d, const struct vm_config *c, struct err *err);
 int vm_begin_rng(struct vm_devices *d, const struct vm_config *c, struct err *err);
+int vm_begin_vsock(struct vm_devices *d, const struct vm_config *c, struct err *err);
 int vm_begin_console(struct vm_devices *d, const struct vm_config *c, struct err *err);
 
 /* vm_net.c */

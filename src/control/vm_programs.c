@@ -1,5 +1,6 @@
 /*
- * vm_programs.c - options whose devices are programs of ours: --disk, --rng, --console; --net is vm_net.c's
+ * vm_programs.c - options whose devices are programs of ours: --disk, --rng, --vsock, --console;
+ *                 --net is vm_net.c's
  *
  * Each becomes a command line of outboard-device and the descriptors it works on. What can be opened is
  * opened here, by the user's rights and before anything is confined: so a missing image is said at
@@ -9,13 +10,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <libgen.h>
 #include <linux/virtio_ids.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "attach/vhost_user_device.h"
 #include "base/char_end.h"
 #include "base/fd.h"
+#include "base/sock.h"
 #include "base/util.h"
 #include "control/program_args.h"
 #include "control/supervisor.h"
@@ -154,6 +158,55 @@ int vm_begin_rng(struct vm_devices *d, const struct vm_config *c, struct err *er
 	program_args_init(&a, "rng");
 	program_arg(&a, "--name=%s", c->rng.at.id);
 	program_arg(&a, "--source=%s", c->rng.src);
+	return vm_begin_program(d, &program, &a, err);
+}
+
+/* --- --vsock --- */
+
+/* Clients find the socket in its place all the time, whichever process serves it. */
+static int listen_for_vsock(struct vm_devices *d, const char *path, struct err *err)
+{
+	d->vsock_path = strdup(path);
+	if (!d->vsock_path)
+		return err_set(err, -ENOMEM, "out of memory");
+	d->vsock_fd = sock_listen(path, 128, err);
+	return d->vsock_fd < 0 ? d->vsock_fd : 0;
+}
+
+static int open_folder(const char *path, struct err *err)
+{
+	FREE_AUTO char *copy = strdup(path);
+	int fd = copy ? open(dirname(copy), O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+
+	return fd < 0 ? err_set(err, -errno, "%s: its folder: %s", path, strerror(errno)) : fd;
+}
+
+int vm_begin_vsock(struct vm_devices *d, const struct vm_config *c, struct err *err)
+{
+	const struct vsock_config *v = &c->vsock;
+	const struct vm_program program = {
+		.kind = "vsock", .type = VIRTIO_ID_VSOCK, .at = &v->at
+	};
+	const char *slash = v->socket ? strrchr(v->socket, '/') : NULL;
+	struct program_args a;
+	int folder, rc;
+
+	if (!v->socket)
+		return 0;
+	if (v->vhost_user)
+		return vm_begin_foreign_vsock(d, v, err);
+	rc = listen_for_vsock(d, v->socket, err);
+	if (rc)
+		return err_prefix(err, rc, "vsock %s", v->at.id);
+	folder = open_folder(v->socket, err);
+	if (folder < 0)
+		return err_prefix(err, folder, "vsock %s", v->at.id);
+	program_args_init(&a, "vsock");
+	program_arg(&a, "--name=%s", v->at.id);
+	program_arg(&a, "--guest-cid=%" PRIu32, v->cid);
+	program_arg(&a, "--listen-fd=%d", program_fd_copy(&a, d->vsock_fd));
+	program_arg(&a, "--dir-fd=%d", program_fd(&a, folder));
+	program_arg(&a, "--prefix=%s", slash ? slash + 1 : v->socket);
 	return vm_begin_program(d, &program, &a, err);
 }
 

@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <linux/virtio_fs.h>
+#include <linux/virtio_ids.h>
 #include <linux/virtio_net.h>
 #include <stdlib.h>
 #include <string.h>
@@ -167,7 +168,7 @@ int vm_begin_fs(struct vm_devices *d, const struct vm_config *c, struct err *err
 	return rc;
 }
 
-/* --- --disk and --net with vhost_user=on --- */
+/* --- --disk, --net and --vsock with vhost_user=on --- */
 
 int vm_begin_foreign_disk(struct vm_devices *d, const struct disk_config *disk, struct err *err)
 {
@@ -220,5 +221,19 @@ int vm_begin_foreign_net(struct vm_devices *d, const struct net_config *net, str
 	if (net->mtu)
 		w.features_ours |= VIRTIO_BIT(VIRTIO_NET_F_MTU);
 	vm_fill_sizes(sizes, w.nr_queues, net->queue_size);
+	return begin(d, &w, err);
+}
+
+/* Its configuration is one number, which the back-end was told. */
+int vm_begin_foreign_vsock(struct vm_devices *d, const struct vsock_config *v, struct err *err)
+{
+	const struct wanted w = {
+		.kind = "vsock",
+		.at = &v->at,
+		.socket = v->socket,
+		.backend = &v->backend,
+		.type = VIRTIO_ID_VSOCK,
+	};
+
 	return begin(d, &w, err);
 }

@@ -363,6 +363,37 @@ WITH_KERNEL = [
         "--generic-vhost-user socket=x",
         "--generic-vhost-user: expected one of device_type=TYPE and virtio_id=TYPE",
     ),
+    # vsock
+    ("--vsock cid=3", "--vsock: socket: expected socket=PATH, got none"),
+    ("--vsock socket=x", "--vsock: cid: expected cid=N, got none"),
+    (
+        "--vsock cid=2,socket=x",
+        "--vsock cid=2,socket=x: cid: expected a whole number from 3 to 4294967294, "
+        'got "2"',
+    ),
+    (
+        "--vsock cid=4294967295,socket=x",
+        "--vsock cid=4294967295,socket=x: cid: expected a whole number from 3 to 4294967294, "
+        'got "4294967295"',
+    ),
+    (
+        "--vsock cid=3,socket=x,vhost_user=on",
+        "--vsock: cid: expected none beside vhost_user=on: the back-end has it",
+    ),
+    (
+        f"--vsock cid=3,socket={'a' * 97}",
+        "--vsock: socket: expected a file's name of 1 to 96 bytes, got 97",
+    ),
+    (
+        "--vsock cid=3,socket=folder/",
+        "--vsock: socket: expected a file's name of 1 to 96 bytes, got 0",
+    ),
+    (
+        "--vsock cid=3,socket=x --fs tag=t,socket=x",
+        "--vsock: socket: expected one device on each socket, got two on x",
+    ),
+    ("--vsock cid=3,socket=x --vsock cid=4,socket=y", "--vsock is given twice"),
+    ("--vsock cid=3,socket=x,iommu=on", f"--vsock cid=3,socket=x,iommu=on: iommu=on {NO_IOMMU}"),
     (
         "--fs tag=t,socket=x,queue_size=1000",
         "--fs: queue_size: Queue size must be a power of 2, got 1000",

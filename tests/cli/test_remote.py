@@ -128,7 +128,7 @@ def test_every_command_has_its_endpoint(remote, vmm):
     options = {"add-disk": "path=/x", "add-net": "tap=x", "add-device": "path=/x",
                "add-fs": "tag=x,socket=/x",
                "add-generic-vhost-user": "socket=/x,virtio_id=26,queue_sizes=[1]",
-               "add-user-device": "socket=/x"}
+               "add-user-device": "socket=/x", "add-vsock": "cid=3,socket=/x"}
     commands = re.findall(r"^  ([a-z][\w-]+) ", text, re.M)
     assert set(options) <= set(commands)
     for command in commands:

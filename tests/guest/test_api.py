@@ -483,6 +483,7 @@ def test_taps_come_beside_their_request(served):
 PROGRAMS = {
     "disk": lambda folder: {"disks": [{"path": str(folder / "image"), "id": "x"}]},
     "rng": lambda folder: {"rng": {"src": "/dev/urandom", "id": "x"}},
+    "vsock": lambda folder: {"vsock": {"cid": 3, "socket": str(folder / "v"), "id": "x"}},
     "console-null": lambda folder: {"console": {"mode": "Null", "id": "x"}},
     "console-pty": lambda folder: {"console": {"mode": "Pty", "id": "x"}},
     "console-file": lambda folder: {

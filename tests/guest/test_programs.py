@@ -1,7 +1,10 @@
 """Devices whose programs outboard starts itself: what goes wrong at their start, and later."""
 
 import os
+import pathlib
+import select
 import signal
+import socket
 
 import pytest
 
@@ -108,3 +111,58 @@ def test_a_network_that_dies(vmm):
         index = guest.err.wait("the device is back", index)[0] + 1
     ends_well(guest)
     assert "cannot be switched" not in guest.err.text(), guest.said()
+
+
+def asks(path, port):
+    """A client that asks for a port of the guest's: what it is told before the end."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(20)
+        client.connect(str(path))
+        client.sendall(f"CONNECT {port}\n".encode())
+        return client.recv(100)
+
+
+def threads_of_all(pids):
+    return [pathlib.Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids]
+
+
+def test_a_socket_device_whose_guest_has_no_driver(vmm, tmp_path):
+    """Its socket is there from the start to the end, whatever becomes of the process that serves it."""
+    path = tmp_path / "v"
+    guest, spawner = running(vmm, "--vsock", f"cid=3,socket={path}")
+    assert asks(path, 1) == b""
+    (process,) = children_of(spawner)
+    assert threads_of_all(children_of(process)) == ["vsock-connect"]
+    (connector,) = children_of(process)
+    its_end = os.pidfd_open(connector)
+    os.kill(process, signal.SIGKILL)
+    index = guest.err.wait("the device is back")[0] + 1
+    assert select.select([its_end], [], [], 20)[0], "the connector outlives its asker"
+    os.close(its_end)
+    assert asks(path, 1) == b""
+    # Without its connector it is none: it is started again.
+    (process,) = children_of(spawner)
+    (connector,) = children_of(process)
+    os.kill(connector, signal.SIGKILL)
+    guest.err.wait("the device is back", index)
+    assert asks(path, 1) == b""
+    ends_well(guest)
+    assert not path.exists()
+
+
+def test_a_socket_that_somebody_listens_at(vmm, tmp_path):
+    path = tmp_path / "v"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        guest = vmm("cpuid", "--vsock", f"cid=3,socket={path}")
+        assert guest.wait() == 1, guest.said()
+        assert f"outboard: vsock _vsock0: {path} is in use" in guest.err.text()
+    assert path.exists()
+
+
+def test_a_socket_in_no_folder(vmm, tmp_path):
+    path = tmp_path / "no" / "v"
+    guest = vmm("cpuid", "--vsock", f"cid=3,socket={path}")
+    assert guest.wait() == 1, guest.said()
+    assert f"outboard: vsock _vsock0: cannot listen at {path}: No such" in guest.err.text()

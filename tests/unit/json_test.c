@@ -224,8 +224,9 @@ static void errors_name_the_place_and_what_was_expected(void **state)
 			"balloon.size=1 is not available in this version: there is no memory balloon" },
 		{ "{\"rng\":{\"iomu\":\"x\"}}", "rng.iomu: unknown key; did you mean iommu?" },
 		{ "{\"watchdog\":true}", "watchdog is not available in this version" },
-		{ "{\"vsock\":{\"cid\":3,\"socket\":\"/s\"}}",
-			"vsock is not available in this version" },
+		{ "{\"vsock\":{\"cid\":2,\"socket\":\"/s\"}}",
+			"vsock.cid: expected a whole number from 3 to 4294967294, got \"2\"" },
+		{ "{\"vdpa\":[{\"path\":\"/v\"}]}", "vdpa is not available in this version" },
 		{ "{\"devices\":[{\"fd\":5}]}", "devices[0].fd: unknown key" },
 		{ "{\"devices\":[{\"path\":\"/x\",\"iommu\":true}]}",
 			"devices[0].iommu=on is not available in this version: there is no virtual "
