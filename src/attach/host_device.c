@@ -6,8 +6,8 @@
  * device there.
  *
  * A device that leaves for good (an error, a wish of the host's, pulled out) is taken from its slot and given back to
- * the host while the machine goes on: when no vCPU is inside any more, a thread closes it, since that
- * resets it and may take its time. The host's driver can have it then.
+ * the host while the machine goes on: when no vCPU is inside any more (nobody tells, so a timer looks), a thread closes it,
+ * since that resets it and may take its time. The host's driver can have it then.
  *
  * Threads: loop thread. The last part of its end runs when no vCPU is inside the device any more, on
  *          whatever thread notices that.
@@ -25,6 +25,7 @@
 #include "attach/vfio_kernel.h"
 #include "attach/vfio_pci.h"
 #include "attach/vfio_sysfs.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/util.h"
 
@@ -45,7 +46,12 @@ struct host_device {
 	struct err err;
 	pthread_t thread; /* gives the device back */
 	bool has_thread;
+	bool leaves; /* it waits for that; topology lock */
+	struct loop_timer leave_timer;
 };
+
+/* How often it is looked whether vCPUs have left a device that leaves. */
+#define LEAVE_NS (5 * NS_PER_MS)
 
 static struct host_device *host_device_of(const struct device *dev)
 {
@@ -88,12 +94,27 @@ static void give_back(void *arg)
 	struct host_device *hd = arg;
 	sigset_t all, before;
 
+	hd->leaves = false;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	hd->has_thread = !pthread_create(&hd->thread, NULL, give_back_thread, hd);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (!hd->has_thread)
 		vfio_kernel_give_back(hd->vk);
+}
+
+static void look_again(struct loop_timer *timer)
+{
+	struct host_device *hd = container_of(timer, struct host_device, leave_timer);
+	struct machine *m = hd->m;
+	bool leaves;
+
+	pci_lock(m->pci);
+	io_reap(m->bus);
+	leaves = hd->leaves;
+	pci_unlock(m->pci);
+	if (leaves)
+		loop_timer_set(m->loop, timer, clock_now_ns() + LEAVE_NS, look_again);
 }
 
 static void leave(struct loop_work *work)
@@ -104,10 +125,11 @@ static void leave(struct loop_work *work)
 	vfio_kernel_stop(hd->vk);
 	vfio_pci_unplug(hd->vp);
 	pci_lock(m->pci);
-	if (io_retire(m->bus, give_back, hd))
+	hd->leaves = !io_retire(m->bus, give_back, hd);
+	if (!hd->leaves)
 		log_err("%s: out of memory: the host gets the device back when the machine ends", hd->dev.id);
-	io_reap(m->bus);
 	pci_unlock(m->pci);
+	look_again(&hd->leave_timer);
 }
 
 static void left(void *arg, enum vfio_leave why)
@@ -164,6 +186,7 @@ static void hang_up(struct device *dev)
 		vfio_kernel_stop(hd->vk);
 	loop_unpost(m->loop, &hd->report_work);
 	loop_unpost(m->loop, &hd->leave_work);
+	loop_timer_del(&hd->leave_timer);
 	if (hd->vp)
 		vfio_pci_unplug(hd->vp);
 	pci_lock(m->pci);

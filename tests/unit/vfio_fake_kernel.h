@@ -39,7 +39,7 @@
 #define FK_DEVICES  4
 #define FK_REGIONS  9
 #define FK_IRQS	    5
-#define FK_CALLS    512
+#define FK_CALLS    8192
 #define FK_OFFSET   40 /* bits */
 #define FK_UNUSED   __attribute__((unused))
 #define FK_MAX_CAPS 256
