@@ -5,6 +5,9 @@
  * they know exactly its options. For bash the table becomes two case statements
  * (which fields has an option, which values a field) under a fixed piece of shell; zsh
  * has _arguments and _values, and the table becomes their arguments.
+ *
+ * A first word that is no option is another program of ours; device-bind and device-unbind are
+ * completed here, the others have scripts of their own.
  */
 #include "control/options.h"
 
@@ -78,11 +81,26 @@ static void print_bash(FILE *out)
 		if (is_offered(o))
 			for_each_field (f, o)
 				bash_field_values(out, o, f);
-	fputs("\tesac\n}\n\n_outboard_options='", out);
+	fputs("\tesac\n}\n\n_outboard_words='device remote device-bind device-unbind'\n"
+	      "_outboard_options='",
+		out);
 	for_each_option (o)
 		if (is_offered(o))
 			fprintf(out, "--%s ", o->name);
 	fputs("'\n"
+	      "\n"
+	      "# device-bind and device-unbind: addresses as sysfs has them.\n"
+	      "_outboard_bind()\n"
+	      "{\n"
+	      "\tlocal options='--force --help' devices\n"
+	      "\t[[ $1 == device-bind ]] && options+=' --list --driver='\n"
+	      "\tif [[ $2 == -* ]]; then\n"
+	      "\t\tcompgen -W \"$options\" -- \"$2\"\n"
+	      "\telse\n"
+	      "\t\tdevices=$(cd /sys/bus/pci/devices 2>/dev/null && echo *)\n"
+	      "\t\tcompgen -W \"$devices\" -- \"$2\"\n"
+	      "\tfi\n"
+	      "}\n"
 	      "\n"
 	      "# Readline splits at = and : as well as at blanks, so the word is taken from the\n"
 	      "# line and what lies before its last = or : is cut off each candidate again.\n"
@@ -99,12 +117,20 @@ static void print_bash(FILE *out)
 	      "\t\tfi\n"
 	      "\tdone\n"
 	      "\tvalue=$word\n"
+	      "\tif [[ ${before[1]} == device-bind || ${before[1]} == device-unbind ]]; then\n"
+	      "\t\tmapfile -t found < <(_outboard_bind \"${before[1]}\" \"$word\")\n"
+	      "\t\thead=${word%\"${word##*[=:]}\"}\n"
+	      "\t\tCOMPREPLY=(\"${found[@]#\"$head\"}\")\n"
+	      "\t\treturn\n"
+	      "\tfi\n"
 	      "\tif [[ $word == --*=* ]]; then\n"
 	      "\t\toption=${word%%=*}\n"
 	      "\t\tvalue=${word#*=}\n"
 	      "\tfi\n"
 	      "\thead=${word%\"$value\"}\n"
-	      "\tif [[ $value == -* || -z $option ]]; then\n"
+	      "\tif [[ ${#before[@]} == 1 && $word != -* ]]; then\n"
+	      "\t\tmapfile -t found < <(compgen -W \"$_outboard_words $_outboard_options\" -- \"$value\")\n"
+	      "\telif [[ $value == -* || -z $option ]]; then\n"
 	      "\t\tmapfile -t found < <(compgen -W \"$_outboard_options\" -- \"$value\")\n"
 	      "\telif [[ -n $(_outboard_fields \"$option\") ]]; then\n"
 	      "\t\tcompopt -o nospace 2>/dev/null\n"
@@ -219,7 +245,26 @@ static void print_zsh(FILE *out)
 	for_each_option (o)
 		if (is_offered(o) && (o->kind == OPTION_FIELDS || o->kind == OPTION_LIST))
 			zsh_fields(out, o);
-	fputs("_arguments", out);
+	fputs("_outboard_bind()\n"
+	      "{\n"
+	      "\tlocal -a devices=(/sys/bus/pci/devices/*(N:t))\n"
+	      "\t_arguments '--force[also what this host uses]' '(-h --help)'{-h,--help}'[print the help]' \\\n"
+	      "\t\t'--list[print the devices of this host]' '--driver=[another driver of VFIO]:NAME: ' \\\n"
+	      "\t\t'*:device:_values device ${devices//:/\\\\:}'\n"
+	      "}\n"
+	      "\n"
+	      "case ${words[2]} in\n"
+	      "(device-bind | device-unbind)\n"
+	      "\tshift words\n"
+	      "\t(( CURRENT-- ))\n"
+	      "\t_outboard_bind\n"
+	      "\treturn\n"
+	      "\t;;\n"
+	      "esac\n"
+	      "\n"
+	      "_arguments \\\n"
+	      "\t'1::program:(device remote device-bind device-unbind)'",
+		out);
 	for_each_option (o)
 		if (is_offered(o))
 			zsh_option(out, o);

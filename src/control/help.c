@@ -133,6 +133,8 @@ void options_print_help(FILE *out)
 	      "       outboard --api-socket PATH [OPTION]...\n"
 	      "       outboard device MODEL [OPTION]...    (the program outboard-device)\n"
 	      "       outboard remote COMMAND [OPTION]...  (the program outboard-remote)\n"
+	      "       outboard device-bind --list|BDF...   (host devices for --device, to vfio-pci)\n"
+	      "       outboard device-unbind BDF...        (and back)\n"
 	      "\n"
 	      "Run a virtual machine whose devices live in other processes.\n"
 	      "\n"

@@ -336,7 +336,7 @@ const struct option_row option_table[] = {
 	  .fields = host_device_fields, .bare = "path", IN_CONFIG(devices),
 	  .item_size = sizeof(struct host_device_config),
 	  .arg = "[path=]PATH|BDF[,FIELD=VALUE]... [...]",
-	  .help = "PCI devices of the host, bound to vfio-pci. Takes "
+	  .help = "PCI devices of the host, bound to vfio-pci by outboard device-bind. Takes "
 		  "several values and may be repeated." },
 	{ .name = "user-device", .kind = OPTION_LIST, .group = GROUP_DEVICES,
 	  .json = "user_devices", .fields = user_device_fields, IN_CONFIG(user_devices),
