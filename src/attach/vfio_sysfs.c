@@ -15,7 +15,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -241,11 +240,34 @@ static struct shown show(const char *text)
 	return s;
 }
 
+/*
+ * Follow path to a directory, by opening it: the machine monitor may do that behind its filter of
+ * system calls, unlike much of what realpath() does. Gives its path in resolved, unless that is
+ * NULL. 0 or -errno.
+ */
+static int follow(const char *path, char resolved[PATH_MAX])
+{
+	FD_AUTO fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	char link[32];
+	ssize_t n;
+
+	if (fd < 0)
+		return -errno;
+	if (!resolved)
+		return 0;
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	n = readlink(link, resolved, PATH_MAX - 1);
+	if (n < 0)
+		return -errno;
+	resolved[n] = '\0';
+	return 0;
+}
+
 /* The device's directory where its address is known. */
 static int find_pci(const char *sysroot, struct vfio_host *h, struct err *err)
 {
 	char path[VFIO_PATH], name[PCI_ADDRESS_ROOM];
-	struct stat st;
+	int rc;
 
 	pci_address_print(&h->address, name);
 	strcpy(h->name, name);
@@ -254,10 +276,11 @@ static int find_pci(const char *sysroot, struct vfio_host *h, struct err *err)
 		strlen(path) >= sizeof(h->dir))
 		return err_set(err, -ENAMETOOLONG, "%s: its path is too long", name);
 	strcpy(h->dir, path);
-	if (!stat(h->dir, &st))
+	rc = follow(h->dir, NULL);
+	if (!rc)
 		return 0;
-	if (errno != ENOENT)
-		return err_set(err, -errno, "%s: %s", h->dir, strerror(errno));
+	if (rc != -ENOENT)
+		return err_set(err, rc, "%s: %s", h->dir, strerror(-rc));
 	return err_set(err, -ENOENT,
 		"%s: this host has no such PCI device; `outboard device-bind --list` shows them",
 		name);
@@ -268,32 +291,30 @@ static int find_path(const char *sysroot, const char *what, struct vfio_host *h,
 {
 	char path[PATH_MAX], resolved[PATH_MAX];
 	struct pci_address address;
-	char *last;
-	int n;
+	const char *last;
+	int n, rc;
 
 	n = snprintf(path, sizeof(path), "%s%s", *what == '/' && sysroot ? sysroot : "", what);
 	if (n < 0 || (size_t)n >= sizeof(path))
 		return err_set(err, -ENAMETOOLONG, "%s: the path is too long", show(what).text);
-	if (!realpath(path, resolved)) {
-		int rc = -errno;
-
-		/* a device that is not there has a better sentence than a path that is not */
-		if (rc == -ENOENT && !pci_address_of_path(what, &h->address) &&
-			find_pci(sysroot, h, err))
-			return -ENOENT;
+	rc = follow(path, resolved);
+	/* a device that is not there has a better sentence than a path that is not */
+	if (rc == -ENOENT && !pci_address_of_path(what, &h->address) && find_pci(sysroot, h, err))
+		return -ENOENT;
+	if (rc)
 		return err_set(err, rc,
 			"%s: %s; expected the directory of a device in sysfs, or its address "
 			"(0000:01:00.0)",
 			show(what).text, strerror(-rc));
-	}
 	last = strrchr(resolved, '/');
-	if (!pci_address_parse(last + 1, &address)) {
+	last = last ? last + 1 : resolved;
+	if (!pci_address_parse(last, &address)) {
 		h->address = address;
 		return find_pci(sysroot, h, err);
 	}
-	if (strlen(last + 1) >= sizeof(h->name) || strlen(resolved) >= sizeof(h->dir))
+	if (strlen(last) >= sizeof(h->name) || strlen(resolved) >= sizeof(h->dir))
 		return err_set(err, -ENAMETOOLONG, "%s: the path is too long", show(what).text);
-	strcpy(h->name, last + 1);
+	strcpy(h->name, last);
 	strcpy(h->dir, resolved);
 	return 0;
 }

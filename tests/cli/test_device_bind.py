@@ -58,8 +58,13 @@ def test_usage(outboard, arguments, line):
         ),
         (
             "/dev/null",
-            "/dev/null is no device that VFIO knows; expected the directory of a device in sysfs, "
-            "or its address (0000:01:00.0)",
+            "/dev/null: Not a directory; expected the directory of a device in sysfs, or its "
+            "address (0000:01:00.0)",
+        ),
+        (
+            "/dev",
+            "/dev is no device that VFIO knows; expected the directory of a device in sysfs, or "
+            "its address (0000:01:00.0)",
         ),
         (
             "nvme",
