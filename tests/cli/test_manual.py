@@ -41,6 +41,14 @@ def test_page_of_the_remote_program_has_all_its_commands(build):
     assert [c for c in commands if f"*{c}*" not in page] == []
 
 
+@pytest.mark.parametrize("command", ["device-bind", "device-unbind"])
+def test_page_of_the_binding_commands_has_all_their_options(outboard, command):
+    page = (TREE / "doc" / "outboard-device-bind.1.scd").read_text()
+    named = re.findall(r"--([\w-]+)", outboard(command, "--help").stdout.partition("Options:")[2])
+    assert "force" in named
+    assert [n for n in named if f"*--{n}*" not in page] == []
+
+
 def test_page_of_the_device_program_has_all_its_options(build):
     program = build / "src" / "outboard-device"
     text = subprocess.run(
