@@ -1,16 +1,17 @@
 /*
  * host_device.c - one --device: a PCI function, its way to the kernel's VFIO, and their common end
  *
- * What sysfs says is looked at first: most of what is wrong can be said from there, with its cure. Then the transport
- * attaches on its thread, and the report comes from the top of the loop, so that the one who is told may free the
- * device there.
+ * What sysfs says is looked at first: most of what is wrong can be said from there, with its cure.
+ * Then the transport attaches on its thread, and the report comes from the top of the loop, so that
+ * the one who is told may free the device there.
  *
- * A device that leaves for good (an error, a wish of the host's, pulled out) is taken from its slot and given back to
- * the host while the machine goes on: when no vCPU is inside any more (nobody tells, so a timer looks), a thread closes it,
- * since that resets it and may take its time. The host's driver can have it then.
+ * A device that leaves for good (an error, a wish of the host's, pulled out) is taken from its slot
+ * and given back to the host while the machine goes on: when no vCPU is inside any more (nobody
+ * tells, so a timer looks), a thread closes it, since that resets it and may take its time. The
+ * host's driver can have it then.
  *
- * Threads: loop thread. The last part of its end runs when no vCPU is inside the device any more, on
- *          whatever thread notices that.
+ * Threads: loop thread. The last part of its end runs when no vCPU is inside the device any more,
+ * on whatever thread notices that.
  */
 #include "attach/host_device.h"
 
@@ -127,7 +128,8 @@ static void leave(struct loop_work *work)
 	pci_lock(m->pci);
 	hd->leaves = !io_retire(m->bus, give_back, hd);
 	if (!hd->leaves)
-		log_err("%s: out of memory: the host gets the device back when the machine ends", hd->dev.id);
+		log_err("%s: out of memory: the host gets the device back when the machine ends",
+			hd->dev.id);
 	pci_unlock(m->pci);
 	look_again(&hd->leave_timer);
 }
@@ -147,7 +149,8 @@ static int plug(struct device *dev, struct err *err)
 
 	assert(hd->connected);
 	if (!vfio_kernel_is_ready(hd->vk))
-		return err_set(err, -ENODEV, "device %s: it was lost before the guest had it", dev->id);
+		return err_set(
+			err, -ENODEV, "device %s: it was lost before the guest had it", dev->id);
 	return vfio_pci_plug(hd->vp, hd->segment, hd->slot, err);
 }
 
@@ -225,7 +228,8 @@ static int look(const struct host_device_params *p, struct vfio_host *host,
 		return rc;
 	out->name = host->name;
 	out->group = host->group;
-	out->cdev = *host->cdev ? host->cdev : NULL;
+	/* What no IOMMU confines has no address space to be attached to. */
+	out->cdev = *host->cdev && !host->noiommu ? host->cdev : NULL;
 	return 0;
 }
 

@@ -3,8 +3,9 @@
  *
  * What one is held by is device.h's: plug, state, end. Texts begin with `device ID: `.
  *
- * The attach goes on beside the loop: opening, mapping and pinning all of guest RAM take their time. Ending
- * a device whose attach is still under way waits until the kernel has come back from the step it is in.
+ * The attach goes on beside the loop: opening, mapping and pinning all of guest RAM take their
+ * time. Ending a device whose attach is still under way waits until the kernel has come back from
+ * the step it is in.
  */
 #ifndef ATTACH_HOST_DEVICE_H
 #define ATTACH_HOST_DEVICE_H
@@ -18,12 +19,13 @@
 struct host_device_params {
 	const char *id;	  /* copied */
 	const char *path; /* of sysfs, or "0000:00:05.0"; NULL: fd */
-	int fd;		  /* an opened /dev/vfio/devices/vfioN; borrowed until the device is freed. -1: path */
+	int fd; /* an opened /dev/vfio/devices/vfioN; borrowed until the device is freed. -1: path
+		 */
 	unsigned segment;
-	int slot; /* 1 to 31, or PCI_SLOT_ANY */
-	int gpudirect_clique;	 /* 0 to 15, or HOST_DEVICE_NO_CLIQUE */
-	uint32_t unmapped_bars;	 /* bit n: accesses to BAR n always trap */
-	bool unsafe_noiommu;	 /* also one that no IOMMU confines */
+	int slot;		  /* 1 to 31, or PCI_SLOT_ANY */
+	int gpudirect_clique;	  /* 0 to 15, or HOST_DEVICE_NO_CLIQUE */
+	uint32_t unmapped_bars;	  /* bit n: accesses to BAR n always trap */
+	bool unsafe_noiommu;	  /* also one that no IOMMU confines */
 	struct vfio_iommu *iommu; /* of the machine; held */
 	device_attached_fn attached;
 	void *arg;

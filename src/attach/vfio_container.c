@@ -1,12 +1,13 @@
 /*
  * vfio_container.c - host devices by group and container: type 1 version 2
  *
- * What cannot be told apart by the IOMMU is one group, and a group is handed over as a whole: its file is opened
- * once, put into the container, and stays for as long as one of its devices is used. The first group gives
- * the container its IOMMU driver, the last one that leaves takes all maps with it.
+ * What cannot be told apart by the IOMMU is one group, and a group is handed over as a whole: its
+ * file is opened once, put into the container, and stays for as long as one of its devices is used.
+ * The first group gives the container its IOMMU driver, the last one that leaves takes all maps
+ * with it.
  *
- * A device without an IOMMU has a group of its own kind (/dev/vfio/noiommu-N). Nothing can be mapped for it,
- * and nothing bounds its DMA: it is let in only where that was asked for.
+ * A device without an IOMMU has a group of its own kind (/dev/vfio/noiommu-N). Nothing can be
+ * mapped for it, and nothing bounds its DMA: it is let in only where that was asked for.
  *
  * Locks: io->lock, all of it.
  * Spec:  linux/vfio.h; Documentation/driver-api/vfio.rst.
@@ -88,7 +89,8 @@ static int check_viable(struct vfio_iommu *io, const struct vfio_group *g, struc
 	int rc = vfio_ioctl(io, g->fd, VFIO_GROUP_GET_STATUS, &status);
 
 	if (rc)
-		return err_set(err, rc, "group %d: VFIO_GROUP_GET_STATUS: %s", g->number, strerror(-rc));
+		return err_set(
+			err, rc, "group %d: VFIO_GROUP_GET_STATUS: %s", g->number, strerror(-rc));
 	if (status.flags & VFIO_GROUP_FLAGS_CONTAINER_SET)
 		return err_set(err, -EBUSY, "group %d is in a container already", g->number);
 	if (!(status.flags & VFIO_GROUP_FLAGS_VIABLE))
@@ -99,18 +101,19 @@ static int check_viable(struct vfio_iommu *io, const struct vfio_group *g, struc
 	return 0;
 }
 
-static int put_into_container(struct vfio_iommu *io, struct vfio_group *g, bool noiommu, struct err *err)
+static int put_into_container(
+	struct vfio_iommu *io, struct vfio_group *g, bool noiommu, struct err *err)
 {
 	unsigned long type = noiommu ? VFIO_NOIOMMU_IOMMU : VFIO_TYPE1v2_IOMMU;
 	int rc = vfio_ioctl(io, g->fd, VFIO_GROUP_SET_CONTAINER, &io->fd);
 
 	if (rc)
-		return err_set(err, rc,
-			"group %d cannot be put into the container: %s%s", g->number, strerror(-rc),
-			rc == -EINVAL && io->nr_devices ?
-				" (its IOMMU is of another kind than that of the machine's other devices, or "
-				"cannot translate some of guest RAM)" :
-				"");
+		return err_set(err, rc, "group %d cannot be put into the container: %s%s",
+			g->number, strerror(-rc),
+			rc == -EINVAL && io->nr_devices
+				? " (its IOMMU is of another kind than that of the machine's other devices, or "
+				  "cannot translate some of guest RAM)"
+				: "");
 	if (io->has_iommu)
 		return 0;
 	rc = vfio_ioctl(io, io->fd, VFIO_SET_IOMMU, (void *)type);
@@ -121,10 +124,12 @@ static int put_into_container(struct vfio_iommu *io, struct vfio_group *g, bool 
 	}
 	vfio_ioctl(io, g->fd, VFIO_GROUP_UNSET_CONTAINER, NULL);
 	return err_set(err, rc, "group %d: the container does not take %s: %s%s", g->number,
-		noiommu ? "a device without an IOMMU" : "the IOMMU (type 1, version 2)", strerror(-rc),
-		rc == -EPERM ? " (without interrupt remapping: allow_unsafe_interrupts of the module "
-			       "vfio_iommu_type1)" :
-			       "");
+		noiommu ? "a device without an IOMMU" : "the IOMMU (type 1, version 2)",
+		strerror(-rc),
+		rc == -EPERM
+			? " (without interrupt remapping: allow_unsafe_interrupts of the module "
+			  "vfio_iommu_type1)"
+			: "");
 }
 
 static void group_free(struct vfio_iommu *io, struct vfio_group *g)
@@ -152,7 +157,9 @@ static int group_new(struct vfio_iommu *io, int number, struct vfio_group **out,
 		return rc;
 	}
 	if (noiommu)
-		log_warn("group %d has no IOMMU: its device can read and write all of the host's memory", number);
+		log_warn(
+			"group %d has no IOMMU: its device can read and write all of the host's memory",
+			number);
 	else
 		/* Before a device of it is opened, which then holds on to KVM. */
 		vfio_kvm_add(io, g->fd);
@@ -215,10 +222,10 @@ static int container_use(struct vfio_iommu *io, const struct vfio_iommu_device *
 	if (fd < 0)
 		return err_set(err, fd, "%s: group %d does not hand it out: %s%s", dev->name,
 			b->group->number, strerror(-fd),
-			fd == -ENODEV	? " (is it bound to vfio-pci?)" :
-			fd == -EBUSY	? " (it is in use)" :
-			fd == -EPERM	? " (the group is not viable)" :
-					  "");
+			fd == -ENODEV  ? " (is it bound to vfio-pci?)"
+			: fd == -EBUSY ? " (it is in use)"
+			: fd == -EPERM ? " (the group is not viable)"
+				       : "");
 	b->device_fd = fd;
 	return 0;
 }
@@ -260,7 +267,8 @@ static int container_ranges(struct vfio_iommu *io, struct vfio_iova_ranges *out,
 	struct vfio_iommu_type1_info head = { .argsz = sizeof(head) };
 	FREE_AUTO void *info = NULL;
 	uint32_t size, left;
-	int rc = vfio_ask_list(io->sys, io->fd, VFIO_IOMMU_GET_INFO, &head, sizeof(head), &info, &size);
+	int rc = vfio_ask_list(
+		io->sys, io->fd, VFIO_IOMMU_GET_INFO, &head, sizeof(head), &info, &size);
 
 	out->nr = 0;
 	if (rc)
@@ -307,8 +315,8 @@ static int container_unmap(struct vfio_iommu *io, uint64_t iova, uint64_t size)
 #define MAX_DEPENDENT 256u
 #define MAX_GROUPS    64u
 
-static int add_group_fd(struct vfio_iommu *io, const struct vfio_pci_dependent_device *d, int32_t *fds,
-	uint32_t *nr, struct err *err)
+static int add_group_fd(struct vfio_iommu *io, const struct vfio_pci_dependent_device *d,
+	int32_t *fds, uint32_t *nr, struct err *err)
 {
 	const struct vfio_group *g = find_group(io, (int)d->group_id);
 
@@ -343,10 +351,12 @@ static int container_hot_reset(struct vfio_iommu *io, const struct vfio_binding 
 	if (rc == -ENODEV)
 		return err_set(err, -ENOTTY, "it is on no bus that can be reset");
 	if (rc || info->count > MAX_DEPENDENT)
-		return err_set(err, rc ? rc : -EPROTO, "which devices a reset of its bus concerns: %s",
+		return err_set(err, rc ? rc : -EPROTO,
+			"which devices a reset of its bus concerns: %s",
 			strerror(rc ? -rc : EPROTO));
 	for (uint32_t i = 0; i < info->count && !rc; i++)
-		rc = add_group_fd(io, &info->devices[i], reset.head.group_fds, &reset.head.count, err);
+		rc = add_group_fd(
+			io, &info->devices[i], reset.head.group_fds, &reset.head.count, err);
 	if (rc)
 		return rc;
 	reset.head.argsz = (uint32_t)(sizeof(reset.head) + reset.head.count * sizeof(int32_t));

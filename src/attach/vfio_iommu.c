@@ -1,16 +1,17 @@
 /*
  * vfio_iommu.c - guest RAM for host devices: pinned when the first one comes, let go with the last
  *
- * A device comes in three steps. It joins (group into container, or file bound to iommufd), after which the IOMMU's
- * ranges are known; RAM is mapped if it is not yet; then it can be used. An empty container forgets its maps,
- * so nothing outlives the last device: what it stood on is closed, and the next device begins anew.
+ * A device comes in three steps. It joins (group into container, or file bound to iommufd), after
+ * which the IOMMU's ranges are known; RAM is mapped if it is not yet; then it can be used. An empty
+ * container forgets its maps, so nothing outlives the last device: what it stood on is closed, and
+ * the next device begins anew.
  *
- * What can be known before is checked before: how much memory has to be locked against the limit, and RAM
- * against the addresses that the IOMMU translates.
+ * What can be known before is checked before: how much memory has to be locked against the limit,
+ * and RAM against the addresses that the IOMMU translates.
  *
- * Owns:    container or iommufd, groups, maps, KVM's list. Devices' descriptors belong to their bindings.
- * Threads: any; see vfio_iommu_priv.h.
- * Trusts:  the kernel's numbers, but not their sizes.
+ * Owns:    container or iommufd, groups, maps, KVM's list. Devices' descriptors belong to their
+ * bindings. Threads: any; see vfio_iommu_priv.h. Trusts:  the kernel's numbers, but not their
+ * sizes.
  */
 #include "attach/vfio_iommu.h"
 
@@ -165,8 +166,11 @@ static bool in_ranges(const struct vfio_iova_ranges *ranges, uint64_t iova, uint
 	return !ranges->nr;
 }
 
-/* The first address of [iova, iova + size) that can not be translated, and the last of that hole. */
-static void find_hole(const struct vfio_iova_ranges *ranges, uint64_t iova, uint64_t *from, uint64_t *to)
+/*
+ * The first address of [iova, iova + size) that can not be translated, and the last of that hole.
+ */
+static void find_hole(
+	const struct vfio_iova_ranges *ranges, uint64_t iova, uint64_t *from, uint64_t *to)
 {
 	*from = iova;
 	/* Ranges come in ascending order. */
@@ -316,7 +320,8 @@ static int open_backend(struct vfio_iommu *io, const struct vfio_iommu_device *d
 	if (why)
 		log_warn("host devices are attached by group and container, not iommufd: %s", why);
 	else
-		log_info("host devices are attached by group and container: iommufd was not asked for");
+		log_info(
+			"host devices are attached by group and container: iommufd was not asked for");
 	io->backend = &vfio_container;
 	return io->backend->open(io, err);
 }
@@ -359,11 +364,13 @@ static int attach_locked(struct vfio_iommu *io, const struct vfio_iommu_device *
 			return rc;
 		}
 	} else if (dev->fd >= 0 && io->backend != &vfio_iommufd) {
-		return err_set(err, -EINVAL, "a device's descriptor can only be used by iommufd, and the "
-					     "machine's other devices are in a container");
+		return err_set(err, -EINVAL,
+			"a device's descriptor can only be used by iommufd, and the "
+			"machine's other devices are in a container");
 	} else if (io->backend == &vfio_iommufd && dev->fd < 0 && !dev->cdev) {
-		return err_set(err, -ENODEV, "it has no file in /dev/vfio/devices, and the machine's other "
-					     "devices are attached by iommufd");
+		return err_set(err, -ENODEV,
+			"it has no file in /dev/vfio/devices, and the machine's other "
+			"devices are attached by iommufd");
 	}
 	rc = io->backend->join(io, dev, out, err);
 	if (!rc)
@@ -389,8 +396,8 @@ int vfio_iommu_attach(struct vfio_iommu *io, const struct vfio_iommu_device *dev
 }
 
 /*
- * The device is closed first: the kernel resets it, and it touches memory no more when the maps go, all at once
- * with the address space.
+ * The device is closed first: the kernel resets it, and it touches memory no more when the maps go,
+ * all at once with the address space.
  */
 void vfio_iommu_detach(struct vfio_iommu *io, struct vfio_binding *b)
 {
@@ -420,8 +427,8 @@ static const char *p2p_hint(const struct vfio_backend *backend, int rc)
 {
 	switch (rc) {
 	case -EFAULT:
-		return backend == &vfio_iommufd ? "this kernel's iommufd maps no device memory" :
-						  "it does not answer now";
+		return backend == &vfio_iommufd ? "this kernel's iommufd maps no device memory"
+						: "it does not answer now";
 	case -ERANGE:
 		return "it lies where the IOMMU cannot translate";
 	default:
@@ -439,8 +446,7 @@ bool vfio_iommu_maps_bars(struct vfio_iommu *io)
 	return maps;
 }
 
-bool vfio_iommu_map(
-	struct vfio_iommu *io, const char *id, uint64_t iova, uint64_t size, void *hva)
+bool vfio_iommu_map(struct vfio_iommu *io, const char *id, uint64_t iova, uint64_t size, void *hva)
 {
 	const struct vfio_backend *backend;
 	int rc = -ENODEV;
@@ -449,8 +455,8 @@ bool vfio_iommu_map(
 	pthread_mutex_lock(&io->lock);
 	backend = io->backend;
 	if (backend && !io->noiommu && !io->no_p2p)
-		rc = in_ranges(&io->ranges, iova, size) ? io->backend->map(io, iova, size, hva) :
-							  -ERANGE;
+		rc = in_ranges(&io->ranges, iova, size) ? io->backend->map(io, iova, size, hva)
+							: -ERANGE;
 	say = rc && rc != -ENODEV && !io->p2p_said;
 	io->p2p_said |= say;
 	alone = io->nr_devices == 1;
@@ -459,8 +465,9 @@ bool vfio_iommu_map(
 	pthread_mutex_unlock(&io->lock);
 	if (say)
 		log_line(alone ? LOG_INFO : LOG_WARN,
-			"%s: other devices cannot reach its memory at 0x%llx (%llu bytes) directly: %s", id,
-			(unsigned long long)iova, (unsigned long long)size, p2p_hint(backend, rc));
+			"%s: other devices cannot reach its memory at 0x%llx (%llu bytes) directly: %s",
+			id, (unsigned long long)iova, (unsigned long long)size,
+			p2p_hint(backend, rc));
 	return !rc;
 }
 
@@ -473,8 +480,8 @@ void vfio_iommu_unmap(struct vfio_iommu *io, uint64_t iova, uint64_t size)
 		rc = io->backend->unmap(io, iova, size);
 	pthread_mutex_unlock(&io->lock);
 	if (rc)
-		log_warn("the IOMMU does not unmap device memory at 0x%llx: %s", (unsigned long long)iova,
-			strerror(-rc));
+		log_warn("the IOMMU does not unmap device memory at 0x%llx: %s",
+			(unsigned long long)iova, strerror(-rc));
 }
 
 /* --- life --- */

@@ -1,14 +1,15 @@
 /*
  * vfio_iommu.h - one address space for all host devices of a machine: guest RAM as they see it
  *
- * An IOVA is a guest physical address. The first device that is attached opens what stands behind it
- * and maps (and so pins) all of RAM, the last one that leaves closes it, after which nothing of the guest is pinned
- * or bound. Two ways, which look the same from outside:
+ * An IOVA is a guest physical address. The first device that is attached opens what stands behind
+ * it and maps (and so pins) all of RAM, the last one that leaves closes it, after which nothing of
+ * the guest is pinned or bound. Two ways, which look the same from outside:
  *
  *   container  /dev/vfio/vfio and /dev/vfio/GROUP: type 1 version 2 (vfio_container.c)
  *   iommufd    /dev/iommu and /dev/vfio/devices/vfioN: an I/O address space (vfio_iommufd.c)
  *
- * The second is taken when it was asked for and is there, else the first; the log says which and why.
+ * The second is taken when it was asked for and is there, else the first; the log says which and
+ * why.
  *
  * RAM is followed as a listener of the machine's memory: what is added later is mapped at once.
  *
@@ -43,8 +44,8 @@ struct vfio_iommu_params {
 };
 
 /*
- * Opens nothing yet. Gives *out, which counts its users: the maker is the first. 0 or -ENOMEM with a text.
- * Under the topology lock: RAM is listened to.
+ * Opens nothing yet. Gives *out, which counts its users: the maker is the first. 0 or -ENOMEM with
+ * a text. Under the topology lock: RAM is listened to.
  */
 int vfio_iommu_new(const struct vfio_iommu_params *p, struct vfio_iommu **out, struct err *err);
 /* The maker lets go: memory is no longer followed. Under the topology lock. NULL is fine. */
@@ -55,7 +56,7 @@ void vfio_iommu_drop(struct vfio_iommu *io);
 
 /* Which device it is: what its kind of attaching needs to know. All borrowed. */
 struct vfio_iommu_device {
-	const char *name; /* "0000:00:05.0", as its group knows it; of a descriptor: what to call it */
+	const char *name; /* "0000:00:05.0", as its group knows it, or for texts alone */
 	int group;	  /* number of its IOMMU group, -1: none */
 	const char *cdev; /* "vfio3", as below /dev/vfio/devices; NULL: none */
 	int fd;		  /* that device opened by the caller; -1: none */
@@ -66,15 +67,16 @@ struct vfio_group;
 /* A device in the address space. */
 struct vfio_binding {
 	int device_fd;
-	bool borrowed; /* device_fd is the caller's */
+	bool borrowed;		  /* device_fd is the caller's */
 	bool was_bound;		  /* by a run before, with the same descriptor */
 	struct vfio_group *group; /* container */
 };
 
 /*
- * Let the device in. *cancel is looked at between steps: true ends it with -ECANCELED. Gives *out, to be
- * handed to vfio_iommu_detach(). 0 or -errno with a text that names the step, the numbers and, where there is
- * one, the cure. After a failure nothing is left open or pinned that was not so before.
+ * Let the device in. *cancel is looked at between steps: true ends it with -ECANCELED. Gives *out,
+ * to be handed to vfio_iommu_detach(). 0 or -errno with a text that names the step, the numbers
+ * and, where there is one, the cure. After a failure nothing is left open or pinned that was not so
+ * before.
  */
 int vfio_iommu_attach(struct vfio_iommu *io, const struct vfio_iommu_device *dev,
 	const atomic_bool *cancel, struct vfio_binding *out, struct err *err);
@@ -82,19 +84,24 @@ int vfio_iommu_attach(struct vfio_iommu *io, const struct vfio_iommu_device *dev
 void vfio_iommu_detach(struct vfio_iommu *io, struct vfio_binding *b);
 
 /*
- * Reset everything behind the bus that the device is on. All of that must be in this address space. 0;
- * -EPERM when some of it is not, -ENOTTY when the device is on no bus that can be reset, with a text.
+ * Reset everything behind the bus that the device is on. All of that must be in this address space.
+ * 0; -EPERM when some of it is not, -ENOTTY when the device is on no bus that can be reset, with a
+ * text.
  */
 int vfio_iommu_hot_reset(struct vfio_iommu *io, const struct vfio_binding *b, struct err *err);
 
 /*
- * Let other devices reach [iova, iova + size), which is the memory of a BAR mapped at hva. Page-aligned, all.
- * True: it is mapped, and to be unmapped before hva goes. Never slow: no page is pinned.
+ * Let other devices reach [iova, iova + size), which is the memory of a BAR mapped at hva.
+ * Page-aligned, all. True: it is mapped, and to be unmapped before hva goes. Never slow: no page is
+ * pinned.
  */
 bool vfio_iommu_map(struct vfio_iommu *io, const char *id, uint64_t iova, uint64_t size, void *hva);
 void vfio_iommu_unmap(struct vfio_iommu *io, uint64_t iova, uint64_t size);
 
-/* Whether it is worth trying: not with --platform vfio_p2p_dma=off, or where the kernel was found unable. */
+/*
+ * Whether it is worth trying: not with --platform vfio_p2p_dma=off, or where the kernel was found
+ * unable.
+ */
 bool vfio_iommu_maps_bars(struct vfio_iommu *io);
 
 /* What the pages of RAM come to, in bytes: what has to be lockable. For texts. */

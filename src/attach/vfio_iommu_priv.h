@@ -5,7 +5,8 @@
  *   vfio_container.c  by group and container
  *   vfio_iommufd.c    by /dev/iommu and the devices' own files
  *
- * One lock, io->lock, guards all of it; the functions of struct vfio_backend are called with it held.
+ * One lock, io->lock, guards all of it; the functions of struct vfio_backend are called with it
+ * held.
  */
 #ifndef ATTACH_VFIO_IOMMU_PRIV_H
 #define ATTACH_VFIO_IOMMU_PRIV_H
@@ -53,8 +54,8 @@ struct vfio_group {
 
 struct vfio_iommu {
 	const struct vfio_sys *sys;
-	const struct kvm *kvm;	/* NULL: the maker has let go */
-	struct memory *memory;	/* likewise */
+	const struct kvm *kvm; /* NULL: the maker has let go */
+	struct memory *memory; /* likewise */
 	bool want_iommufd, no_p2p, unsafe_noiommu;
 	int given_iommufd;
 	atomic_uint users;
@@ -80,8 +81,7 @@ struct vfio_iommu {
 
 extern const struct vfio_backend vfio_container, vfio_iommufd;
 
-static inline int vfio_ioctl(
-	const struct vfio_iommu *io, int fd, unsigned long request, void *arg)
+static inline int vfio_ioctl(const struct vfio_iommu *io, int fd, unsigned long request, void *arg)
 {
 	return io->sys->ioctl(io->sys, fd, request, arg);
 }
@@ -105,8 +105,9 @@ int vfio_cannot_open(const char *path, int rc, struct err *err);
 #define VFIO_LIST_MAX	(64 * 1024u)
 
 /*
- * Ask with a buffer that begins with head's head_len bytes, and again with a larger one if the kernel says so in the
- * size that the structure begins with. Gives *out, of *size bytes. 0 or -errno; -EPROTO: it wants ever more.
+ * Ask with a buffer that begins with head's head_len bytes, and again with a larger one if the
+ * kernel says so in the size that the structure begins with. Gives *out, of *size bytes. 0 or
+ * -errno; -EPROTO: it wants ever more.
  */
 int vfio_ask_list(const struct vfio_sys *sys, int fd, unsigned long request, const void *head,
 	size_t head_len, void **out, uint32_t *size);

@@ -1,10 +1,11 @@
 /*
  * vfio_iommufd.c - host devices by their own files and /dev/iommu
  *
- * A device's file (/dev/vfio/devices/vfioN) can be used once it is bound to an iommufd and attached to an I/O address
- * space of it. All devices of a machine share one such space; the kernel makes and shares the page tables.
- * Both kinds of files may come from the caller, opened by somebody with more rights: then those are not closed here,
- * and the address space is destroyed instead, which lets go of all memory likewise.
+ * A device's file (/dev/vfio/devices/vfioN) can be used once it is bound to an iommufd and attached
+ * to an I/O address space of it. All devices of a machine share one such space; the kernel makes
+ * and shares the page tables. Both kinds of files may come from the caller, opened by somebody with
+ * more rights: then those are not closed here, and the address space is destroyed instead, which
+ * lets go of all memory likewise.
  *
  * Locks: io->lock, all of it.
  * Spec:  Documentation/userspace-api/iommufd.rst, Documentation/driver-api/vfio.rst.
@@ -76,20 +77,24 @@ static int bind(struct vfio_iommu *io, const struct vfio_iommu_device *dev, stru
 	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind), .iommufd = io->fd };
 	int rc = vfio_ioctl(io, b->device_fd, VFIO_DEVICE_BIND_IOMMUFD, &bind);
 
-	/* Bound by a run of this machine before: the caller's file is still open. Attaching tells whether it fits. */
+	/*
+	 * Bound by a run of this machine before: the caller's file is still open. Attaching tells
+	 * whether it fits.
+	 */
 	b->was_bound = rc == -EINVAL && b->borrowed && io->given_iommufd >= 0;
 	if (!rc || b->was_bound)
 		return 0;
 	return err_set(err, rc, "%s cannot be bound to the iommufd: %s%s", dev->name, strerror(-rc),
-		rc == -EBUSY || rc == -EINVAL ?
-			" (it is in use by another program, or a device of its group is bound to a host driver)" :
-		rc == -ENOTTY ? " (it is not a file of /dev/vfio/devices)" :
-		rc == -EPERM ? " (without interrupt remapping: allow_unsafe_interrupts of the module iommufd)" :
-			       "");
+		rc == -EBUSY || rc == -EINVAL
+			? " (it is in use by another program, or a device of its group is bound to a host driver)"
+		: rc == -ENOTTY ? " (it is not a file of /dev/vfio/devices)"
+		: rc == -EPERM
+			? " (without interrupt remapping: allow_unsafe_interrupts of the module iommufd)"
+			: "");
 }
 
-static int attach(struct vfio_iommu *io, const struct vfio_iommu_device *dev, struct vfio_binding *b,
-	struct err *err)
+static int attach(struct vfio_iommu *io, const struct vfio_iommu_device *dev,
+	struct vfio_binding *b, struct err *err)
 {
 	struct vfio_device_attach_iommufd_pt pt = { .argsz = sizeof(pt), .pt_id = io->ioas };
 	int rc = vfio_ioctl(io, b->device_fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &pt);
@@ -98,9 +103,10 @@ static int attach(struct vfio_iommu *io, const struct vfio_iommu_device *dev, st
 		return 0;
 	return err_set(err, rc, "%s cannot be attached to the I/O address space: %s%s", dev->name,
 		strerror(-rc),
-		rc == -EPERM   ? " (without interrupt remapping: allow_unsafe_interrupts of the module iommufd)" :
-		rc == -EADDRINUSE ? " (its IOMMU reserves addresses that guest RAM has)" :
-				  "");
+		rc == -EPERM
+			? " (without interrupt remapping: allow_unsafe_interrupts of the module iommufd)"
+		: rc == -EADDRINUSE ? " (its IOMMU reserves addresses that guest RAM has)"
+				    : "");
 }
 
 static int iommufd_join(struct vfio_iommu *io, const struct vfio_iommu_device *dev,
@@ -200,7 +206,8 @@ static int whose(const struct vfio_pci_hot_reset_info *info, struct err *err)
 				"its bus cannot be reset: %04x:%02x:%02x.%x is on it too, and not this machine's",
 				d->segment, d->bus, d->devfn >> 3, d->devfn & 7);
 	}
-	return err_set(err, -EPERM, "its bus cannot be reset: not all devices on it are this machine's");
+	return err_set(
+		err, -EPERM, "its bus cannot be reset: not all devices on it are this machine's");
 }
 
 static int iommufd_hot_reset(struct vfio_iommu *io, const struct vfio_binding *b, struct err *err)
@@ -219,7 +226,8 @@ static int iommufd_hot_reset(struct vfio_iommu *io, const struct vfio_binding *b
 	if (rc == -ENODEV)
 		return err_set(err, -ENOTTY, "it is on no bus that can be reset");
 	if (rc || info->count > MAX_DEPENDENT)
-		return err_set(err, rc ? rc : -EPROTO, "which devices a reset of its bus concerns: %s",
+		return err_set(err, rc ? rc : -EPROTO,
+			"which devices a reset of its bus concerns: %s",
 			strerror(rc ? -rc : EPROTO));
 	if (!(info->flags & VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED))
 		return whose(info, err);

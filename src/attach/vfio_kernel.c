@@ -1,16 +1,19 @@
 /*
  * vfio_kernel.c - a host device behind the kernel's VFIO: calls, loss, end
  *
- * States: IDLE -> ATTACHING -> READY -> BROKEN. A call is a system call on the device's descriptor, made by the thread
- * that needs it; the kernel sorts out who comes first. There is nothing to wait for but the kernel itself.
+ * States: IDLE -> ATTACHING -> READY -> BROKEN. A call is a system call on the device's descriptor,
+ * made by the thread that needs it; the kernel sorts out who comes first. There is nothing to wait
+ * for but the kernel itself.
  *
- * A device is lost in three ways, each final: the kernel signals an uncorrectable error, or that the host wants it
- * back, or an access fails and the device's vendor id can not be read any more. An access alone proves
- * nothing: the kernel refuses BARs while memory decoding is off or the device sleeps. Whoever finds the loss turns READY into
- * BROKEN, from when on calls fail; the loop tells the owner, who ends the device (and so gives it back to the host).
+ * A device is lost in three ways, each final: the kernel signals an uncorrectable error, or that
+ * the host wants it back, or an access fails and the device's vendor id can not be read any more.
+ * An access alone proves nothing: the kernel refuses BARs while memory decoding is off or the
+ * device sleeps. Whoever finds the loss turns READY into BROKEN, from when on calls fail; the loop
+ * tells the owner, who ends the device (and so gives it back to the host).
  *
- * The kernel resets a device when its first user opens it and when the last one has closed it, also if that
- * user was killed. Explicit resets are for what it cannot do alone (the whole bus) and for guests that restart.
+ * The kernel resets a device when its first user opens it and when the last one has closed it, also
+ * if that user was killed. Explicit resets are for what it cannot do alone (the whole bus) and for
+ * guests that restart.
  *
  * Owns:    the binding, notifiers, descriptions. The loop and the owner are borrowed.
  * Threads: calls from any; the rest on the loop thread.
@@ -115,7 +118,8 @@ static int region_write(struct vfio_transport *t, unsigned region, uint64_t off,
 	if (region == VFIO_PCI_CONFIG_REGION_INDEX && off == PCI_COMMAND)
 		atomic_store(&vk->decodes, *(const uint8_t *)buf & PCI_COMMAND_MEMORY);
 	return done(vk,
-		vk->sys->pwrite(vk->sys, vk->binding.device_fd, buf, len, vk->offsets[region] + off),
+		vk->sys->pwrite(
+			vk->sys, vk->binding.device_fd, buf, len, vk->offsets[region] + off),
 		len);
 }
 
@@ -170,8 +174,9 @@ int vk_reset(struct vfio_kernel *vk)
 	if (rc != -ENOTTY && rc != -EPERM)
 		return rc;
 	if (!atomic_exchange(&vk->reset_said, true))
-		log_warn("%s: the device cannot be reset: it has no reset of its own, and %s. The guest finds it as it "
-			 "was left",
+		log_warn(
+			"%s: the device cannot be reset: it has no reset of its own, and %s. The guest finds it as it "
+			"was left",
 			vk->id, err.text);
 	return 0;
 }
@@ -201,8 +206,8 @@ static void open_device(struct vfio_transport *t)
 }
 
 /*
- * The kernel maps only memory that the device decodes now. Its owner lays a BAR before it tells the device that
- * decoding is on, so it is told here.
+ * The kernel maps only memory that the device decodes now. Its owner lays a BAR before it tells the
+ * device that decoding is on, so it is told here.
  */
 static void decode(struct vfio_kernel *vk)
 {
@@ -322,8 +327,8 @@ void vfio_kernel_stop(struct vfio_kernel *vk)
 }
 
 /*
- * The caller's descriptor stays open, and with it the device as it is: what closing would do has to be asked
- * for, so that the next one who takes the descriptor finds a clean device.
+ * The caller's descriptor stays open, and with it the device as it is: what closing would do has to
+ * be asked for, so that the next one who takes the descriptor finds a clean device.
  */
 static void clean_borrowed(struct vfio_kernel *vk)
 {

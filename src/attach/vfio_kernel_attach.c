@@ -1,12 +1,14 @@
 /*
- * vfio_kernel_attach.c - the thread that brings a host device up, and what the loop does with it then
+ * vfio_kernel_attach.c - the thread that brings a host device up, and what the loop does with it
+ * then
  *
- * Opening a device resets it, and the first one has all of guest RAM pinned: seconds, on large machines. So this is
- * done on a thread of its own, which ends with a report to the loop. The loop has the owner build its function and
- * restore what the guest set up, as for a device over a socket; nothing of that waits.
+ * Opening a device resets it, and the first one has all of guest RAM pinned: seconds, on large
+ * machines. So this is done on a thread of its own, which ends with a report to the loop. The loop
+ * has the owner build its function and restore what the guest set up, as for a device over a
+ * socket; nothing of that waits.
  *
- * The owner's restore() sets interrupts up. One that is refused is reported after restore() has come back, as the
- * owner holds its lock inside.
+ * The owner's restore() sets interrupts up. One that is refused is reported after restore() has
+ * come back, as the owner holds its lock inside.
  *
  * Threads: attach_thread() has the object to itself until its report is posted.
  */
@@ -29,7 +31,8 @@ static int read_config(struct vfio_kernel *vk, struct err *err)
 	ssize_t n;
 
 	if (size < PCI_STD_HEADER_SIZEOF || size > sizeof(vk->config))
-		return err_set(err, -EPROTO, "configuration space of %llu bytes, expected 64 to %zu",
+		return err_set(err, -EPROTO,
+			"configuration space of %llu bytes, expected 64 to %zu",
 			(unsigned long long)size, sizeof(vk->config));
 	vk->config_size = (unsigned)size;
 	n = vk->sys->pread(vk->sys, vk->binding.device_fd, vk->config, vk->config_size,
@@ -60,8 +63,8 @@ static void arm(struct vfio_kernel *vk, struct vk_notifier *n, uint32_t index)
 	if (!rc)
 		return;
 	log_warn("%s: %s will not be noticed: %s", vk->id,
-		index == VFIO_PCI_ERR_IRQ_INDEX ? "an error of the device" :
-						  "that the host wants the device back",
+		index == VFIO_PCI_ERR_IRQ_INDEX ? "an error of the device"
+						: "that the host wants the device back",
 		strerror(-rc));
 	if (n->fd >= 0)
 		fd_close(&n->fd);
@@ -114,16 +117,17 @@ static int watch(struct vfio_kernel *vk, struct vk_notifier *n, loop_fd_fn fn)
 
 static int refuse_irqs(struct vfio_kernel *vk, struct err *err)
 {
-	static const char *const names[VFIO_NR_IRQS] = { "INTx", "MSI", "MSI-X", "error", "request" };
+	static const char *const names[VFIO_NR_IRQS] = { "INTx", "MSI", "MSI-X", "error",
+		"request" };
 
 	if (!vk->refused ||
 		vk->owner->ops->irqs_refused(vk->owner, vk->refused_index, vk->refused_flags))
 		return 0;
 	return err_set(err, vk->refused_rc, "%s interrupts cannot be set up: %s%s",
 		names[vk->refused_index], strerror(-vk->refused_rc),
-		vk->refused_index == VFIO_PCI_INTX_IRQ_INDEX && vk->refused_rc == -EBUSY ?
-			" (its interrupt line is in use by a host driver that does not share it)" :
-			"");
+		vk->refused_index == VFIO_PCI_INTX_IRQ_INDEX && vk->refused_rc == -EBUSY
+			? " (its interrupt line is in use by a host driver that does not share it)"
+			: "");
 }
 
 static int hand_over(struct vfio_kernel *vk, struct err *err)
@@ -164,7 +168,8 @@ static void attached(struct loop_work *work)
 		return;
 	}
 	if (watch(vk, &vk->error, on_error) || watch(vk, &vk->request, on_request))
-		log_warn("%s: out of memory: errors and requests of the host will not be noticed", vk->id);
+		log_warn("%s: out of memory: errors and requests of the host will not be noticed",
+			vk->id);
 }
 
 static void *attach_thread(void *arg)

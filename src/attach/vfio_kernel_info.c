@@ -1,8 +1,8 @@
 /*
  * vfio_kernel_info.c - what a host device is made of, as the kernel says
  *
- * A region's description has the layout that vfio-user took over, and goes through the same checks. A region or kind of
- * interrupt that the kernel does not know is one that the device does not have.
+ * A region's description has the layout that vfio-user took over, and goes through the same checks.
+ * A region or kind of interrupt that the kernel does not know is one that the device does not have.
  *
  * Owns:   the lists of areas; their descriptor is the device's own.
  * Trusts: nothing but that mapped areas are the device's.
@@ -37,8 +37,8 @@ static int add_areas(struct vfio_kernel *vk, struct vfio_region *r, uint64_t off
 
 		r->areas[i] = (struct vfio_area){
 			.offset = at,
-			.size = sparse->nr ? sparse->areas[i].size :
-					     align_down(r->size, PAGE_SIZE_4K),
+			.size = sparse->nr ? sparse->areas[i].size
+					   : align_down(r->size, PAGE_SIZE_4K),
 			.fd = vk->binding.device_fd,
 			.fd_offset = offset + at,
 		};
@@ -63,8 +63,8 @@ static bool has_cap(const struct vfio_user_region_info *info, const uint8_t *rep
 	return false;
 }
 
-static int take_region(struct vfio_kernel *vk, unsigned index, const void *reply, uint32_t size,
-	struct err *err)
+static int take_region(
+	struct vfio_kernel *vk, unsigned index, const void *reply, uint32_t size, struct err *err)
 {
 	struct vfio_region *r = &vk->t.info.regions[index];
 	struct vfio_user_region_info info;
@@ -81,7 +81,8 @@ static int take_region(struct vfio_kernel *vk, unsigned index, const void *reply
 	if (info.offset > INT64_MAX - info.size)
 		return err_set(err, -EPROTO, "region %u: 0x%llx bytes at 0x%llx of its file", index,
 			(unsigned long long)info.size, (unsigned long long)info.offset);
-	if (!(info.flags & VFIO_USER_REGION_FLAG_MMAP) || index >= VFIO_USER_REGION_ROM || !info.size)
+	if (!(info.flags & VFIO_USER_REGION_FLAG_MMAP) || index >= VFIO_USER_REGION_ROM ||
+		!info.size)
 		return 0;
 	if (info.size < PAGE_SIZE_4K) {
 		r->page = (struct vfio_area){
@@ -119,10 +120,12 @@ static int get_irq(struct vfio_kernel *vk, unsigned index, struct err *err)
 	if (rc == -EINVAL)
 		return 0;
 	if (rc)
-		return err_set(err, rc, "VFIO_DEVICE_GET_IRQ_INFO of type %u: %s", index, strerror(-rc));
+		return err_set(
+			err, rc, "VFIO_DEVICE_GET_IRQ_INFO of type %u: %s", index, strerror(-rc));
 	if (info.count > MAX_IRQS)
-		return err_set(err, -EPROTO, "interrupt type %u: %u interrupts, expected at most %u", index,
-			info.count, MAX_IRQS);
+		return err_set(err, -EPROTO,
+			"interrupt type %u: %u interrupts, expected at most %u", index, info.count,
+			MAX_IRQS);
 	/* One that cannot be signalled by an eventfd can not be signalled at all. */
 	if (info.flags & VFIO_IRQ_INFO_EVENTFD)
 		vk->t.info.irqs[index] = (struct vfio_irq){ info.flags, info.count };

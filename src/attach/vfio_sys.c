@@ -32,8 +32,7 @@ static int sys_ioctl(const struct vfio_sys *sys, int fd, unsigned long request, 
 	return rc < 0 ? -errno : rc;
 }
 
-static ssize_t sys_pread(
-	const struct vfio_sys *sys, int fd, void *buf, size_t len, uint64_t off)
+static ssize_t sys_pread(const struct vfio_sys *sys, int fd, void *buf, size_t len, uint64_t off)
 {
 	ssize_t n = pread(fd, buf, len, (off_t)off);
 

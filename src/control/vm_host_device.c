@@ -1,8 +1,8 @@
 /*
  * vm_host_device.c - --device: devices of the host, all in one address space
  *
- * The first of them makes the address space; it opens nothing before that device attaches, and holds nothing
- * after the last one has left.
+ * The first of them makes the address space; it opens nothing before that device attaches, and
+ * holds nothing after the last one has left.
  */
 #include <errno.h>
 
@@ -37,9 +37,9 @@ static int begin_device(struct vm_devices *d, const struct platform_config *c,
 		.fd = h->fd == CONFIG_NO_FD ? -1 : (int)h->fd,
 		.segment = h->at.pci_segment,
 		.slot = vm_device_slot(&h->at),
-		.gpudirect_clique = h->x_nv_gpudirect_clique == CONFIG_NO_CLIQUE ?
-					    HOST_DEVICE_NO_CLIQUE :
-					    h->x_nv_gpudirect_clique,
+		.gpudirect_clique = h->x_nv_gpudirect_clique == CONFIG_NO_CLIQUE
+					    ? HOST_DEVICE_NO_CLIQUE
+					    : h->x_nv_gpudirect_clique,
 		.unsafe_noiommu = c->vfio_unsafe_noiommu,
 		.iommu = d->iommu,
 		.attached = vm_device_attached,

@@ -1,11 +1,11 @@
 /*
  * vfio_kernel.h - what Linux's VFIO and IOMMUFD can do that older headers do not say
  *
- * linux/vfio.h of 6.1 ends before devices could be opened by themselves (6.6), and <linux/iommufd.h>
- * may be missing altogether. Numbers and structures here are those of the kernel's user interface,
- * Documentation/userspace-api/iommufd.rst and vfio.rst; where the header has them, the header's count.
- * All structures begin with their size (argsz or size), by which kernel and program of
- * different age understand one another.
+ * linux/vfio.h of 6.1 ends before devices could be opened by themselves (6.6), and
+ * <linux/iommufd.h> may be missing altogether. Numbers and structures here are those of the
+ * kernel's user interface, Documentation/userspace-api/iommufd.rst and vfio.rst; where the header
+ * has them, the header's count. All structures begin with their size (argsz or size), by which
+ * kernel and program of different age understand one another.
  *
  * The structure of a region (struct vfio_region_info and its capabilities) is that of vfio-user:
  * vfio_user_parse_region_info() checks both.
@@ -50,7 +50,10 @@ struct vfio_device_detach_iommufd_pt {
 #define VFIO_DEVICE_DETACH_IOMMUFD_PT _IO(VFIO_TYPE, VFIO_BASE + 20)
 #endif
 
-/* In the flags of struct vfio_pci_hot_reset_info: it names devices, not groups; all of them are ours. */
+/*
+ * In the flags of struct vfio_pci_hot_reset_info: it names devices, not groups; all of them are
+ * ours.
+ */
 #ifndef VFIO_PCI_HOT_RESET_FLAG_DEV_ID
 #define VFIO_PCI_HOT_RESET_FLAG_DEV_ID	     (1 << 0)
 #define VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED (1 << 1)

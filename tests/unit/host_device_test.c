@@ -1,4 +1,7 @@
-/* host_device_test.c - --device as a whole: sysfs, the kernel, the guest's function, and every way it ends */
+/*
+ * host_device_test.c - --device as a whole: sysfs, the kernel, the guest's function, and every way
+ * it ends
+ */
 #include "vfio_world.h"
 
 #include "attach/host_device.h"
@@ -345,7 +348,8 @@ static void a_device_that_was_pulled_out_reads_all_ones(void **state)
 	plugged(r);
 	as_vcpu(r->w, job_lose, r);
 	world_until(r->w, is_given_back, r);
-	assert_int_equal(world_log(r->w, "the device does not answer any more: the guest loses it"), 1);
+	assert_int_equal(
+		world_log(r->w, "the device does not answer any more: the guest loses it"), 1);
 	as_vcpu(r->w, job_all_ones, NULL);
 	rig_end(r);
 }

@@ -1,13 +1,14 @@
 /*
- * vfio_fake_kernel.h - the kernel's VFIO and IOMMUFD, as far as outboard uses them, behind struct vfio_sys
+ * vfio_fake_kernel.h - the kernel's VFIO and IOMMUFD, as far as outboard uses them, behind struct
+ * vfio_sys
  *
- * It keeps to the order the kernel asks for (a group is in a container before its device is handed out, an address space
- * has a device before it can be mapped, ...) and fails a test that does not. What is open, mapped and known to KVM is
- * counted, so that a test can ask for nothing to be left. Any call can be made to fail: the nth of one kind, or the nth
- * of all.
+ * It keeps to the order the kernel asks for (a group is in a container before its device is handed
+ * out, an address space has a device before it can be mapped, ...) and fails a test that does not.
+ * What is open, mapped and known to KVM is counted, so that a test can ask for nothing to be left.
+ * Any call can be made to fail: the nth of one kind, or the nth of all.
  *
- * Descriptors are real ones (of memory files), so a device's regions can be mapped, and a leak can also be seen
- * in /proc/self/fd.
+ * Descriptors are real ones (of memory files), so a device's regions can be mapped, and a leak can
+ * also be seen in /proc/self/fd.
  */
 #ifndef TESTS_VFIO_FAKE_KERNEL_H
 #define TESTS_VFIO_FAKE_KERNEL_H
@@ -101,10 +102,10 @@ struct fake_kernel {
 	bool noiommu;	     /* groups are of the kind without an IOMMU */
 	bool iommufd_no_bar; /* as 6.12's */
 	bool argsz_grows;
-	bool bus_of_others;  /* a hot reset would hit a stranger */
+	bool bus_of_others; /* a hot reset would hit a stranger */
 	bool no_bus;
 	bool iova_caps_loop;
-	int max_vectors; /* 0: as many as asked for */
+	int max_vectors;    /* 0: as many as asked for */
 	unsigned nr_ranges; /* 0: one of all */
 	struct vfio_iova_range ranges[8];
 	unsigned long fail_request; /* this one ... */
@@ -355,7 +356,8 @@ static int fk_iommu_info(struct fake_kernel *k, void *arg)
 		struct vfio_iommu_type1_info_cap_iova_range cap;
 		struct vfio_iova_range ranges[8];
 	} *all = arg;
-	uint32_t need = sizeof(all->info) + sizeof(all->cap) + k->nr_ranges * sizeof(all->ranges[0]);
+	uint32_t need =
+		sizeof(all->info) + sizeof(all->cap) + k->nr_ranges * sizeof(all->ranges[0]);
 
 	if (!k->has_iommu)
 		return -EINVAL;
@@ -389,7 +391,8 @@ static int fk_container(struct fake_kernel *k, unsigned long request, void *arg)
 	case VFIO_SET_IOMMU:
 		assert_int_not_equal(fk_nr_in(k, FK_GROUP), 0);
 		assert_false(k->has_iommu);
-		assert_int_equal((uintptr_t)arg, k->noiommu ? VFIO_NOIOMMU_IOMMU : VFIO_TYPE1v2_IOMMU);
+		assert_int_equal(
+			(uintptr_t)arg, k->noiommu ? VFIO_NOIOMMU_IOMMU : VFIO_TYPE1v2_IOMMU);
 		if (k->no_msi_remapping)
 			return -EPERM;
 		k->has_iommu = true;
@@ -500,8 +503,8 @@ static int fk_region_info(struct fake_kernel *k, struct fk_device *d, struct vfi
 {
 	struct fk_region *r = &d->regions[info->index];
 	size_t sparse = r->nr_areas ? sizeof(struct vfio_region_info_cap_sparse_mmap) +
-					      r->nr_areas * sizeof(r->areas[0]) :
-				      0;
+					      r->nr_areas * sizeof(r->areas[0])
+				    : 0;
 	size_t need = sizeof(*info) + sparse + (r->msix_mappable ? 8 : 0);
 	uint32_t at = sizeof(*info);
 
@@ -555,9 +558,9 @@ static int fk_set_irqs(struct fake_kernel *k, struct fk_device *d, const struct 
 	if (k->max_vectors && (int)(set->start + set->count) > k->max_vectors)
 		return k->max_vectors;
 	for (uint32_t i = 0; i < set->count; i++) {
-		int *to = set->flags & VFIO_IRQ_SET_ACTION_UNMASK ?
-				  &d->unmask_fd :
-				  &d->eventfds[set->index][set->start + i];
+		int *to = set->flags & VFIO_IRQ_SET_ACTION_UNMASK
+				  ? &d->unmask_fd
+				  : &d->eventfds[set->index][set->start + i];
 
 		if (*to)
 			close(*to);
@@ -579,8 +582,9 @@ static int fk_hot_reset_info(
 	}
 	info->count = nr;
 	info->flags = 0;
-	info->devices[0] = (struct vfio_pci_dependent_device){ .group_id =
-								       (uint32_t)k->devices[f->device].group };
+	info->devices[0] =
+		(struct vfio_pci_dependent_device){ .group_id =
+							    (uint32_t)k->devices[f->device].group };
 	if (f->bound) {
 		info->flags = VFIO_PCI_HOT_RESET_FLAG_DEV_ID |
 			      (k->bus_of_others ? 0 : VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED);
@@ -599,7 +603,8 @@ static int fk_hot_reset(
 	assert_int_equal(reset->count, f->bound ? 0 : 1);
 	assert_int_equal(reset->argsz, sizeof(*reset) + reset->count * 4);
 	if (!f->bound)
-		assert_int_equal(fk_file(k, reset->group_fds[0])->group, k->devices[f->device].group);
+		assert_int_equal(
+			fk_file(k, reset->group_fds[0])->group, k->devices[f->device].group);
 	k->hot_resets++;
 	return 0;
 }
@@ -628,7 +633,8 @@ static int fk_attach(struct fake_kernel *k, struct fk_file *f, uint32_t ioas)
 	return 0;
 }
 
-static int fk_device_ioctl(struct fake_kernel *k, struct fk_file *f, unsigned long request, void *arg)
+static int fk_device_ioctl(
+	struct fake_kernel *k, struct fk_file *f, unsigned long request, void *arg)
 {
 	struct fk_device *d = &k->devices[f->device];
 	struct vfio_device_info *info = arg;
@@ -670,7 +676,8 @@ static int fk_device_ioctl(struct fake_kernel *k, struct fk_file *f, unsigned lo
 	}
 }
 
-static int fk_kvm_list(struct fake_kernel *k, unsigned long request, const struct kvm_device_attr *attr)
+static int fk_kvm_list(
+	struct fake_kernel *k, unsigned long request, const struct kvm_device_attr *attr)
 {
 	struct fk_file *f = fk_file(k, *(const int32_t *)(uintptr_t)attr->addr);
 
@@ -742,8 +749,7 @@ static ssize_t fk_access(
 	return (ssize_t)len;
 }
 
-static ssize_t fk_pread(
-	const struct vfio_sys *sys, int fd, void *buf, size_t len, uint64_t off)
+static ssize_t fk_pread(const struct vfio_sys *sys, int fd, void *buf, size_t len, uint64_t off)
 {
 	struct fake_kernel *k = fk_of(sys);
 	ssize_t n = fk_call(k, FK_PREAD);
@@ -782,7 +788,10 @@ static FK_UNUSED void fk_init(struct fake_kernel *k)
 	};
 }
 
-/* A device like a simple network card: BAR 0 of 16 KiB that can be mmapped, MSI-X, a reset of its own. */
+/*
+ * A device like a simple network card: BAR 0 of 16 KiB that can be mmapped, MSI-X, a reset of its
+ * own.
+ */
 static FK_UNUSED struct fk_device *fk_add_device(
 	struct fake_kernel *k, const char *name, int group, const char *cdev)
 {
@@ -798,10 +807,12 @@ static FK_UNUSED struct fk_device *fk_add_device(
 		.num_regions = 9,
 		.num_irqs = 5,
 	};
-	d->regions[0] = (struct fk_region){ .flags = rw | VFIO_REGION_INFO_FLAG_MMAP, .size = 0x4000 };
+	d->regions[0] =
+		(struct fk_region){ .flags = rw | VFIO_REGION_INFO_FLAG_MMAP, .size = 0x4000 };
 	d->regions[VFIO_PCI_CONFIG_REGION_INDEX] = (struct fk_region){ .flags = rw, .size = 256 };
 	d->irqs[VFIO_PCI_INTX_IRQ_INDEX] = (struct vfio_irq_info){ .count = 1,
-		.flags = VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_MASKABLE | VFIO_IRQ_INFO_AUTOMASKED };
+		.flags =
+			VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_MASKABLE | VFIO_IRQ_INFO_AUTOMASKED };
 	d->irqs[VFIO_PCI_MSIX_IRQ_INDEX] =
 		(struct vfio_irq_info){ .count = 4, .flags = VFIO_IRQ_INFO_EVENTFD };
 	for (unsigned i = VFIO_PCI_ERR_IRQ_INDEX; i <= VFIO_PCI_REQ_IRQ_INDEX; i++)

@@ -1,4 +1,7 @@
-/* vfio_iommu_test.c - host devices and guest RAM in one address space: every order of coming, going and failing */
+/*
+ * vfio_iommu_test.c - host devices and guest RAM in one address space: every order of coming, going
+ * and failing
+ */
 #include "vfio_fake_kernel.h"
 #include "vfio_fake_kvm.h"
 
@@ -17,12 +20,22 @@ struct rig {
 	int fds; /* open before */
 };
 
-static const struct vfio_iommu_device card = { .name = "0000:01:00.0", .group = 11, .cdev = "vfio0", .fd = -1 };
-static const struct vfio_iommu_device disk = { .name = "0000:02:00.0", .group = 12, .cdev = "vfio1", .fd = -1 };
-static const struct vfio_iommu_device twin = { .name = "0000:01:00.1", .group = 11, .cdev = "vfio2", .fd = -1 };
+static const struct vfio_iommu_device card = {
+	.name = "0000:01:00.0", .group = 11, .cdev = "vfio0", .fd = -1
+};
+static const struct vfio_iommu_device disk = {
+	.name = "0000:02:00.0", .group = 12, .cdev = "vfio1", .fd = -1
+};
+static const struct vfio_iommu_device twin = {
+	.name = "0000:01:00.1", .group = 11, .cdev = "vfio2", .fd = -1
+};
 
-static const struct mem_range high = { .gpa = 4 * GIB, .size = 8 * MIB, .fd = -1, .hva = (void *)0x10000000 };
-static const struct mem_range higher = { .gpa = 8 * GIB, .size = 8 * MIB, .fd = -1, .hva = (void *)0x20000000 };
+static const struct mem_range high = {
+	.gpa = 4 * GIB, .size = 8 * MIB, .fd = -1, .hva = (void *)0x10000000
+};
+static const struct mem_range higher = {
+	.gpa = 8 * GIB, .size = 8 * MIB, .fd = -1, .hva = (void *)0x20000000
+};
 
 static struct vfio_iommu_params params(struct rig *r)
 {
@@ -198,9 +211,9 @@ static void outlives_its_maker_for_as_long_as_a_device_holds_it(void **state)
 static void makes_no_more_calls_than_needed(void **state)
 {
 	/*
-	 * Container: its file, version, group's file, status, into the container, IOMMU, KVM's list, group into the list,
-	 * ranges, map, device. iommufd: its file, address space, device's file, KVM's list, device into the
-	 * list, bind, attach, ranges, map.
+	 * Container: its file, version, group's file, status, into the container, IOMMU, KVM's
+	 * list, group into the list, ranges, map, device. iommufd: its file, address space,
+	 * device's file, KVM's list, device into the list, bind, attach, ranges, map.
 	 */
 	static const unsigned first[] = { 11, 9 }, second[] = { 6, 5 };
 
@@ -257,7 +270,10 @@ static void any_call_may_fail_and_leaves_nothing(void **state)
 				more = r->k.nr_calls >= nth;
 				for (int i = 0; i < 3; i++)
 					good += !rc[i];
-				/* One failure costs one device at most, and no other one its memory. */
+				/*
+				 * One failure costs one device at most, and no other one its
+				 * memory.
+				 */
 				assert_in_range(good, 2, 3);
 				assert_int_equal(r->k.nr_maps, 3);
 				for (int i = 0; i < 3; i++)
@@ -630,7 +646,8 @@ int main(void)
 		cmocka_unit_test(makes_no_more_calls_than_needed),
 		cmocka_unit_test(any_call_may_fail_and_leaves_nothing),
 		cmocka_unit_test(a_map_that_fails_says_range_and_reason),
-		cmocka_unit_test(too_low_a_limit_of_locked_memory_is_said_before_anything_is_opened),
+		cmocka_unit_test(
+			too_low_a_limit_of_locked_memory_is_said_before_anything_is_opened),
 		cmocka_unit_test(ram_outside_of_what_the_iommu_translates_is_refused_with_the_hole),
 		cmocka_unit_test(a_list_of_capabilities_that_runs_in_circles_is_as_none),
 		cmocka_unit_test(groups_that_cannot_be_used_are_named),

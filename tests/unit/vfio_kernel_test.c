@@ -1,4 +1,7 @@
-/* vfio_kernel_test.c - a host device behind a kernel that says what it likes: attach, calls, loss, end */
+/*
+ * vfio_kernel_test.c - a host device behind a kernel that says what it likes: attach, calls, loss,
+ * end
+ */
 #include "vfio_fake_kernel.h"
 #include "vfio_fake_kvm.h"
 
@@ -27,8 +30,8 @@ struct rig {
 	struct vfio_owner owner;
 	unsigned prepared, restored, lost, left;
 	enum vfio_leave why;
-	bool stale;		  /* ready() says no, once */
-	bool irqs_in_restore;	  /* restore() sets up INTx */
+	bool stale;	      /* ready() says no, once */
+	bool irqs_in_restore; /* restore() sets up INTx */
 	bool bears_refusal;
 	unsigned refused;
 	int eventfd;
@@ -65,8 +68,8 @@ static void restore(struct vfio_owner *o)
 
 	r->restored++;
 	/* Not ready yet: nobody else's calls come through. */
-	assert_int_equal(r->t->ops->region_write(r->t, CONFIG, PCI_INTERRUPT_LINE, &line, 1,
-				 VFIO_CALL_WAIT),
+	assert_int_equal(
+		r->t->ops->region_write(r->t, CONFIG, PCI_INTERRUPT_LINE, &line, 1, VFIO_CALL_WAIT),
 		-ENOTCONN);
 	rc = r->t->ops->region_write(r->t, CONFIG, PCI_INTERRUPT_LINE, &line, 1, VFIO_CALL_QUEUE);
 	assert_true(!rc || r->k.fail_nth);
@@ -157,7 +160,10 @@ static void make(struct rig *r, int fd)
 		.loop = r->loop,
 		.iommu = r->io,
 		.owner = &r->owner,
-		.device = { .name = "0000:01:00.0", .group = fd < 0 ? 11 : -1, .cdev = "vfio0", .fd = fd },
+		.device = { .name = "0000:01:00.0",
+			.group = fd < 0 ? 11 : -1,
+			.cdev = "vfio0",
+			.fd = fd },
 	};
 
 	assert_int_equal(vfio_kernel_new(&p, &r->vk), 0);
@@ -221,8 +227,11 @@ static void knows_regions_areas_and_interrupts(void **state)
 
 	r->d->regions[1] = (struct fk_region){ .flags = 3, .size = 0x20 };
 	r->d->regions[2] = (struct fk_region){ .flags = 7, .size = 0x100, .msix_mappable = true };
-	r->d->regions[3] = (struct fk_region){ .flags = 7, .size = 0x10000, .nr_areas = 2,
-		.areas = { { 0x8000, 0x8000 }, { 0, 0x1000 } }, .msix_mappable = true };
+	r->d->regions[3] = (struct fk_region){ .flags = 7,
+		.size = 0x10000,
+		.nr_areas = 2,
+		.areas = { { 0x8000, 0x8000 }, { 0, 0x1000 } },
+		.msix_mappable = true };
 	assert_int_equal(attach(r), 0);
 	info = &r->t->info;
 	assert_true(info->host && info->can_reset);
@@ -259,10 +268,17 @@ static void refuses_a_device_that_makes_no_sense(void **state)
 		{ "configuration space of 65536 bytes", .config_size = 65536 },
 		{ "4096 interrupts, expected at most 2048", .msix_count = 4096 },
 		{ "more than 2^62", .bar = { .flags = 7, .size = UINT64_MAX } },
-		{ "region 0", .bar = { .flags = 7, .size = 0x4000, .nr_areas = 1, .areas = { { 0x2000, 0x3000 } } } },
-		{ "region 0", .bar = { .flags = 7, .size = 0x4000, .nr_areas = 2,
+		{ "region 0", .bar = { .flags = 7,
+				      .size = 0x4000,
+				      .nr_areas = 1,
+				      .areas = { { 0x2000, 0x3000 } } } },
+		{ "region 0", .bar = { .flags = 7,
+				      .size = 0x4000,
+				      .nr_areas = 2,
 				      .areas = { { 0, 0x2000 }, { 0x1000, 0x1000 } } } },
-		{ "region 0", .bar = { .flags = 7, .size = 0x4000, .nr_areas = 1,
+		{ "region 0", .bar = { .flags = 7,
+				      .size = 0x4000,
+				      .nr_areas = 1,
 				      .areas = { { UINT64_MAX - 0xfff, 0x2000 } } } },
 	};
 
@@ -372,8 +388,11 @@ static void sets_interrupts(void **state)
 	r->k.max_vectors = 2;
 	assert_int_equal(r->t->ops->set_irqs(r->t, &rq, VFIO_CALL_WAIT), -ENOSPC);
 	rq.count = 9;
-	assert_int_equal(r->t->ops->set_irqs(r->t, &(struct vfio_irq_request){ .index = 2, .start = 9, .count = 1,
-							    .flags = rq.flags, .fds = fds }, VFIO_CALL_WAIT),
+	assert_int_equal(
+		r->t->ops->set_irqs(r->t,
+			&(struct vfio_irq_request){
+				.index = 2, .start = 9, .count = 1, .flags = rq.flags, .fds = fds },
+			VFIO_CALL_WAIT),
 		-EINVAL);
 	rig_end(r);
 }
@@ -397,7 +416,8 @@ static void a_refused_interrupt_ends_the_attach_unless_the_owner_bears_it(void *
 
 		r->irqs_in_restore = true;
 		r->bears_refusal = bears;
-		r->d->irqs[VFIO_PCI_ERR_IRQ_INDEX].count = r->d->irqs[VFIO_PCI_REQ_IRQ_INDEX].count = 0;
+		r->d->irqs[VFIO_PCI_ERR_IRQ_INDEX].count =
+			r->d->irqs[VFIO_PCI_REQ_IRQ_INDEX].count = 0;
 		r->k.fail_request = VFIO_DEVICE_SET_IRQS;
 		r->k.fail_rc = -EBUSY;
 		assert_int_equal(attach(r), bears ? 0 : -EBUSY);
@@ -429,7 +449,8 @@ static void maps_a_bar_for_others_once_the_device_decodes_it(void **state)
 	assert_true(fk_has_map(&r->k, 0xc0000000, 0x4000));
 	r->t->ops->dma_unmap(r->t, 0xc0000000, 0x4000);
 	assert_int_equal(r->k.nr_maps, 1);
-	assert_int_equal(r->t->ops->region_write(r->t, CONFIG, PCI_COMMAND, &off, 2, VFIO_CALL_WAIT), 0);
+	assert_int_equal(
+		r->t->ops->region_write(r->t, CONFIG, PCI_COMMAND, &off, 2, VFIO_CALL_WAIT), 0);
 	assert_true(r->t->ops->dma_map(r->t, 0xc0000000, 0x4000, (void *)0x10000));
 	assert_int_equal(r->d->config[PCI_COMMAND], PCI_COMMAND_MEMORY);
 	r->t->ops->dma_unmap(r->t, 0xc0000000, 0x4000);
