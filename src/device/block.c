@@ -207,7 +207,7 @@ static void free_disk(struct virtio_model *m)
 		end_thread(d, i);
 	for (unsigned i = 0; d->queues && i < d->config.nr_queues; i++)
 		block_queue_fini(&d->queues[i]);
-	block_limit_fini(&d->limit);
+	rate_limit_fini(&d->limit);
 	block_store_free(d->store);
 	free(d->queues);
 	free(d);
@@ -338,7 +338,7 @@ int block_new(struct virtio_model **out, struct loop *loop, struct block_store *
 		config->nr_threads <= config->nr_queues);
 	d->config = *config;
 	d->store = store;
-	block_limit_init(&d->limit, &config->limit, clock_now_ns());
+	rate_limit_init(&d->limit, &config->limit, clock_now_ns());
 	d->model = (struct virtio_model){
 		.ops = &ops,
 		.name = config->name,

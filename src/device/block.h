@@ -9,7 +9,7 @@
 #ifndef DEVICE_BLOCK_H
 #define DEVICE_BLOCK_H
 
-#include "device/block_limit.h"
+#include "device/rate_limit.h"
 #include "device/block_store.h"
 #include "device/virtio_model.h"
 
@@ -25,7 +25,7 @@ struct block_config {
 	char serial[20];     /* padded with zeros */
 	bool write_through;  /* at first; the driver may change it */
 	bool no_uring;	     /* tests */
-	struct block_limit_config limit;
+	struct rate_limit_config limit;
 };
 
 /* Takes store, also on failure. Gives *out. 0 or -errno with a text. */

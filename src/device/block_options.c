@@ -230,10 +230,10 @@ static int new_virtio(
 	if (!rc)
 		rc = parse_serial(values[OPT_SERIAL], &config, err);
 	if (!rc)
-		rc = block_limit_options(
+		rc = rate_limit_options(
 			&options[OPT_BW_SIZE], &values[OPT_BW_SIZE], &config.limit.bytes, err);
 	if (!rc)
-		rc = block_limit_options(
+		rc = rate_limit_options(
 			&options[OPT_OPS_SIZE], &values[OPT_OPS_SIZE], &config.limit.ops, err);
 	if (!rc)
 		rc = open_store(values, config.nr_threads, &store, err);

@@ -69,7 +69,8 @@ struct block_queue {
 	struct block_pieces *free_pieces;
 	unsigned open;		    /* requests taken and not answered */
 	struct block_request *held; /* taken, waits for the limit */
-	bool used;		    /* something was pushed since the last notification */
+	bool used;		    /* something was pushed since the last notification, */
+	uint64_t untold;	    /* which moved so many bytes */
 	bool stopping, watching, told_broken;
 	struct log_limit limit;
 
@@ -82,7 +83,7 @@ struct block_disk {
 	struct virtio_model model;
 	struct block_config config;
 	struct block_store *store;
-	struct block_limit limit;
+	struct rate_limit limit;
 	/* What requests are checked against; changed by the loop's thread. */
 	_Atomic uint64_t sectors;
 	atomic_bool write_through;

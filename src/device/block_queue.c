@@ -3,7 +3,7 @@
  *
  * The thread's poller takes requests, a few at a time so that what completes meanwhile is told
  * soon, and begins them; the store calls back; answers are pushed, and the driver hears of a batch
- * of them at the beginning and the end of the next poll.
+ * of them at the beginning and the end of the next poll, or before when much was moved.
  *
  * A request over the limit is held, and no other is taken until it went. Stopping takes no more,
  * lets the held one go at once, and is complete when the last one is answered and nobody watches
@@ -25,6 +25,9 @@
 
 /* Requests taken before what they completed is told. */
 #define BATCH 16
+
+/* As much moved, and the driver hears of it at once: it can look at that while the next is copied. */
+#define TELL_BYTES (64 * KIB)
 
 #define LOOK_NS NS_PER_MS
 
@@ -133,6 +136,7 @@ static void tell_driver(struct block_queue *q)
 	if (!q->used)
 		return;
 	q->used = false;
+	q->untold = 0;
 	vq_notify(q->vq);
 }
 
@@ -193,7 +197,7 @@ bool block_queue_may_go(struct block_queue *q, struct block_request *r)
 	if (!q->disk->limit.any || q->stopping)
 		return true;
 	now = clock_now_ns();
-	wait = block_limit_take(&q->disk->limit, r->cost, now);
+	wait = rate_limit_take(&q->disk->limit, r->cost, now);
 	if (!wait)
 		return true;
 	q->held = r;
@@ -255,9 +259,12 @@ void block_queue_stop(struct block_queue *q)
 void block_queue_answer(struct block_queue *q, struct block_request *r, uint64_t written)
 {
 	vq_push(q->vq, &r->req, (uint32_t)MIN(written, (uint64_t)UINT32_MAX));
+	q->untold += r->cost;
 	give_storage(q, r);
 	q->open--;
 	q->used = true;
+	if (q->untold >= TELL_BYTES)
+		tell_driver(q);
 	if (q->stopping && !q->open)
 		iothread_timer_set(q->t, &q->timer, 0);
 }

@@ -257,7 +257,7 @@ static void free_net(struct virtio_model *m)
 		net_pair_fini(&n->pairs[i]);
 	free(n->pairs);
 	for (int dir = NET_RX; dir <= NET_TX; dir++)
-		block_limit_fini(&n->limits[dir]);
+		rate_limit_fini(&n->limits[dir]);
 	loop_unpost(m->loop, &n->gone);
 	tap_close(&n->tap);
 	free(n);
@@ -332,7 +332,7 @@ int net_new(struct virtio_model **out, struct loop *loop, const struct net_confi
 		.loop = loop,
 	};
 	for (int dir = NET_RX; dir <= NET_TX; dir++)
-		block_limit_init(&n->limits[dir], &config->limit, clock_now_ns());
+		rate_limit_init(&n->limits[dir], &config->limit, clock_now_ns());
 	if (config->mtu)
 		n->tap.mtu = config->mtu;
 	if (config->mac)

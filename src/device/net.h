@@ -11,7 +11,7 @@
 
 #include "base/err.h"
 #include "base/loop.h"
-#include "device/block_limit.h"
+#include "device/rate_limit.h"
 #include "device/tap.h"
 #include "device/virtio_model.h"
 
@@ -21,7 +21,7 @@ struct net_config {
 		*mac; /* of the guest's side; NULL: made from the tap's; borrowed for the call */
 	uint16_t mtu; /* 0: the tap's */
 	uint16_t queue_size;
-	struct block_limit_config limit; /* each way for itself */
+	struct rate_limit_config limit; /* each way for itself */
 	bool csum, tso, ufo;		 /* offer these offloads; the latter two need the first */
 };
 

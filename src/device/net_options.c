@@ -194,10 +194,10 @@ static int parse(const char *const *values, struct request *r, struct err *err)
 	if (!rc)
 		rc = parse_switches(values, r, err);
 	if (!rc)
-		rc = block_limit_options(
+		rc = rate_limit_options(
 			&options[OPT_BW_SIZE], &values[OPT_BW_SIZE], &r->net.limit.bytes, err);
 	if (!rc)
-		rc = block_limit_options(
+		rc = rate_limit_options(
 			&options[OPT_OPS_SIZE], &values[OPT_OPS_SIZE], &r->net.limit.ops, err);
 	r->host.ip = values[OPT_IP];
 	r->host.mask = values[OPT_MASK];

@@ -83,13 +83,13 @@ static void tx_may_go_on(struct iothread_timer *timer)
  * asked for. */
 static bool may_pass(struct net_pair *p, enum net_dir dir, uint64_t len)
 {
-	struct block_limit *limit = &p->net->limits[dir];
+	struct rate_limit *limit = &p->net->limits[dir];
 	uint64_t now, wait;
 
 	if (!limit->any || p->counted[dir])
 		return true;
 	now = clock_now_ns();
-	wait = block_limit_take(limit, len - TAP_HEADER_SIZE, now);
+	wait = rate_limit_take(limit, len - TAP_HEADER_SIZE, now);
 	p->counted[dir] = !wait;
 	if (!wait)
 		return true;

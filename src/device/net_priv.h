@@ -90,7 +90,7 @@ struct net {
 
 	uint64_t features; /* accepted */
 	struct loop_queue control;
-	struct block_limit limits[2];
+	struct rate_limit limits[2];
 	unsigned active; /* pairs that the driver uses */
 	struct net_filter filter;
 	uint64_t offloads; /* VIRTIO_NET_F_GUEST_..., in force */

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -23,18 +24,23 @@
 #define ALL_FEATURES UINT64_MAX
 #define FLUSH_BIT    VIRTIO_BIT(VIRTIO_BLK_F_FLUSH)
 
-enum kind { RAM, FILE_URING, FILE_POOL, FILE_DIRECT, NR_KINDS };
+enum kind { RAM, FILE_URING, FILE_POOL, FILE_DIRECT, FILE_IN_MEMORY, NR_KINDS };
 
 struct fixture {
 	struct disk d;
-	int fds_at_start;
-	char path[64];
+	int fds_at_start, memory;
+	char path[64], memory_path[64];
 	struct block_config config;
 	struct block_file_config file;
 	struct drv_config ring;
 };
 
 static struct fixture f;
+
+static const char *path_of(enum kind kind)
+{
+	return kind == FILE_IN_MEMORY ? f.memory_path : f.path;
+}
 
 static struct block_store *make_store(enum kind kind)
 {
@@ -45,7 +51,7 @@ static struct block_store *make_store(enum kind kind)
 	if (kind == RAM) {
 		rc = block_ram_new(&store, DISK_BYTES, &err);
 	} else {
-		f.file.path = f.path;
+		f.file.path = path_of(kind);
 		f.file.direct = kind == FILE_DIRECT;
 		rc = block_file_new(&store, &f.file, &err);
 	}
@@ -87,6 +93,10 @@ static int setup(void **state)
 	if (fd < 0 || ftruncate(fd, DISK_BYTES))
 		return -1;
 	close(fd);
+	f.memory = memfd_create("block_test", MFD_CLOEXEC);
+	if (f.memory < 0 || ftruncate(f.memory, DISK_BYTES))
+		return -1;
+	snprintf(f.memory_path, sizeof(f.memory_path), "/proc/self/fd/%d", f.memory);
 	return loop_new(&f.d.loop);
 }
 
@@ -94,6 +104,7 @@ static int teardown(void **state)
 {
 	loop_free(f.d.loop);
 	unlink(f.path);
+	close(f.memory);
 	return fd_count() == f.fds_at_start ? 0 : -1;
 }
 
@@ -179,7 +190,7 @@ static void random_traffic(enum kind kind, unsigned steps)
 	unsigned seed = kind + 1, open = 0;
 
 	memset(model, 0, sizeof(model));
-	assert_int_equal(truncate(f.path, 0) | truncate(f.path, DISK_BYTES), 0);
+	assert_int_equal(truncate(path_of(kind), 0) | truncate(path_of(kind), DISK_BYTES), 0);
 	open_disk(kind);
 	for (unsigned step = 0; step < steps || open; step++) {
 		struct slot *s = &slots[rand_r(&seed) % 8];
@@ -500,7 +511,7 @@ static void the_tail_of_an_odd_image_reads_as_zeros_and_can_be_written(void **st
 
 	memset(out, 9, sizeof(out));
 	for (enum kind kind = FILE_URING; kind < NR_KINDS; kind++) {
-		int fd = open(f.path, O_RDWR | O_TRUNC);
+		int fd = open(path_of(kind), O_RDWR | O_TRUNC);
 
 		assert_int_equal(ftruncate(fd, 0), 0);
 		memset(in, 7, sizeof(in));
@@ -515,7 +526,7 @@ static void the_tail_of_an_odd_image_reads_as_zeros_and_can_be_written(void **st
 			disk_do(&f.d, VIRTIO_BLK_T_OUT, 1, out, 512, NULL, 0, CUT_USUAL), OK);
 		assert_int_equal(
 			disk_do(&f.d, VIRTIO_BLK_T_FLUSH, 0, NULL, 0, NULL, 0, CUT_USUAL), OK);
-		stat(f.path, &st);
+		stat(path_of(kind), &st);
 		assert_int_equal(st.st_size, 1024);
 		close_disk();
 	}
@@ -525,13 +536,13 @@ static void an_image_that_is_cut_under_the_guest_is_an_error(void **state)
 {
 	for (enum kind kind = FILE_URING; kind < NR_KINDS; kind++) {
 		open_disk(kind);
-		assert_int_equal(truncate(f.path, 4096), 0);
+		assert_int_equal(truncate(path_of(kind), 4096), 0);
 		assert_int_equal(
 			disk_do(&f.d, VIRTIO_BLK_T_IN, 8, NULL, 0, NULL, 512, CUT_USUAL), IOERR);
 		assert_int_equal(
 			disk_do(&f.d, VIRTIO_BLK_T_IN, 7, NULL, 0, NULL, 512, CUT_USUAL), OK);
 		close_disk();
-		assert_int_equal(truncate(f.path, DISK_BYTES), 0);
+		assert_int_equal(truncate(path_of(kind), DISK_BYTES), 0);
 	}
 }
 
@@ -730,7 +741,7 @@ static void a_request_over_the_limit_goes_when_the_disk_stops(void **state)
 	struct disk_request r[3];
 
 	/* Two go, and the next one would a day later. */
-	f.config.limit.ops = (struct block_bucket_config){ .size = 2, .refill_ms = 86400000 };
+	f.config.limit.ops = (struct rate_bucket_config){ .size = 2, .refill_ms = 86400000 };
 	open_disk(FILE_URING);
 	for (unsigned i = 0; i < 3; i++)
 		disk_add(&f.d, &r[i], VIRTIO_BLK_T_IN, i, NULL, 0, 512, CUT_USUAL);
@@ -748,7 +759,7 @@ static void a_held_request_goes_by_itself_when_its_time_comes(void **state)
 {
 	struct disk_request r[6];
 
-	f.config.limit.bytes = (struct block_bucket_config){ .size = 512, .refill_ms = 1 };
+	f.config.limit.bytes = (struct rate_bucket_config){ .size = 512, .refill_ms = 1 };
 	open_disk(RAM);
 	for (unsigned i = 0; i < ARRAY_SIZE(r); i++)
 		disk_add(&f.d, &r[i], VIRTIO_BLK_T_IN, i, NULL, 0, 1024, CUT_USUAL);

@@ -59,7 +59,7 @@ static inline int tear_down(void **state)
 }
 
 static inline void make_limited(
-	unsigned pairs, const struct drv_config *config, const struct block_limit_config *limit)
+	unsigned pairs, const struct drv_config *config, const struct rate_limit_config *limit)
 {
 	const struct net_config net = {
 		.name = "net",
@@ -90,7 +90,7 @@ static inline void make_limited(
 
 static inline void make(unsigned pairs, const struct drv_config *config)
 {
-	make_limited(pairs, config, &(struct block_limit_config){ 0 });
+	make_limited(pairs, config, &(struct rate_limit_config){ 0 });
 }
 
 static const struct drv_config plain = { .size = 64 };

@@ -189,7 +189,7 @@ static void every_kind_of_ring_works(void **state)
 
 /* 20 packets at 5 in 20 ms, after the 5 that go at once: no less than 60 ms, on however slow a
  * machine. */
-static const struct block_limit_config five = { .ops = { .size = 5, .refill_ms = 20 } };
+static const struct rate_limit_config five = { .ops = { .size = 5, .refill_ms = 20 } };
 
 static void sending_keeps_to_its_limit(void **state)
 {
@@ -232,7 +232,7 @@ static void receiving_keeps_to_its_limit(void **state)
 /* As long as it would have to wait, a stop does not. */
 static void a_stop_does_not_wait_for_the_limit(void **state)
 {
-	const struct block_limit_config once = { .bytes = { .size = 1, .refill_ms = 3600000 } };
+	const struct rate_limit_config once = { .bytes = { .size = 1, .refill_ms = 3600000 } };
 
 	make_limited(1, &plain, &once);
 	start(MRG, 3);

@@ -1,10 +1,10 @@
 /*
- * block_limit.c - token buckets, in whole tokens and without rounding away time
+ * rate_limit.c - token buckets, in whole tokens and without rounding away time
  *
  * Tokens come in when somebody asks. Only the time of whole ones is taken off, so that asking
  * often costs nobody a part of one. Products are made in 128 bits: sizes and times are anything.
  */
-#include "device/block_limit.h"
+#include "device/rate_limit.h"
 
 #include <errno.h>
 
@@ -12,16 +12,16 @@
 #include "base/util.h"
 #include "device/number.h"
 
-int block_limit_options(const struct device_option options[3], const char *const values[3],
-	struct block_bucket_config *b, struct err *err)
+int rate_limit_options(const struct device_option options[3], const char *const values[3],
+	struct rate_bucket_config *b, struct err *err)
 {
-	int rc = number_option(options[0].name, values[0], 0, 1, BLOCK_LIMIT_MAX, &b->size, err);
+	int rc = number_option(options[0].name, values[0], 0, 1, RATE_LIMIT_MAX, &b->size, err);
 
 	if (!rc)
 		rc = number_option(
-			options[1].name, values[1], 0, 0, BLOCK_LIMIT_MAX, &b->burst, err);
+			options[1].name, values[1], 0, 0, RATE_LIMIT_MAX, &b->burst, err);
 	if (!rc)
-		rc = number_option(options[2].name, values[2], 0, 1, BLOCK_LIMIT_MAX_REFILL_MS,
+		rc = number_option(options[2].name, values[2], 0, 1, RATE_LIMIT_MAX_REFILL_MS,
 			&b->refill_ms, err);
 	if (rc)
 		return rc;
@@ -35,9 +35,9 @@ int block_limit_options(const struct device_option options[3], const char *const
 }
 
 static void bucket_init(
-	struct block_bucket *b, const struct block_bucket_config *config, uint64_t now_ns)
+	struct rate_bucket *b, const struct rate_bucket_config *config, uint64_t now_ns)
 {
-	*b = (struct block_bucket){
+	*b = (struct rate_bucket){
 		.config = *config,
 		.tokens = (int64_t)config->size,
 		.burst = config->burst,
@@ -45,8 +45,8 @@ static void bucket_init(
 	};
 }
 
-void block_limit_init(
-	struct block_limit *l, const struct block_limit_config *config, uint64_t now_ns)
+void rate_limit_init(
+	struct rate_limit *l, const struct rate_limit_config *config, uint64_t now_ns)
 {
 	pthread_mutex_init(&l->lock, NULL);
 	bucket_init(&l->bytes, &config->bytes, now_ns);
@@ -54,18 +54,18 @@ void block_limit_init(
 	l->any = config->bytes.size || config->ops.size;
 }
 
-void block_limit_fini(struct block_limit *l)
+void rate_limit_fini(struct rate_limit *l)
 {
 	pthread_mutex_destroy(&l->lock);
 }
 
-static uint64_t refill_ns(const struct block_bucket *b)
+static uint64_t refill_ns(const struct rate_bucket *b)
 {
 	return b->config.refill_ms * NS_PER_MS;
 }
 
 /* Whole tokens come in; the time of a part of one stays to be counted. */
-static void refill(struct block_bucket *b, uint64_t now_ns)
+static void refill(struct rate_bucket *b, uint64_t now_ns)
 {
 	unsigned __int128 came;
 	uint64_t room = (uint64_t)((int64_t)b->config.size - b->tokens);
@@ -83,7 +83,7 @@ static void refill(struct block_bucket *b, uint64_t now_ns)
 }
 
 /* Nanoseconds until there is a token; 0: there is. */
-static uint64_t bucket_wait(struct block_bucket *b, uint64_t now_ns)
+static uint64_t bucket_wait(struct rate_bucket *b, uint64_t now_ns)
 {
 	unsigned __int128 ns;
 
@@ -97,19 +97,19 @@ static uint64_t bucket_wait(struct block_bucket *b, uint64_t now_ns)
 	return ns > INT64_MAX ? INT64_MAX : (uint64_t)ns;
 }
 
-static void bucket_take(struct block_bucket *b, uint64_t n)
+static void bucket_take(struct rate_bucket *b, uint64_t n)
 {
 	uint64_t from_burst = MIN(n, b->burst);
-	int64_t floor = -(int64_t)BLOCK_LIMIT_MAX;
+	int64_t floor = -(int64_t)RATE_LIMIT_MAX;
 
 	if (!b->config.size)
 		return;
 	b->burst -= from_burst;
-	n = MIN(n - from_burst, BLOCK_LIMIT_MAX);
+	n = MIN(n - from_burst, RATE_LIMIT_MAX);
 	b->tokens = b->tokens - (int64_t)n < floor ? floor : b->tokens - (int64_t)n;
 }
 
-uint64_t block_limit_take(struct block_limit *l, uint64_t bytes, uint64_t now_ns)
+uint64_t rate_limit_take(struct rate_limit *l, uint64_t bytes, uint64_t now_ns)
 {
 	uint64_t wait;
 
