@@ -33,6 +33,11 @@
 /* Sleeps between two looks of which none has paid, at most. */
 #define MAX_PENALTY 1024u
 
+/* A long look, and which part of the time may go into them: one in so many. */
+#define LONG_LOOK_NS	     (60 * NS_PER_US)
+#define LONG_LOOK_SHARE	     7
+#define LONG_LOOK_SAVINGS_NS NS_PER_MS
+
 /* Enough for kernel-facing code without recursion; the default of 8 MiB counts against limits. */
 #define STACK_SIZE (256 * KIB)
 
@@ -287,31 +292,55 @@ static bool run_pollers(struct iothread *t)
 	return any;
 }
 
+/*
+ * A driver that waits for its one request sends the next one when it has woken up, which takes far
+ * longer than most looks. To look that long is worth it as long as it is a small share of the
+ * time: then waking up is saved for some requests, and no request costs more than it would have.
+ */
+static bool can_afford_long_look(struct iothread *t, uint64_t now)
+{
+	t->long_ns = MIN(t->long_ns + (now - t->long_at_ns) / LONG_LOOK_SHARE, LONG_LOOK_SAVINGS_NS);
+	t->long_at_ns = now;
+	return t->long_ns >= LONG_LOOK_NS;
+}
+
+static void begin_look(struct iothread *t)
+{
+	t->idle_since_ns = clock_now_ns();
+	t->look_ns = t->spin_max_ns < LONG_LOOK_NS && can_afford_long_look(t, t->idle_since_ns)
+			     ? LONG_LOOK_NS
+			     : t->spin_max_ns;
+}
+
 /* True while it pays to look for work rather than to sleep. */
 static bool go_on_looking(struct iothread *t)
 {
-	uint64_t now;
-
 	if (!t->spin_max_ns || t->sleeps_before_look)
 		return false;
-	now = clock_now_ns();
 	if (!t->idle_since_ns)
-		t->idle_since_ns = now;
-	if (now - t->idle_since_ns >= t->spin_max_ns)
+		begin_look(t);
+	else if (clock_now_ns() - t->idle_since_ns >= t->look_ns)
 		return false;
 	__builtin_ia32_pause();
 	return true;
 }
 
+static void end_look(struct iothread *t)
+{
+	if (t->look_ns > t->spin_max_ns)
+		t->long_ns -= MIN(t->long_ns, clock_now_ns() - t->idle_since_ns);
+	t->idle_since_ns = 0;
+}
+
 static void look_paid(struct iothread *t)
 {
-	t->idle_since_ns = 0;
+	end_look(t);
 	t->penalty = 0;
 }
 
 static void look_failed(struct iothread *t)
 {
-	t->idle_since_ns = 0;
+	end_look(t);
 	t->penalty = t->penalty ? MIN(2 * t->penalty, MAX_PENALTY) : 1;
 	t->sleeps_before_look = t->penalty;
 }

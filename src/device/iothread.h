@@ -4,8 +4,9 @@
  * Reads and writes of files, readiness of descriptors (kicks, taps) and calls from other threads
  * are completions of one ring, so a busy thread makes one system call per batch and an idle one
  * sleeps in it. After work the thread looks for more, for about as long as a sleep would cost, if
- * another CPU could bring it, and less often when that brings nothing. Where io_uring is forbidden,
- * epoll and helpers with preadv2/pwritev2 stand in; iothread_has_uring() tells.
+ * another CPU could bring it, and less often when that brings nothing. Within a seventh of the time a
+ * look may last as long as it takes a driver to wake up and to send its next request. Where io_uring
+ * is forbidden, epoll and helpers with preadv2/pwritev2 stand in; iothread_has_uring() tells.
  *
  * A program makes its threads in two steps. iothread_new() takes what a confined process may not
  * take; iothread_start() starts the thread proper, which inherits what the process has given up by
@@ -34,8 +35,8 @@ struct iothread;
 struct iothread_config {
 	const char *name; /* of the thread, at most 15 bytes: "_disk0_q0"; copied */
 	unsigned depth;	  /* operations under way at once, at most; 0: none, only watches */
-	uint32_t poll_us; /* longest look for work before sleep; 0: never. Nor ever with a single
-			     CPU */
+	uint32_t poll_us; /* usual length of a look for work before sleep; 0: none. Nor ever with a
+			     single CPU */
 	bool no_uring;	  /* tests: as if io_uring were forbidden */
 };
 

@@ -90,6 +90,8 @@ struct iothread {
 	unsigned nr_watches;
 	uint64_t spin_max_ns;	     /* longest look for work; 0: none */
 	uint64_t idle_since_ns;	     /* looking since then; 0: not */
+	uint64_t look_ns;	     /* how long this look may take */
+	uint64_t long_ns, long_at_ns; /* what long looks may cost now; when that was right */
 	unsigned sleeps_before_look; /* after looks that found nothing */
 	unsigned penalty;	     /* what it was set to last */
 
