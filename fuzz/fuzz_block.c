@@ -86,9 +86,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct err err = { 0 };
 
 	if (how & 32)
-		config.limit.bytes = (struct block_bucket_config){ 4096, 100, 1 };
+		config.limit.bytes = (struct rate_bucket_config){ 4096, 100, 1 };
 	if (how & 64)
-		config.limit.ops = (struct block_bucket_config){ 2, 1, 1 };
+		config.limit.ops = (struct rate_bucket_config){ 2, 1, 1 };
 	rig_init(&f.r);
 	require(block_new(&f.r.model, f.r.loop, make_store(kind, image), &config, &err) == 0);
 	fuzz_virtio_run(&f, how & 128 ? 0 : UINT64_MAX, &in);

@@ -47,7 +47,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		f.hosts[i] = fds[1];
 	}
 	if (how & 8)
-		config.limit.ops = (struct block_bucket_config){ .size = 3, .refill_ms = 1 };
+		config.limit.ops = (struct rate_bucket_config){ .size = 3, .refill_ms = 1 };
 	rig_init(&f.r);
 	require(tap_adopt(&tap, ours, 2, &err) == 0);
 	require(net_new(&f.r.model, f.r.loop, &config, &tap, &err) == 0);
