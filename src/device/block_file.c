@@ -34,12 +34,15 @@
 #include <limits.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -72,6 +75,7 @@ struct file {
 	int given;    /* the descriptor of somebody else's lock; -1: none */
 	uint32_t align_mem, align_off; /* of fd, if buffered is open */
 	bool device;
+	bool in_memory; /* the filesystem keeps it there */
 	atomic_bool no_punch, no_zero; /* found out to be impossible */
 	struct iovec zeros[ZERO_PIECES];
 };
@@ -107,6 +111,22 @@ static int pick_fd(
 	return f->buffered;
 }
 
+/*
+ * A file in memory is copied here and now. io_uring would have a worker do that, as such a
+ * filesystem does not tell whether it is going to wait; waking that one takes as long as the copy.
+ */
+static void copy(struct block_io *io, int fd, const struct iovec *iov, unsigned nr, uint64_t off)
+{
+	ssize_t n;
+
+	io->file.fd = fd;
+	if (io->op == BLOCK_READ)
+		n = preadv(fd, iov, (int)nr, (off_t)off);
+	else
+		n = pwritev2(fd, iov, (int)nr, (off_t)off, io->durable ? RWF_DSYNC : 0);
+	on_file(&io->file, n < 0 ? -errno : (int)n);
+}
+
 static void transfer(struct file *f, struct block_io *io)
 {
 	const struct iovec *iov;
@@ -115,7 +135,9 @@ static void transfer(struct file *f, struct block_io *io)
 	int fd = pick_fd(f, io, off, iov, nr);
 
 	io->step = TRANSFER;
-	if (io->op == BLOCK_READ)
+	if (f->in_memory)
+		copy(io, fd, iov, nr, off);
+	else if (io->op == BLOCK_READ)
 		iothread_readv(io->t, &io->file, fd, iov, nr, off);
 	else
 		iothread_writev(io->t, &io->file, fd, iov, nr, off, io->durable);
@@ -384,6 +406,7 @@ static int take_turn(int fd, unsigned place, const char *name, uint64_t patience
 
 static int check_kind(struct file *f, const char *name, struct err *err)
 {
+	struct statfs fs;
 	struct stat st;
 
 	if (fstat(f->fd, &st))
@@ -391,6 +414,7 @@ static int check_kind(struct file *f, const char *name, struct err *err)
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
 		return err_set(err, -EINVAL, "%s: expected a file or a block device", name);
 	f->device = S_ISBLK(st.st_mode);
+	f->in_memory = !fstatfs(f->fd, &fs) && fs.f_type == TMPFS_MAGIC;
 	return 0;
 }
 

@@ -75,6 +75,8 @@ static_assert(ARRAY_SIZE(options) <= DEVICE_MODEL_MAX_OPTIONS, "the parser's tab
 static const struct sandbox_call calls[] = {
 	IOTHREAD_CALLS,
 	{ SYS_lseek, "how large the image is now" },
+	{ SYS_preadv, "an image in memory" },
+	{ SYS_pwritev2, "likewise" },
 #ifdef HAVE_LIBNBD
 	{ SYS_recvfrom, "the NBD server" },
 	{ SYS_sendto, "likewise" },
