@@ -123,6 +123,7 @@ static int begin_disk(struct vm_devices *d, const struct disk_config *disk, stru
 	program_args_init(&a, "block");
 	program_arg(&a, "--id=%s", disk->at.id);
 	program_arg(&a, "--file-fd=%d", program_fd(&a, fd));
+	program_arg(&a, "--file-name=%s", disk->path);
 	program_arg(&a, "--queues=%u", disk->num_queues);
 	program_arg(&a, "--queue-size=%u", disk->queue_size);
 	if (disk->readonly)

@@ -577,7 +577,10 @@ int block_file_new(
 	f->store.ops = &file_ops;
 	f->fd = fd_take(&fd);
 	f->buffered = f->given = -1;
-	rc = open_image(f, config, config->path ? config->path : number, err);
+	rc = open_image(f, config,
+		config->path ? config->path :
+		config->name ? config->name :
+			       number, err);
 	if (rc) {
 		file_free(&f->store);
 		return rc;

@@ -21,6 +21,7 @@ enum {
 	OPT_BLK_FILE,
 	OPT_FILE,
 	OPT_FILE_FD,
+	OPT_FILE_NAME,
 	OPT_READ_ONLY,
 	OPT_DIRECT,
 	OPT_SPARSE,
@@ -46,6 +47,7 @@ static const struct device_option options[] = {
 		"PATH, nbd://HOST/EXPORT, nbd+unix:///?socket=PATH, "
 		"ram:SIZE or null:SIZE" },
 	[OPT_FILE_FD] = { "file-fd", "N", "the image is open as descriptor N" },
+	[OPT_FILE_NAME] = { "file-name", "TEXT", "and is called this in messages" },
 	[OPT_READ_ONLY] = { "read-only", NULL, "the guest may not write" },
 	[OPT_DIRECT] = { "direct", NULL, "past the page cache (O_DIRECT)" },
 	[OPT_SPARSE] = { "sparse", "on|off", "give discarded blocks back; default on" },
@@ -140,6 +142,7 @@ static int open_store(
 	struct block_file_config config = {
 		.path = what,
 		.fd = -1,
+		.name = values[OPT_FILE_NAME],
 		.read_only = values[OPT_READ_ONLY],
 		.direct = values[OPT_DIRECT],
 	};

@@ -94,6 +94,7 @@ static inline void block_store_free(struct block_store *s)
 struct block_file_config {
 	const char *path; /* NULL: fd */
 	int fd;		  /* taken, also on failure; path NULL */
+	const char *name; /* with fd, of the image, for messages; NULL: its number */
 	bool read_only;
 	bool direct; /* past the page cache */
 	bool sparse; /* what is discarded is given back */

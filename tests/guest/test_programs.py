@@ -31,7 +31,7 @@ def test_two_disks_on_one_image(vmm, image):
     guest = vmm("cpuid", "--disk", f"path={image}", f"path={image}")
     assert guest.wait() == 1, guest.said()
     guest.err.wait(f"^outboard: disk _disk[01]: {BEFORE}$")
-    assert "somebody else has locked it" in guest.err.text()
+    assert f"{image}: the image is in use: somebody else has locked it" in guest.err.text()
 
 
 @pytest.mark.parametrize("readonly", ["on", "off"])
