@@ -44,6 +44,7 @@ enum {
 	OPT_STATE,
 	OPT_SECCOMP,
 	OPT_LOG_FILE,
+	OPT_LOG_FD,
 	OPT_VERBOSE,
 	OPT_PRINT_CAPABILITIES,
 	OPT_HELP,
@@ -58,6 +59,7 @@ static const struct device_option common[NR_COMMON] = {
 	[OPT_STATE] = { "state", "FILE", "keep the device's state in FILE, and start from it" },
 	[OPT_SECCOMP] = { "seccomp", "MODE", "true (default), false, log or errno" },
 	[OPT_LOG_FILE] = { "log-file", "FILE", "append to FILE instead of writing to stderr" },
+	[OPT_LOG_FD] = { "log-fd", "N", "write to descriptor N instead, likewise" },
 	[OPT_VERBOSE] = { "verbose", NULL, "say more; twice: still more (also -v)" },
 	[OPT_PRINT_CAPABILITIES] = { "print-capabilities", NULL,
 		"print what this model is, as JSON" },
@@ -83,6 +85,7 @@ struct args {
 	int verbose;
 	enum sandbox_mode sandbox;
 	int fd;
+	int log_fd; /* with OPT_LOG_FD */
 };
 
 /* A PCI model with its port, or a virtio model with its: the others are NULL. */
@@ -230,7 +233,7 @@ static int parse_options(struct args *a, int argc, char **argv, struct err *err)
 	return 0;
 }
 
-static int parse_fd(const char *text, int *fd, struct err *err)
+static int parse_fd(const char *option, const char *text, int *fd, struct err *err)
 {
 	char *end;
 	long n;
@@ -238,11 +241,12 @@ static int parse_fd(const char *text, int *fd, struct err *err)
 	errno = 0;
 	n = strtol(text, &end, 10);
 	if (errno || end == text || *end || n < 0 || n > INT32_MAX)
-		return err_set(err, -EINVAL, "--fd: '%.32s', expected a descriptor's number", text);
+		return err_set(err, -EINVAL, "--%s: '%.32s', expected a descriptor's number", option,
+			text);
 	if (fcntl((int)n, F_GETFD) < 0)
-		return err_set(err, -EBADF, "--fd: descriptor %ld is not open", n);
+		return err_set(err, -EBADF, "--%s: descriptor %ld is not open", option, n);
 	if (n <= STDERR_FILENO)
-		return err_set(err, -EINVAL, "--fd: descriptor %ld is a standard stream", n);
+		return err_set(err, -EINVAL, "--%s: descriptor %ld is a standard stream", option, n);
 	*fd = (int)n;
 	return 0;
 }
@@ -265,8 +269,12 @@ static int check_args(struct args *a, struct err *err)
 	if (a->values[OPT_STATE] && !a->model->new_pci)
 		return err_set(
 			err, -EINVAL, "--state: %s keeps no state of its own", a->model->name);
-	if (a->values[OPT_FD])
-		rc = parse_fd(a->values[OPT_FD], &a->fd, err);
+	if (a->values[OPT_LOG_FILE] && a->values[OPT_LOG_FD])
+		return err_set(err, -EINVAL, "expected at most one of --log-file and --log-fd");
+	if (a->values[OPT_LOG_FD])
+		rc = parse_fd("log-fd", a->values[OPT_LOG_FD], &a->log_fd, err);
+	if (!rc && a->values[OPT_FD])
+		rc = parse_fd("fd", a->values[OPT_FD], &a->fd, err);
 	return rc;
 }
 
@@ -472,6 +480,10 @@ static int serve(const struct args *a)
 		fprintf(stderr, "outboard-device: --log-file %s: %s\n", a->values[OPT_LOG_FILE],
 			strerror(errno));
 		return EXIT_FAILURE;
+	}
+	if (a->values[OPT_LOG_FD]) {
+		fcntl(a->log_fd, F_SETFD, FD_CLOEXEC);
+		log_to(a->log_fd);
 	}
 	if (set_up(&prog, a, &err))
 		fprintf(stderr, "outboard-device: %s: %s\n", a->model->name, err.text);

@@ -31,10 +31,15 @@ int log_open(const char *path)
 
 	if (fd < 0)
 		return -errno;
+	log_to(fd);
+	return 0;
+}
+
+void log_to(int fd)
+{
 	if (out_fd != STDERR_FILENO)
 		close(out_fd);
 	out_fd = fd;
-	return 0;
 }
 
 int log_fd(void)

@@ -21,6 +21,9 @@ void log_init(const char *name, enum log_level level);
 /* Append to path instead of stderr. 0 or -errno. */
 int log_open(const char *path);
 
+/* The same to a descriptor, which others may write to as well. Takes fd. */
+void log_to(int fd);
+
 /* The descriptor that lines are written to (2 or the file's). */
 int log_fd(void);
 

@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -148,46 +149,89 @@ static void free_supervised(struct vhost_user_source *source)
 	free(s);
 }
 
-/* The program's path, the caller's arguments, and where the connection is. */
-static int copy_args(struct supervised *s, const char *const *args, struct err *err)
+/* One more argument; argv stays NULL-terminated. */
+static int __attribute__((format(printf, 2, 3))) add_arg(
+	struct supervised *s, const char *format, ...)
 {
+	size_t nr = 0;
+	va_list ap;
+	int n;
+
+	while (s->argv[nr])
+		nr++;
+	va_start(ap, format);
+	n = vasprintf(&s->argv[nr], format, ap);
+	va_end(ap);
+	if (n < 0)
+		s->argv[nr] = NULL;
+	return n < 0 ? -ENOMEM : 0;
+}
+
+/* What the process says goes where our own lines go, and is as much. */
+static int add_log_args(struct supervised *s, unsigned nr_fds)
+{
+	int rc = 0;
+
+	if (log_fd() != STDERR_FILENO)
+		rc = add_arg(s, "--log-fd=%d", SUPERVISED_FD((int)nr_fds));
+	for (enum log_level l = LOG_INFO; !rc && l <= LOG_DEBUG && log_enabled(l); l++)
+		rc = add_arg(s, "--verbose");
+	return rc;
+}
+
+/* The program's path, the caller's arguments, where the connection and the log are. */
+static int copy_args(struct supervised *s, const struct supervised_params *p, struct err *err)
+{
+	const size_t own = 6; /* path, --fd, --name, --log-fd, --verbose twice */
 	char path[PATH_MAX];
 	size_t nr = 0;
 	int rc = spawner_sibling(PROGRAM, path, sizeof(path));
 
 	if (rc)
 		return err_set(err, rc, "%s: %s", PROGRAM, strerror(-rc));
-	while (args[nr])
+	while (p->args[nr])
 		nr++;
-	s->argv = calloc(nr + 3, sizeof(*s->argv));
-	if (!s->argv)
-		return err_set(err, -ENOMEM, "out of memory");
-	s->argv[0] = strdup(path);
-	for (size_t i = 0; i < nr; i++)
-		s->argv[i + 1] = s->argv[i] ? strdup(args[i]) : NULL;
-	if (!s->argv[nr] || asprintf(&s->argv[nr + 1], "--fd=%d", SPAWN_FIRST_FD) < 0) {
-		s->argv[nr + 1] = NULL;
-		return err_set(err, -ENOMEM, "out of memory");
+	s->argv = calloc(nr + own + 1, sizeof(*s->argv));
+	rc = s->argv ? add_arg(s, "%s", path) : -ENOMEM;
+	for (size_t i = 0; !rc && i < nr; i++) {
+		rc = add_arg(s, "%s", p->args[i]);
+		/* Behind the model: what its lines begin with. */
+		if (!rc && i == 0)
+			rc = add_arg(s, "--name=%s", s->id);
 	}
+	if (!rc)
+		rc = add_arg(s, "--fd=%d", SPAWN_FIRST_FD);
+	if (!rc)
+		rc = add_log_args(s, p->nr_fds);
+	return rc ? err_set(err, rc, "out of memory") : 0;
+}
+
+static int keep_fd(struct supervised *s, int fd, struct err *err)
+{
+	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+
+	if (copy < 0)
+		return err_set(err, -errno, "descriptor %d: %s", fd, strerror(errno));
+	s->fds[s->nr_fds++] = copy;
 	return 0;
 }
 
 static int copy_fds(struct supervised *s, const int *fds, unsigned nr, struct err *err)
 {
-	if (nr >= SPAWN_MAX_FDS)
+	int rc = 0;
+
+	if (nr + 2 > SPAWN_MAX_FDS)
 		return err_set(err, -E2BIG, "expected at most %d descriptors, got %u",
-			SPAWN_MAX_FDS - 1, nr);
-	s->fds = calloc(nr + 1, sizeof(*s->fds));
+			SPAWN_MAX_FDS - 2, nr);
+	s->fds = calloc(nr + 2, sizeof(*s->fds));
 	if (!s->fds)
 		return err_set(err, -ENOMEM, "out of memory");
-	s->fds[0] = -1;
-	for (s->nr_fds = 1; s->nr_fds <= nr; s->nr_fds++) {
-		s->fds[s->nr_fds] = fcntl(fds[s->nr_fds - 1], F_DUPFD_CLOEXEC, 0);
-		if (s->fds[s->nr_fds] < 0)
-			return err_set(err, -errno, "descriptor %d: %s", fds[s->nr_fds - 1],
-				strerror(errno));
-	}
-	return 0;
+	s->fds[s->nr_fds++] = -1;
+	for (unsigned i = 0; !rc && i < nr; i++)
+		rc = keep_fd(s, fds[i], err);
+	if (!rc && log_fd() != STDERR_FILENO)
+		rc = keep_fd(s, log_fd(), err);
+	return rc;
 }
 
 int supervised_source_new(struct spawner *spawner, const struct supervised_params *p,
@@ -205,7 +249,7 @@ int supervised_source_new(struct spawner *spawner, const struct supervised_param
 	s->id = strdup(p->id);
 	rc = s->id ? 0 : err_set(err, -ENOMEM, "out of memory");
 	if (!rc)
-		rc = copy_args(s, p->args, err);
+		rc = copy_args(s, p, err);
 	if (!rc)
 		rc = copy_fds(s, p->fds, p->nr_fds, err);
 	if (rc) {

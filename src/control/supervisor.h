@@ -21,7 +21,10 @@
 /* What a process is started with. Copied, descriptors duplicated. */
 struct supervised_params {
 	const char *id; /* of the device, for log lines */
-	/* outboard-device's arguments from the model's name on, "--fd=3" excepted; NULL ends. */
+	/*
+	 * outboard-device's arguments from the model's name on, NULL ends. --fd, --name (id) and what
+	 * says where its log goes, which is where ours goes, are added.
+	 */
 	const char *const *args;
 	/* They are its descriptors 4, 5, ... each time. */
 	const int *fds;

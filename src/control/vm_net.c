@@ -74,7 +74,6 @@ static void pass_mac(struct program_args *a, const struct net_config *net)
 
 static void add_net_args(struct program_args *a, const struct net_config *net)
 {
-	program_arg(a, "--name=%s", net->at.id);
 	pass_mac(a, net);
 	program_arg(a, "--queues=%u", net->num_queues / 2u);
 	program_arg(a, "--queue-size=%u", net->queue_size);

@@ -157,7 +157,6 @@ int vm_begin_rng(struct vm_devices *d, const struct vm_config *c, struct err *er
 	if (!c->rng.src)
 		return 0;
 	program_args_init(&a, "rng");
-	program_arg(&a, "--name=%s", c->rng.at.id);
 	program_arg(&a, "--source=%s", c->rng.src);
 	return vm_begin_program(d, &program, &a, err);
 }
@@ -203,7 +202,6 @@ int vm_begin_vsock(struct vm_devices *d, const struct vm_config *c, struct err *
 	if (folder < 0)
 		return err_prefix(err, folder, "vsock %s", v->at.id);
 	program_args_init(&a, "vsock");
-	program_arg(&a, "--name=%s", v->at.id);
 	program_arg(&a, "--guest-cid=%" PRIu32, v->cid);
 	program_arg(&a, "--listen-fd=%d", program_fd_copy(&a, d->vsock_fd));
 	program_arg(&a, "--dir-fd=%d", program_fd(&a, folder));
@@ -245,7 +243,6 @@ int vm_begin_console(struct vm_devices *d, const struct vm_config *c, struct err
 	if (rc)
 		return err_prefix(err, rc, "--console");
 	program_args_init(&a, "console");
-	program_arg(&a, "--name=%s", con->at.id);
 	if (end->listen_fd >= 0)
 		program_arg(&a, "--socket-fd=%d", program_fd_copy(&a, end->listen_fd));
 	if (end->in_fd >= 0)

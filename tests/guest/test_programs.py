@@ -96,6 +96,17 @@ def test_the_spawner_is_killed(vmm, image):
     ends_well(guest)
 
 
+def test_what_programs_say_is_in_the_log_file(vmm, image, tmp_path):
+    """Each line begins with who says it; as much is said as the VMM was asked for."""
+    log = tmp_path / "log"
+    guest, spawner = running(
+        vmm, "--disk", f"path={image},id=mine", "--log-file", str(log), "--verbose", "--verbose")
+    ends_well(guest)
+    names = {line.partition(":")[0] for line in log.read_text().splitlines()}
+    assert names == {"outboard", "mine"}
+    assert "mine:" not in guest.err.text()
+
+
 def can_make_taps():
     return os.access("/dev/net/tun", os.W_OK) and os.geteuid() == 0
 
