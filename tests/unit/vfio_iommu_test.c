@@ -3,7 +3,7 @@
  * and failing
  */
 #include "vfio_fake_kernel.h"
-#include "vfio_fake_kvm.h"
+#include "fake_kvm.h"
 
 #include "attach/vfio_iommu_priv.h"
 #include "base/log.h"

@@ -3,7 +3,7 @@
  * end
  */
 #include "vfio_fake_kernel.h"
-#include "vfio_fake_kvm.h"
+#include "fake_kvm.h"
 
 #include <stdlib.h>
 

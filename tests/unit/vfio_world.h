@@ -1,5 +1,5 @@
 /*
- * vfio_world.h - a machine without KVM (vfio_fake_kvm.h) that a scripted server (vfio_fake.h) is
+ * vfio_world.h - a machine without KVM (fake_kvm.h) that a scripted server (vfio_fake.h) is
  * attached to, and its guest's accesses
  *
  * The test's own thread is the loop thread; threads made by as_vcpu() act as vCPUs.
@@ -7,8 +7,8 @@
 #ifndef TESTS_VFIO_WORLD_H
 #define TESTS_VFIO_WORLD_H
 
+#include "fake_kvm.h"
 #include "vfio_fake.h"
-#include "vfio_fake_kvm.h"
 #include "vfio_hooks.h"
 
 #include <stdatomic.h>
@@ -47,9 +47,7 @@ static MAYBE_UNUSED struct world *world_new(void)
 	snprintf(w->log_path, sizeof(w->log_path), "/tmp/vfio-log-%d-%u", (int)getpid(), number++);
 	log_init("test", LOG_WARN);
 	assert_int_equal(log_open(w->log_path), 0);
-	memset(fake_kvm.slots, 0, sizeof(fake_kvm.slots));
-	fake_kvm.nr_io = fake_kvm.nr_irq = 0;
-	fake_kvm.refuse_ioeventfd = 0;
+	fake_kvm_reset();
 	w->m.kvm.nr_slots = KVM_MAX;
 	w->m.kvm.nr_gsi_routes = 1024;
 	assert_int_equal(loop_new(&w->m.loop), 0);

@@ -1,8 +1,7 @@
 /*
  * virtio_fake.h - a virtio device that notes what it is told, and a machine without KVM
  *
- * The back-end is a struct virtio_backend of counters and copies. kvm_vm_ioctl() stands here
- * instead of the machine's, so slots, ioeventfds, irqfds and lines are written down. One thread is
+ * The back-end is a struct virtio_backend of counters and copies, KVM a fake (fake_kvm.h). One thread is
  * the loop thread and the vCPU in turns.
  */
 #ifndef TESTS_VIRTIO_FAKE_H
@@ -24,6 +23,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "fake_kvm.h"
+
 #include "attach/virtio_pci.h"
 #include "base/clock.h"
 #include "base/fd.h"
@@ -31,112 +32,9 @@
 #include "base/util.h"
 #include "machine/layout.h"
 
-#define MAYBE_UNUSED __attribute__((unused))
 #define RAM_SIZE     (16 * MIB)
 #define SLOT	     5
 #define NO_VECTOR    VIRTIO_MSI_NO_VECTOR
-
-/* --- KVM, as far as a virtio function uses it --- */
-
-#define KVM_MAX 512
-
-static struct fake_kvm {
-	pthread_mutex_t lock;
-	struct kvm_userspace_memory_region slots[KVM_MAX];
-	struct kvm_ioeventfd io[KVM_MAX];
-	unsigned nr_io;
-	struct kvm_irqfd irq[KVM_MAX];
-	unsigned nr_irq;
-	int line[GSI_IOAPIC_COUNT];
-	unsigned line_changes;
-	int refuse_ioeventfd; /* errno */
-	int refuse_slot;
-} fake_kvm = { .lock = PTHREAD_MUTEX_INITIALIZER };
-
-static int fake_ioeventfd(const struct kvm_ioeventfd *a)
-{
-	struct fake_kvm *k = &fake_kvm;
-
-	if (!(a->flags & KVM_IOEVENTFD_FLAG_DEASSIGN)) {
-		if (k->refuse_ioeventfd)
-			return -k->refuse_ioeventfd;
-		assert_true(k->nr_io < KVM_MAX);
-		k->io[k->nr_io++] = *a;
-		return 0;
-	}
-	for (unsigned i = 0; i < k->nr_io; i++)
-		if (k->io[i].addr == a->addr && k->io[i].fd == a->fd && k->io[i].len == a->len) {
-			k->io[i] = k->io[--k->nr_io];
-			return 0;
-		}
-	fail_msg("an ioeventfd is taken away that is not there");
-	return -ENOENT;
-}
-
-static int fake_irqfd(const struct kvm_irqfd *a)
-{
-	struct fake_kvm *k = &fake_kvm;
-
-	if (!(a->flags & KVM_IRQFD_FLAG_DEASSIGN)) {
-		assert_true(k->nr_irq < KVM_MAX);
-		k->irq[k->nr_irq++] = *a;
-		return 0;
-	}
-	for (unsigned i = 0; i < k->nr_irq; i++)
-		if (k->irq[i].fd == a->fd && k->irq[i].gsi == a->gsi) {
-			k->irq[i] = k->irq[--k->nr_irq];
-			return 0;
-		}
-	fail_msg("an irqfd is taken away that is not there");
-	return -ENOENT;
-}
-
-static int fake_slot(const struct kvm_userspace_memory_region *r)
-{
-	if (r->memory_size && fake_kvm.refuse_slot)
-		return -fake_kvm.refuse_slot;
-	fake_kvm.slots[r->slot] = *r;
-	return 0;
-}
-
-static int fake_ioctl(unsigned long request, void *arg)
-{
-	const struct kvm_irq_level *level = arg;
-
-	switch (request) {
-	case KVM_SET_USER_MEMORY_REGION:
-		return fake_slot(arg);
-	case KVM_IOEVENTFD:
-		return fake_ioeventfd(arg);
-	case KVM_IRQFD:
-		return fake_irqfd(arg);
-	case KVM_IRQ_LINE:
-		fake_kvm.line[level->irq] = (int)level->level;
-		fake_kvm.line_changes++;
-		return 0;
-	default:
-		return 0;
-	}
-}
-
-int kvm_vm_ioctl(const struct kvm *kvm, unsigned long request, void *arg)
-{
-	int rc;
-
-	pthread_mutex_lock(&fake_kvm.lock);
-	rc = fake_ioctl(request, arg);
-	pthread_mutex_unlock(&fake_kvm.lock);
-	return rc;
-}
-
-/* The slot that begins at an address; NULL: none. */
-static MAYBE_UNUSED const struct kvm_userspace_memory_region *slot_at(uint64_t gpa)
-{
-	for (unsigned i = 0; i < KVM_MAX; i++)
-		if (fake_kvm.slots[i].memory_size && fake_kvm.slots[i].guest_phys_addr == gpa)
-			return &fake_kvm.slots[i];
-	return NULL;
-}
 
 /* The descriptor that a write of len bytes to an address signals; -1: none. */
 static MAYBE_UNUSED int doorbell_at(uint64_t gpa, unsigned len)
@@ -299,7 +197,7 @@ static MAYBE_UNUSED struct world *world_new(void)
 		w->log_path, sizeof(w->log_path), "/tmp/virtio-log-%d-%u", (int)getpid(), number++);
 	log_init("test", LOG_WARN);
 	assert_int_equal(log_open(w->log_path), 0);
-	fake_kvm = (struct fake_kvm){ .lock = PTHREAD_MUTEX_INITIALIZER };
+	fake_kvm_reset();
 	w->m.kvm.nr_slots = KVM_MAX;
 	w->m.kvm.nr_gsi_routes = 1024;
 	w->m.kvm.ioeventfd_any_length = true;
