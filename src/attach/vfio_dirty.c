@@ -1,9 +1,9 @@
 /*
  * vfio_dirty.c - the log of a VFIO device's writes
  *
- * The kernel promises room for as many ranges as fit into a page, a device may have less: it is offered ever fewer,
- * the two that are nearest to each other becoming one, down to a single one. A log of more than was asked for costs
- * the device room and harms nobody.
+ * The kernel promises room for as many ranges as fit into a page, a device may have less: it is
+ * offered ever fewer, the two that are nearest to each other becoming one, down to a single one. A
+ * log of more than was asked for costs the device room and harms nobody.
  *
  * Spec: linux/vfio.h, VFIO_DEVICE_FEATURE_DMA_LOGGING_START, _STOP and _REPORT.
  */
@@ -25,24 +25,22 @@ typedef struct vfio_device_feature_dma_logging_range kernel_range;
 static_assert(PAGE_MIN % sizeof(kernel_range) == 0, "a page holds whole ranges");
 
 /* A struct vfio_device_feature and the data of a log's requests. */
-union request {
-	struct vfio_device_feature head;
-	struct {
-		struct vfio_device_feature head;
-		union {
-			struct vfio_device_feature_dma_logging_control control;
-			struct vfio_device_feature_dma_logging_report report;
-		};
-	} with;
+struct request {
+	__u32 argsz;
+	__u32 flags;
+	union {
+		struct vfio_device_feature_dma_logging_control control;
+		struct vfio_device_feature_dma_logging_report report;
+	};
 };
 
-static_assert(offsetof(union request, with.control) == sizeof(struct vfio_device_feature),
+static_assert(offsetof(struct request, control) == sizeof(struct vfio_device_feature),
 	"data follows the head");
 
-static int ask(struct vfio_dirty *d, uint32_t flags, size_t data, union request *rq)
+static int ask(struct vfio_dirty *d, uint32_t flags, size_t data, struct request *rq)
 {
-	rq->head.argsz = (uint32_t)(sizeof(rq->head) + data);
-	rq->head.flags = flags;
+	rq->argsz = (uint32_t)(sizeof(struct vfio_device_feature) + data);
+	rq->flags = flags;
 	return d->p.feature(d->p.self, rq);
 }
 
@@ -87,16 +85,17 @@ static void join_nearest(kernel_range *r, unsigned *nr)
 	--*nr;
 }
 
-static int start_with(struct vfio_dirty *d, const kernel_range *ranges, unsigned nr, uint64_t page_size)
+static int start_with(
+	struct vfio_dirty *d, const kernel_range *ranges, unsigned nr, uint64_t page_size)
 {
-	union request rq = { .with.control = {
-				     .page_size = page_size,
-				     .num_ranges = nr,
-				     .ranges = (uintptr_t)ranges,
-			     } };
+	struct request rq = { .control = {
+				      .page_size = page_size,
+				      .num_ranges = nr,
+				      .ranges = (uintptr_t)ranges,
+			      } };
 
 	return ask(d, VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
-		sizeof(rq.with.control), &rq);
+		sizeof(rq.control), &rq);
 }
 
 static bool too_many(int rc)
@@ -106,13 +105,12 @@ static bool too_many(int rc)
 
 static bool device_logs(struct vfio_dirty *d)
 {
-	union request rq = { 0 };
+	struct request rq = { 0 };
 
-	return d->p.feature &&
-	       !ask(d,
-		       VFIO_DEVICE_FEATURE_PROBE | VFIO_DEVICE_FEATURE_SET |
-			       VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
-		       sizeof(rq.with.control), &rq);
+	return d->p.feature && !ask(d,
+				       VFIO_DEVICE_FEATURE_PROBE | VFIO_DEVICE_FEATURE_SET |
+					       VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
+				       sizeof(rq.control), &rq);
 }
 
 static int start_device(struct vfio_dirty *d, const struct vfio_dirty_range *ranges, unsigned nr,
@@ -141,15 +139,16 @@ int vfio_dirty_start(struct vfio_dirty *d, const struct vfio_dirty_range *ranges
 	int rc = check_ranges(ranges, nr, page_size);
 
 	if (rc)
-		return err_set(err, rc, "device %s: these ranges of memory cannot be logged", d->p.id);
+		return err_set(
+			err, rc, "device %s: these ranges of memory cannot be logged", d->p.id);
 	if (d->source != VFIO_DIRTY_NONE)
 		return err_set(err, -EBUSY, "device %s: its writes are logged already", d->p.id);
 	if (device_logs(d)) {
 		rc = start_device(d, ranges, nr, page_size);
 		if (!rc)
 			d->source = VFIO_DIRTY_DEVICE;
-		return rc ? err_set(err, rc, "device %s: its log of writes does not start: %s", d->p.id,
-				    strerror(-rc))
+		return rc ? err_set(err, rc, "device %s: its log of writes does not start: %s",
+				    d->p.id, strerror(-rc))
 			  : 0;
 	}
 	rc = d->p.iommu ? d->p.iommu->start(d->p.iommu_self) : -ENOTTY;
@@ -159,8 +158,8 @@ int vfio_dirty_start(struct vfio_dirty *d, const struct vfio_dirty_range *ranges
 		return err_set(err, -EOPNOTSUPP,
 			"device %s cannot migrate: neither it nor its IOMMU tells which pages it writes",
 			d->p.id);
-	return rc ? err_set(err, rc, "device %s: the IOMMU's log of writes does not start: %s", d->p.id,
-			    strerror(-rc))
+	return rc ? err_set(err, rc, "device %s: the IOMMU's log of writes does not start: %s",
+			    d->p.id, strerror(-rc))
 		  : 0;
 }
 
@@ -168,7 +167,7 @@ int vfio_dirty_start(struct vfio_dirty *d, const struct vfio_dirty_range *ranges
 
 void vfio_dirty_stop(struct vfio_dirty *d)
 {
-	union request rq = { 0 };
+	struct request rq = { 0 };
 	int rc = 0;
 
 	if (d->source == VFIO_DIRTY_DEVICE)
@@ -183,15 +182,15 @@ void vfio_dirty_stop(struct vfio_dirty *d)
 static int report_device(
 	struct vfio_dirty *d, uint64_t iova, uint64_t size, uint64_t page_size, uint64_t *bitmap)
 {
-	union request rq = { .with.report = {
-				     .iova = iova,
-				     .length = size,
-				     .page_size = page_size,
-				     .bitmap = (uintptr_t)bitmap,
-			     } };
+	struct request rq = { .report = {
+				      .iova = iova,
+				      .length = size,
+				      .page_size = page_size,
+				      .bitmap = (uintptr_t)bitmap,
+			      } };
 
 	return ask(d, VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
-		sizeof(rq.with.report), &rq);
+		sizeof(rq.report), &rq);
 }
 
 int vfio_dirty_report(struct vfio_dirty *d, uint64_t iova, uint64_t size, uint64_t page_size,
@@ -205,7 +204,8 @@ int vfio_dirty_report(struct vfio_dirty *d, uint64_t iova, uint64_t size, uint64
 	else if (!rc)
 		rc = d->p.iommu->report(d->p.iommu_self, iova, size, page_size, bitmap);
 	return rc ? err_set(err, rc,
-			    "device %s: which pages it wrote in 0x%llx+0x%llx is not known: %s", d->p.id,
-			    (unsigned long long)iova, (unsigned long long)size, strerror(-rc))
+			    "device %s: which pages it wrote in 0x%llx+0x%llx is not known: %s",
+			    d->p.id, (unsigned long long)iova, (unsigned long long)size,
+			    strerror(-rc))
 		  : 0;
 }

@@ -1,11 +1,13 @@
 /*
  * vfio_dirty.h - which pages of guest memory a VFIO device has written
  *
- * Two can know: the device, by logging its own DMA (a DEVICE_FEATURE), and the IOMMU that it goes through, which
- * notes it in its page tables. The device is asked first, as its log is of itself alone.
+ * Two can know: the device, by logging its own DMA (a DEVICE_FEATURE), and the IOMMU that it goes
+ * through, which notes it in its page tables. The device is asked first, as its log is of itself
+ * alone.
  *
- * A log is of ranges, started and stopped once. A report adds to a bitmap and clears the log of what it covers; after
- * one that failed, all pages have to be taken for written, as what the log held is lost.
+ * A log is of ranges, started and stopped once. A report adds to a bitmap and clears the log of
+ * what it covers; after one that failed, all pages have to be taken for written, as what the log
+ * held is lost.
  *
  * Threads: one at a time, not the loop thread: a report walks the device's log.
  */
@@ -27,12 +29,14 @@ struct vfio_dirty_iommu {
 	/* -ENOTTY or -EOPNOTSUPP: it cannot. */
 	int (*start)(void *self);
 	void (*stop)(void *self);
-	int (*report)(void *self, uint64_t iova, uint64_t size, uint64_t page_size, uint64_t *bitmap);
+	int (*report)(
+		void *self, uint64_t iova, uint64_t size, uint64_t page_size, uint64_t *bitmap);
 };
 
 struct vfio_dirty_params {
 	const char *id; /* borrowed, as all of it */
-	/* DEVICE_FEATURE: *feature is a struct vfio_device_feature and its data. NULL: the device has none. */
+	/* DEVICE_FEATURE: *feature is a struct vfio_device_feature and its data. NULL: the device
+	 * has none. */
 	int (*feature)(void *self, void *feature);
 	void *self;
 	const struct vfio_dirty_iommu *iommu; /* NULL: it tells nothing */
@@ -50,8 +54,9 @@ struct vfio_dirty {
 void vfio_dirty_init(struct vfio_dirty *d, const struct vfio_dirty_params *p);
 
 /*
- * Log what is written in nr ranges (1 or more, ascending, not overlapping) from now on. A device that cannot keep as many
- * apart gets fewer and larger ones that cover them. 0; -EBUSY started already; -EOPNOTSUPP neither can; -errno; with a text.
+ * Log what is written in nr ranges (1 or more, ascending, not overlapping) from now on. A device
+ * that cannot keep as many apart gets fewer and larger ones that cover them. 0; -EBUSY started
+ * already; -EOPNOTSUPP neither can; -errno; with a text.
  */
 int vfio_dirty_start(struct vfio_dirty *d, const struct vfio_dirty_range *ranges, unsigned nr,
 	uint64_t page_size, struct err *err);
@@ -65,9 +70,9 @@ static inline size_t vfio_dirty_words(uint64_t size, uint64_t page_size)
 }
 
 /*
- * Set bit n of bitmap for the n-th page of [iova, iova + size) if it was written since the last report; others stay as they
- * are. page_size is a power of two from 4096 on, iova and size are multiples of it. 0; -EINVAL also: not started;
- * -errno: see above; with a text.
+ * Set bit n of bitmap for the n-th page of [iova, iova + size) if it was written since the last
+ * report; others stay as they are. page_size is a power of two from 4096 on, iova and size are
+ * multiples of it. 0; -EINVAL also: not started; -errno: see above; with a text.
  */
 int vfio_dirty_report(struct vfio_dirty *d, uint64_t iova, uint64_t size, uint64_t page_size,
 	uint64_t *bitmap, struct err *err);

@@ -1,18 +1,18 @@
 /*
  * vfio_migration.c - migration of a VFIO device: its states, and the bytes it is made of
  *
- * The way from one state to another is a table of the next state on it (next_on_way), by the rules of linux/vfio.h: the
- * shortest way, which passes through no state of saving or loading that it was not asked for. Ways lead
- * through the P2P states; a device without them skips these. We go each arc by itself, though the
- * kernel would go a whole way at once: so after a failure it is known where the device stands, and a device
- * process need not know about ways.
+ * The way from one state to another is a table of the next state on it (next_on_way), by the rules
+ * of linux/vfio.h: the shortest way, which passes through no state of saving or loading that it was
+ * not asked for. Ways lead through the P2P states; a device without them skips these. We go each
+ * arc by itself, though the kernel would go a whole way at once: so after a failure it is known
+ * where the device stands, and a device process need not know about ways.
  *
- * A data transfer session begins with the first of the states that save (PRE_COPY, PRE_COPY_P2P, STOP_COPY), or with
- * RESUMING, and ends with the last. Its descriptor never blocks us, if it can be helped: poll() waits, with a
- * deadline that each bit of progress renews.
+ * A data transfer session begins with the first of the states that save (PRE_COPY, PRE_COPY_P2P,
+ * STOP_COPY), or with RESUMING, and ends with the last. Its descriptor never blocks us, if it can
+ * be helped: poll() waits, with a deadline that each bit of progress renews.
  *
- * A device that does not do as it says (reports another state than it was brought into, opens no session, takes
- * 0 bytes) is not used further: the call fails.
+ * A device that does not do as it says (reports another state than it was brought into, opens no
+ * session, takes 0 bytes) is not used further: the call fails.
  *
  * Owns:   the session's descriptor.
  * Trusts: nothing the device says.
@@ -35,7 +35,7 @@
 #include "base/util.h"
 
 /* Since Linux 6.2 and 6.3; older headers do not know them. */
-#define MIGRATION_PRE_COPY  (1u << 2)
+#define MIGRATION_PRE_COPY    (1u << 2)
 #define FEATURE_MIG_DATA_SIZE 9
 
 struct precopy_info {
@@ -51,7 +51,8 @@ struct precopy_info {
 #define CHUNK (64 * 1024u)
 
 static_assert((int)VFIO_MIG_STOP_COPY == VFIO_DEVICE_STATE_STOP_COPY, "states are the kernel's");
-static_assert((int)VFIO_MIG_RUNNING_P2P == VFIO_DEVICE_STATE_RUNNING_P2P, "states are the kernel's");
+static_assert(
+	(int)VFIO_MIG_RUNNING_P2P == VFIO_DEVICE_STATE_RUNNING_P2P, "states are the kernel's");
 
 /* --- states --- */
 
@@ -81,24 +82,55 @@ const char *vfio_mig_state_name(unsigned state)
 
 /* [from][to]: where to go first. */
 static const uint8_t next_on_way[VFIO_MIG_NR_STATES][VFIO_MIG_NR_STATES] = {
-	[STOP] = { [STOP] = STOP, [RUNNING] = RUNNING_P2P, [STOP_COPY] = STOP_COPY,
-		[RESUMING] = RESUMING, [RUNNING_P2P] = RUNNING_P2P, [PRE_COPY] = RUNNING_P2P,
+	[STOP] = { [STOP] = STOP,
+		[RUNNING] = RUNNING_P2P,
+		[STOP_COPY] = STOP_COPY,
+		[RESUMING] = RESUMING,
+		[RUNNING_P2P] = RUNNING_P2P,
+		[PRE_COPY] = RUNNING_P2P,
 		[PRE_P2P] = RUNNING_P2P },
-	[RUNNING] = { [STOP] = RUNNING_P2P, [RUNNING] = RUNNING, [STOP_COPY] = RUNNING_P2P,
-		[RESUMING] = RUNNING_P2P, [RUNNING_P2P] = RUNNING_P2P, [PRE_COPY] = PRE_COPY,
+	[RUNNING] = { [STOP] = RUNNING_P2P,
+		[RUNNING] = RUNNING,
+		[STOP_COPY] = RUNNING_P2P,
+		[RESUMING] = RUNNING_P2P,
+		[RUNNING_P2P] = RUNNING_P2P,
+		[PRE_COPY] = PRE_COPY,
 		[PRE_P2P] = RUNNING_P2P },
-	[STOP_COPY] = { [STOP] = STOP, [RUNNING] = STOP, [STOP_COPY] = STOP_COPY,
-		[RESUMING] = STOP, [RUNNING_P2P] = STOP, [PRE_COPY] = STOP, [PRE_P2P] = STOP },
-	[RESUMING] = { [STOP] = STOP, [RUNNING] = STOP, [STOP_COPY] = STOP, [RESUMING] = RESUMING,
-		[RUNNING_P2P] = STOP, [PRE_COPY] = STOP, [PRE_P2P] = STOP },
-	[RUNNING_P2P] = { [STOP] = STOP, [RUNNING] = RUNNING, [STOP_COPY] = STOP, [RESUMING] = STOP,
-		[RUNNING_P2P] = RUNNING_P2P, [PRE_COPY] = RUNNING, [PRE_P2P] = PRE_P2P },
-	/* Copying ends by going back, unless it is to go on. */
-	[PRE_COPY] = { [STOP] = RUNNING, [RUNNING] = RUNNING, [STOP_COPY] = PRE_P2P,
-		[RESUMING] = RUNNING, [RUNNING_P2P] = RUNNING, [PRE_COPY] = PRE_COPY,
+	[STOP_COPY] = { [STOP] = STOP,
+		[RUNNING] = STOP,
+		[STOP_COPY] = STOP_COPY,
+		[RESUMING] = STOP,
+		[RUNNING_P2P] = STOP,
+		[PRE_COPY] = STOP,
+		[PRE_P2P] = STOP },
+	[RESUMING] = { [STOP] = STOP,
+		[RUNNING] = STOP,
+		[STOP_COPY] = STOP,
+		[RESUMING] = RESUMING,
+		[RUNNING_P2P] = STOP,
+		[PRE_COPY] = STOP,
+		[PRE_P2P] = STOP },
+	[RUNNING_P2P] = { [STOP] = STOP,
+		[RUNNING] = RUNNING,
+		[STOP_COPY] = STOP,
+		[RESUMING] = STOP,
+		[RUNNING_P2P] = RUNNING_P2P,
+		[PRE_COPY] = RUNNING,
 		[PRE_P2P] = PRE_P2P },
-	[PRE_P2P] = { [STOP] = RUNNING_P2P, [RUNNING] = RUNNING_P2P, [STOP_COPY] = STOP_COPY,
-		[RESUMING] = RUNNING_P2P, [RUNNING_P2P] = RUNNING_P2P, [PRE_COPY] = PRE_COPY,
+	/* Copying ends by going back, unless it is to go on. */
+	[PRE_COPY] = { [STOP] = RUNNING,
+		[RUNNING] = RUNNING,
+		[STOP_COPY] = PRE_P2P,
+		[RESUMING] = RUNNING,
+		[RUNNING_P2P] = RUNNING,
+		[PRE_COPY] = PRE_COPY,
+		[PRE_P2P] = PRE_P2P },
+	[PRE_P2P] = { [STOP] = RUNNING_P2P,
+		[RUNNING] = RUNNING_P2P,
+		[STOP_COPY] = STOP_COPY,
+		[RESUMING] = RUNNING_P2P,
+		[RUNNING_P2P] = RUNNING_P2P,
+		[PRE_COPY] = PRE_COPY,
 		[PRE_P2P] = PRE_P2P },
 };
 
@@ -138,35 +170,33 @@ static enum session session_of(enum vfio_mig_state state)
 /* --- asking the device --- */
 
 /* A struct vfio_device_feature with room for any data of ours, aligned for all of it. */
-union feature {
-	struct vfio_device_feature head;
-	struct {
-		struct vfio_device_feature head;
-		union {
-			struct vfio_device_feature_migration migration;
-			struct vfio_device_feature_mig_state state;
-			uint64_t size;
-		};
-	} with;
+struct feature {
+	__u32 argsz;
+	__u32 flags;
+	union {
+		struct vfio_device_feature_migration migration;
+		struct vfio_device_feature_mig_state state;
+		uint64_t size;
+	};
 };
 
-static_assert(offsetof(union feature, with.size) == sizeof(struct vfio_device_feature),
+static_assert(offsetof(struct feature, size) == sizeof(struct vfio_device_feature),
 	"data follows the head");
 
-static int ask(struct vfio_migration *m, uint32_t flags, size_t data, union feature *f)
+static int ask(struct vfio_migration *m, uint32_t flags, size_t data, struct feature *f)
 {
-	f->head.argsz = (uint32_t)(sizeof(f->head) + data);
-	f->head.flags = flags;
+	f->argsz = (uint32_t)(sizeof(struct vfio_device_feature) + data);
+	f->flags = flags;
 	return m->p.ops->feature(m->p.self, f);
 }
 
 static int get_state(struct vfio_migration *m, uint32_t *state)
 {
-	union feature f = { .with.state.data_fd = -1 };
+	struct feature f = { .state.data_fd = -1 };
 	int rc = ask(m, VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
-		sizeof(f.with.state), &f);
+		sizeof(f.state), &f);
 
-	*state = f.with.state.device_state;
+	*state = f.state.device_state;
 	if (!rc && *state >= VFIO_MIG_NR_STATES)
 		return -EPROTO;
 	return rc;
@@ -207,10 +237,10 @@ static int begin_session(struct vfio_migration *m, int fd_in)
 
 static int go(struct vfio_migration *m, enum vfio_mig_state next)
 {
-	union feature f = { .with.state = { .device_state = next, .data_fd = -1 } };
+	struct feature f = { .state = { .device_state = next, .data_fd = -1 } };
 	bool fresh = session_of(next) != session_of(m->state);
 	int rc = ask(m, VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
-		sizeof(f.with.state), &f);
+		sizeof(f.state), &f);
 
 	if (rc)
 		return rc;
@@ -219,7 +249,7 @@ static int go(struct vfio_migration *m, enum vfio_mig_state next)
 	m->state = next;
 	if (!fresh || session_of(next) == SESSION_NONE)
 		return 0;
-	return begin_session(m, f.with.state.data_fd);
+	return begin_session(m, f.state.data_fd);
 }
 
 static int in_error(const struct vfio_migration *m, struct err *err)
@@ -245,7 +275,8 @@ int vfio_migration_enter(struct vfio_migration *m, enum vfio_mig_state state, st
 	if (m->state == VFIO_MIG_ERROR)
 		return in_error(m, err);
 	if (!has_state(m, state))
-		return err_set(err, -EOPNOTSUPP, "device %s: it has no state %s", m->p.id, names[state]);
+		return err_set(
+			err, -EOPNOTSUPP, "device %s: it has no state %s", m->p.id, names[state]);
 	while (m->state != state) {
 		enum vfio_mig_state from = m->state, next = next_state(m, state);
 
@@ -257,8 +288,9 @@ int vfio_migration_enter(struct vfio_migration *m, enum vfio_mig_state state, st
 	if (!rc && is == state)
 		return 0;
 	look_where(m);
-	return err_set(err, rc ? rc : -EPROTO, "device %s: it was brought into %s and says it is %s",
-		m->p.id, names[state], rc ? "nothing" : vfio_mig_state_name(is));
+	return err_set(err, rc ? rc : -EPROTO,
+		"device %s: it was brought into %s and says it is %s", m->p.id, names[state],
+		rc ? "nothing" : vfio_mig_state_name(is));
 }
 
 int vfio_migration_reset(struct vfio_migration *m, struct err *err)
@@ -429,10 +461,10 @@ int vfio_migration_left(struct vfio_migration *m, uint64_t *initial, uint64_t *d
 
 int vfio_migration_size(struct vfio_migration *m, uint64_t *bytes)
 {
-	union feature f = { 0 };
-	int rc = ask(m, VFIO_DEVICE_FEATURE_GET | FEATURE_MIG_DATA_SIZE, sizeof(f.with.size), &f);
+	struct feature f = { 0 };
+	int rc = ask(m, VFIO_DEVICE_FEATURE_GET | FEATURE_MIG_DATA_SIZE, sizeof(f.size), &f);
 
-	*bytes = f.with.size;
+	*bytes = f.size;
 	return rc;
 }
 
@@ -440,21 +472,21 @@ int vfio_migration_size(struct vfio_migration *m, uint64_t *bytes)
 
 static int get_abilities(struct vfio_migration *m, struct err *err)
 {
-	union feature f = { 0 };
+	struct feature f = { 0 };
 	int rc = ask(m, VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_MIGRATION,
-		sizeof(f.with.migration), &f);
+		sizeof(f.migration), &f);
 
 	if (rc == -ENOTTY || rc == -EOPNOTSUPP || rc == -EINVAL)
-		return err_set(err, -EOPNOTSUPP, "device %s cannot migrate: its driver does not offer it",
-			m->p.id);
+		return err_set(err, -EOPNOTSUPP,
+			"device %s cannot migrate: its driver does not offer it", m->p.id);
 	if (rc)
 		return err_set(err, rc, "device %s: can it migrate? %s", m->p.id, strerror(-rc));
-	if (!(f.with.migration.flags & VFIO_MIGRATION_STOP_COPY))
+	if (!(f.migration.flags & VFIO_MIGRATION_STOP_COPY))
 		return err_set(err, -EOPNOTSUPP,
 			"device %s cannot migrate: it offers 0x%llx, which is not even STOP_COPY",
-			m->p.id, (unsigned long long)f.with.migration.flags);
-	m->has_p2p = f.with.migration.flags & VFIO_MIGRATION_P2P;
-	m->has_precopy = f.with.migration.flags & MIGRATION_PRE_COPY;
+			m->p.id, (unsigned long long)f.migration.flags);
+	m->has_p2p = f.migration.flags & VFIO_MIGRATION_P2P;
+	m->has_precopy = f.migration.flags & MIGRATION_PRE_COPY;
 	return 0;
 }
 
@@ -472,11 +504,12 @@ int vfio_migration_init(
 		return rc;
 	rc = get_state(m, &state);
 	if (rc)
-		return err_set(err, rc, "device %s: its state of migration: %s", p->id, strerror(-rc));
-	/* A session that somebody else began is not ours to go on with. */
-	if (session_of(state) != SESSION_NONE || !has_state(m, state))
 		return err_set(
-			err, -EBUSY, "device %s: it is %s already", p->id, vfio_mig_state_name(state));
+			err, rc, "device %s: its state of migration: %s", p->id, strerror(-rc));
+	/* A session that somebody else began is not ours to go on  */
+	if (session_of(state) != SESSION_NONE || !has_state(m, state))
+		return err_set(err, -EBUSY, "device %s: it is %s already", p->id,
+			vfio_mig_state_name(state));
 	m->state = state;
 	return 0;
 }

@@ -105,8 +105,8 @@ static void failed(struct vfio_owner *o, int rc, const struct err *err)
 }
 
 /*
- * There is no telling when it comes back, if ever: what its guest sees from now on is a slot whose device was
- * pulled out.
+ * There is no telling when it comes back, if ever: what its guest sees from now on is a slot whose
+ * device was pulled out.
  */
 static void leaving(struct vfio_owner *o, enum vfio_leave why)
 {

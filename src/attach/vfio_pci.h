@@ -28,16 +28,18 @@ void vfio_pci_set_transport(struct vfio_pci *vp, struct vfio_transport *t);
 
 /* What the user wants of a device of the host's. */
 struct vfio_pci_options {
-	uint32_t unmapped_bars; /* bit n: accesses to BAR n always trap; other devices may still reach it */
-	int gpudirect_clique;	/* 0 to 15: NVIDIA's peer-to-peer capability, or VFIO_PCI_NO_CLIQUE */
+	uint32_t unmapped_bars; /* bit n: accesses to BAR n always trap; other devices may still
+				   reach it */
+	int gpudirect_clique; /* 0 to 15: NVIDIA's peer-to-peer capability, or VFIO_PCI_NO_CLIQUE */
 };
 
 /* Before the transport starts; without it: nothing special. */
 void vfio_pci_set_options(struct vfio_pci *vp, const struct vfio_pci_options *options);
 
 /*
- * The device leaves for good, as an error or a wish of the host's wants it: the guest has lost it already (all
- * it reads is all-ones), a line was logged. The owner ends the device, from the top of the loop. Loop thread.
+ * The device leaves for good, as an error or a wish of the host's wants it: the guest has lost it
+ * already (all it reads is all-ones), a line was logged. The owner ends the device, from the top of
+ * the loop. Loop thread.
  */
 typedef void (*vfio_pci_leave_fn)(void *arg, enum vfio_leave why);
 void vfio_pci_on_leave(struct vfio_pci *vp, vfio_pci_leave_fn fn, void *arg);

@@ -3,11 +3,11 @@
  *
  * The register says what kind a BAR is, the region how large. A region that is no power of two
  * gets the next larger BAR; what lies beyond its end reads all-ones. A region of less than a page
- * that has its page for itself gets a BAR of a page, so that it can be mapped; as BARs lie at multiples
- * of their size, no other BAR comes into that page.
+ * that has its page for itself gets a BAR of a page, so that it can be mapped; as BARs lie at
+ * multiples of their size, no other BAR comes into that page.
  *
- * What is not laid over a BAR (vfio_pci_map.c) traps and goes to the device. The MSI-X table and its
- * pending bits are ours; what shares a page with them is the device's.
+ * What is not laid over a BAR (vfio_pci_map.c) traps and goes to the device. The MSI-X table and
+ * its pending bits are ours; what shares a page with them is the device's.
  *
  * Posting: PCI lets a memory write be posted, so it is sent without waiting for a reply. Not,
  * however, when the device has any mapped part or doorbell: a store into a mapped page, or a
@@ -22,10 +22,10 @@
 #include "attach/vfio_pci_priv.h"
 
 /* The smallest expansion ROM that its register can describe. PCI 3.0, 6.2.5.2 */
-#define ROM_MIN	  2048u
-#define MEM_MIN	  16ull
-#define IO_MIN	  4u
-#define IO_MAX	  0x10000ull
+#define ROM_MIN 2048u
+#define MEM_MIN 16ull
+#define IO_MIN	4u
+#define IO_MAX	0x10000ull
 
 /* --- building --- */
 

@@ -7,13 +7,15 @@
  * keeps the last known value of that too.
  *
  * Writes: ours change config[] (pci_config_write_owned). The device hears of the command register
- * and, if another process has it, of the control words of MSI and MSI-X as well, as servers look at bus master,
- * INTx disable and the enable bits; BAR addresses are of no use to it. Each write reaches the device in pieces
- * that lie in one register of its own, as servers tell registers by their offset.
+ * and, if another process has it, of the control words of MSI and MSI-X as well, as servers look at
+ * bus master, INTx disable and the enable bits; BAR addresses are of no use to it. Each write
+ * reaches the device in pieces that lie in one register of its own, as servers tell registers by
+ * their offset.
  *
- * Memory of the device's is laid into the guest's only while the device answers for it: a device that begins to decode
- * or wakes is told before, one that ends or goes to sleep after. The kernel stops who touches the memory of
- * hardware that does not answer, and does not let it be mapped for other devices.
+ * Memory of the device's is laid into the guest's only while the device answers for it: a device
+ * that begins to decode or wakes is told before, one that ends or goes to sleep after. The kernel
+ * stops who touches the memory of hardware that does not answer, and does not let it be mapped for
+ * other devices.
  *
  * While the device is away, all reads come from config[]: the guest sees a device that is there
  * and does not change. All-ones, as a removed device gives, would make a driver (or the power
@@ -28,11 +30,12 @@
  * Capability lists are walked with a bound; a list that loops or leaves the space ends there.
  * Which of them a guest does not see, and why, is a table: vfio_pci_quirks.c.
  *
- * A reset of the function that the guest asks for, by PCI Express, by Advanced Features or by a wakening from D3 that is
- * one, leaves our half as it is, as VFIO's kernel side leaves its own; the device is told it again.
+ * A reset of the function that the guest asks for, by PCI Express, by Advanced Features or by a
+ * wakening from D3 that is one, leaves our half as it is, as VFIO's kernel side leaves its own; the
+ * device is told it again.
  *
- * Spec: PCI Local Bus 3.0, 6.1, 6.2 and 6.7; PCI Express 5.0, 7.5 and 7.6; PCI Bus Power Management 1.2,
- * 3.2.4 and 5.4.1; Advanced Capabilities for Conventional PCI, "AF Control".
+ * Spec: PCI Local Bus 3.0, 6.1, 6.2 and 6.7; PCI Express 5.0, 7.5 and 7.6; PCI Bus Power
+ * Management 1.2, 3.2.4 and 5.4.1; Advanced Capabilities for Conventional PCI, "AF Control".
  */
 #include <errno.h>
 #include <string.h>
@@ -183,7 +186,8 @@ static bool take_exp(struct vfio_pci *vp, unsigned pos)
 	vp->exp_pos = pos;
 	keep_register(vp, pos + PCI_EXP_DEVCTL, 2, (uint16_t)~PCI_EXP_DEVCTL_BCR_FLR);
 	keep_register(vp, pos + PCI_EXP_LNKCTL, 2, (uint16_t)~PCI_EXP_LNKCTL_RL);
-	if ((c[PCI_EXP_FLAGS] & PCI_EXP_FLAGS_VERS) < 2 || pos + VP_CAP_EXP_V2_LEN > standard_end(vp))
+	if ((c[PCI_EXP_FLAGS] & PCI_EXP_FLAGS_VERS) < 2 ||
+		pos + VP_CAP_EXP_V2_LEN > standard_end(vp))
 		return true;
 	keep_register(vp, pos + PCI_EXP_DEVCTL2, 2, 0xffff);
 	keep_register(vp, pos + PCI_EXP_LNKCTL2, 2, 0xffff);
@@ -518,8 +522,9 @@ static bool resets_as_it_wakes(struct vfio_pci *vp)
 }
 
 /*
- * The bytes of the write that are the device's. True: it was reset by them. Only in D0 does a device answer for
- * its memory; a wakening from D3hot is a reset for those that do not say otherwise.
+ * The bytes of the write that are the device's. True: it was reset by them. Only in D0 does a
+ * device answer for its memory; a wakening from D3hot is a reset for those that do not say
+ * otherwise.
  */
 static bool forward_and_follow(struct vfio_pci *vp, unsigned off, unsigned size, uint32_t value)
 {

@@ -6,11 +6,12 @@
  * in one table), then gives the new one. MSI-X vectors are given as the guest opens them;
  * their eventfds stay when MSI-X is switched off, and are given again when it comes back.
  *
- * Hardware of the host's costs a vector of the host's for each that the kernel has made room for, and its MSI-X is on
- * from the first one. So it is switched on with one vector, whether that has an eventfd or not, and grows as the guest
- * opens more. Where the kernel can not add to what is on (NORESIZE), all of it is switched off and on again with more
- * room, doubled each time; what came in between is lost in the hardware, so each vector that the guest had is signalled
- * once to make up for it: an interrupt too many does no harm, one too few may hang a driver. MSI, whose vectors
+ * Hardware of the host's costs a vector of the host's for each that the kernel has made room for,
+ * and its MSI-X is on from the first one. So it is switched on with one vector, whether that has an
+ * eventfd or not, and grows as the guest opens more. Where the kernel can not add to what is on
+ * (NORESIZE), all of it is switched off and on again with more room, doubled each time; what came
+ * in between is lost in the hardware, so each vector that the guest had is signalled once to make
+ * up for it: an interrupt too many does no harm, one too few may hang a driver. MSI, whose vectors
  * come all at once, is switched off and on likewise.
  *
  * INTx is a level, an eventfd an edge. KVM raises the line on the edge and lowers it at the
@@ -125,11 +126,12 @@ static unsigned msix_limit(const struct vfio_pci *vp)
 	return MIN(vp->t->info.irqs[VFIO_USER_IRQ_MSIX].count, vp->msix.nr);
 }
 
-/* The kernel makes as much room as the first call asks for; its vector may be without an eventfd. */
+/* The kernel makes as much room as the first call asks for; its vector may be without an eventfd.
+ */
 static int open_room(struct vfio_pci *vp, unsigned room, enum vfio_call call)
 {
-	return try_irqs(vp, VP_IRQ_MSIX, TRIGGER_FD, room - 1, 1, &vp->msix.vectors[room - 1].eventfd,
-		call);
+	return try_irqs(vp, VP_IRQ_MSIX, TRIGGER_FD, room - 1, 1,
+		&vp->msix.vectors[room - 1].eventfd, call);
 }
 
 /*
@@ -369,8 +371,8 @@ void vp_intx_kick(struct vfio_pci *vp)
 }
 
 /*
- * Hardware whose interrupt pin is not connected, or whose line another device of the host's has for itself, works by
- * messages where it can. Before the function is in its slot.
+ * Hardware whose interrupt pin is not connected, or whose line another device of the host's has for
+ * itself, works by messages where it can. Before the function is in its slot.
  */
 static bool go_on_without_intx(struct vfio_pci *vp)
 {

@@ -2,17 +2,18 @@
  * vfio_pci_map.c - what is laid over a BAR: memory of the device's own, and doorbells
  *
  * Over a decoded BAR lie, where the device offers them, memory slots with the device's own pages
- * and ioeventfds; everything else traps. The pages that hold the MSI-X table and the pending bits always
- * trap. bar_mapped() and bar_unmapped() keep this in step with where the guest puts a BAR. Nothing lies
- * there while the device is away (`laid` false), so that reads give all-ones and doorbells are not
- * swallowed by an eventfd that nobody reads; nor while it sleeps (`asleep`), when its memory
- * does not answer and the kernel would stop who touches it.
+ * and ioeventfds; everything else traps. The pages that hold the MSI-X table and the pending bits
+ * always trap. bar_mapped() and bar_unmapped() keep this in step with where the guest puts a BAR.
+ * Nothing lies there while the device is away (`laid` false), so that reads give all-ones and
+ * doorbells are not swallowed by an eventfd that nobody reads; nor while it sleeps (`asleep`), when
+ * its memory does not answer and the kernel would stop who touches it.
  *
- * What is mapped is mapped once and costs nothing before it is touched. Both of its addresses, ours and
- * the guest's, are the same in their low bits, as far as its size can make use of it: then the host's page
- * tables, and KVM's after them, use large pages. 128 GiB are 128 faults then.
+ * What is mapped is mapped once and costs nothing before it is touched. Both of its addresses, ours
+ * and the guest's, are the same in their low bits, as far as its size can make use of it: then the
+ * host's page tables, and KVM's after them, use large pages. 128 GiB are 128 faults then.
  *
- * A mapped part can be reached by the DMA of the machine's other devices, too, if the transport knows how.
+ * A mapped part can be reached by the DMA of the machine's other devices, too, if the transport
+ * knows how.
  *
  * Locks: what is laid over a BAR is guarded by the topology lock.
  */
@@ -30,7 +31,8 @@
 
 /* --- mapping: nobody looks at bars[] while it is not laid --- */
 
-/* What a part's place in the host's memory has to be a multiple of, as has the BAR's in the guest's. */
+/* What a part's place in the host's memory has to be a multiple of, as has the BAR's in the
+ * guest's. */
 static uint64_t alignment(uint64_t size)
 {
 	if (size >= GIB)
@@ -39,14 +41,14 @@ static uint64_t alignment(uint64_t size)
 }
 
 /*
- * Room for size bytes whose address is off, but for multiples of align: of a larger one the ends are given
- * back. MAP_FAILED: there is none.
+ * Room for size bytes whose address is off, but for multiples of align: of a larger one the ends
+ * are given back. MAP_FAILED: there is none.
  */
 static char *reserve(uint64_t size, uint64_t off, uint64_t align)
 {
 	uint64_t slack = align - PAGE_SIZE_4K;
-	char *room = mmap(NULL, size + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-		-1, 0);
+	char *room = mmap(
+		NULL, size + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	uint64_t skip;
 
 	if (room == MAP_FAILED || !slack)
@@ -348,8 +350,9 @@ static void look_for_cuts(struct vfio_pci *vp, uint64_t now)
 }
 
 /*
- * The kernel lets nobody touch the memory of a device that does not decode, sleeps or is gone; on all paths that
- * we know of it is taken away before. The guest's next change of its BARs lays them anew.
+ * The kernel lets nobody touch the memory of a device that does not decode, sleeps or is gone; on
+ * all paths that we know of it is taken away before. The guest's next change of its BARs lays them
+ * anew.
  */
 static void look_whether_it_decodes(struct vfio_pci *vp, uint64_t now)
 {

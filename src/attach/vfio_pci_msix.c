@@ -1,15 +1,16 @@
 /*
  * vfio_pci_msix.c - where the MSI-X table and the pending bits are, and where the guest finds them
  *
- * The pages of both trap. That costs nothing as long as they have their pages for themselves, which the
- * specification asks for. Where registers come before one of them in its page, each access to those would trap
- * as well, if not for this: the guest's capability names another place, behind the end of the BAR, which
- * is made larger for it (BARs of 32 bits and of 64 alike). The page is mapped then, if the host allows
- * that (msix_mappable): the table that the guest could reach there by stealth can signal only what the host's
- * interrupt remapping lets it.
+ * The pages of both trap. That costs nothing as long as they have their pages for themselves, which
+ * the specification asks for. Where registers come before one of them in its page, each access to
+ * those would trap as well, if not for this: the guest's capability names another place, behind the
+ * end of the BAR, which is made larger for it (BARs of 32 bits and of 64 alike). The page is mapped
+ * then, if the host allows that (msix_mappable): the table that the guest could reach there by
+ * stealth can signal only what the host's interrupt remapping lets it.
  *
- * Pending bits that lie outside of their BAR are a mistake of some hardware that works otherwise; they are ours
- * anyway and get a place in the same manner. From another process, both mistakes are its own: it is refused.
+ * Pending bits that lie outside of their BAR are a mistake of some hardware that works otherwise;
+ * they are ours anyway and get a place in the same manner. From another process, both mistakes are
+ * its own: it is refused.
  *
  * Spec: PCI Local Bus 3.0, 6.8.2.
  */
@@ -19,9 +20,11 @@
 
 static int check_bar(const struct vfio_pci *vp, const char *what, unsigned bar, struct err *err)
 {
-	if (bar < 6 && (vp->fn.bars[bar].kind == PCI_BAR_MEM32 || vp->fn.bars[bar].kind == PCI_BAR_MEM64))
+	if (bar < 6 &&
+		(vp->fn.bars[bar].kind == PCI_BAR_MEM32 || vp->fn.bars[bar].kind == PCI_BAR_MEM64))
 		return 0;
-	return err_set(err, -EPROTO, "the MSI-X %s lies in BAR %u, which is no memory BAR", what, bar);
+	return err_set(
+		err, -EPROTO, "the MSI-X %s lies in BAR %u, which is no memory BAR", what, bar);
 }
 
 static bool fits(const struct vfio_pci *vp, const struct vp_msix_place *p)
@@ -33,8 +36,8 @@ static int refuse_place(
 	const struct vfio_pci *vp, const char *what, const struct vp_msix_place *p, struct err *err)
 {
 	return err_set(err, -EPROTO,
-		"the MSI-X %s (0x%llx bytes at 0x%llx) passes the end of BAR %u (0x%llx bytes)", what,
-		(unsigned long long)p->size, (unsigned long long)p->off, p->bar,
+		"the MSI-X %s (0x%llx bytes at 0x%llx) passes the end of BAR %u (0x%llx bytes)",
+		what, (unsigned long long)p->size, (unsigned long long)p->off, p->bar,
 		(unsigned long long)vp->t->info.regions[p->bar].size);
 }
 
@@ -74,7 +77,8 @@ static void tell_place(struct vfio_pci *vp, unsigned reg, const struct vp_msix_p
 	pci_config_set(&vp->fn, vp->msix_pos + reg, 4, (uint32_t)p->off | p->bar);
 }
 
-/* Both behind the end of the table's BAR, each from a page of its own. False: that would be too large. */
+/* Both behind the end of the table's BAR, each from a page of its own. False: that would be too
+ * large. */
 static bool move(struct vfio_pci *vp)
 {
 	struct pci_bar *bar = &vp->fn.bars[vp->table.bar];
@@ -101,21 +105,24 @@ int vp_msix_place(struct vfio_pci *vp, unsigned *nr, struct err *err)
 	bool lost, host = vp->t->info.host;
 	int rc;
 
-	*nr = (pci_config_get(&vp->fn, vp->msix_pos + PCI_MSIX_FLAGS, 2) & PCI_MSIX_FLAGS_QSIZE) + 1;
+	*nr = (pci_config_get(&vp->fn, vp->msix_pos + PCI_MSIX_FLAGS, 2) & PCI_MSIX_FLAGS_QSIZE) +
+	      1;
 	rc = read_place(vp, "table", PCI_MSIX_TABLE, (uint64_t)*nr * MSIX_ENTRY_SIZE, table, err);
 	if (!rc && !fits(vp, table))
 		rc = refuse_place(vp, "table", table, err);
 	if (!rc)
-		rc = read_place(vp, "pending bits", PCI_MSIX_PBA, (uint64_t)(*nr + 63) / 64 * 8, pba, err);
+		rc = read_place(
+			vp, "pending bits", PCI_MSIX_PBA, (uint64_t)(*nr + 63) / 64 * 8, pba, err);
 	if (rc)
 		return rc;
 	lost = !fits(vp, pba);
-	if (host && (lost || among_registers(vp, table, pba) || among_registers(vp, pba, table)) && move(vp))
+	if (host && (lost || among_registers(vp, table, pba) || among_registers(vp, pba, table)) &&
+		move(vp))
 		return 0;
 	if (lost)
 		return refuse_place(vp, "pending bits", pba, err);
 	if (table->bar == pba->bar && ranges_overlap(table->off, table->size, pba->off, pba->size))
-		return err_set(err, -EPROTO, "the MSI-X table and its pending bits overlap in BAR %u",
-			table->bar);
+		return err_set(err, -EPROTO,
+			"the MSI-X table and its pending bits overlap in BAR %u", table->bar);
 	return 0;
 }

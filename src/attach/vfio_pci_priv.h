@@ -10,10 +10,10 @@
  *   vfio_pci_msix.c    where the MSI-X table is, for the device and for the guest
  *
  * Locks, in this order:
- *   vp->lock   interrupts and what the guest wrote; held while the device is waited for, so the
- * loop thread takes it only while the transport is away, or all vCPUs stand topology   (pci_lock)
- * BAR addresses and what is laid over BARs fn.lock    bytes of config[] outside of command and
- * BARs, for the time of a copy
+ *   vp->lock   interrupts and what the guest wrote; held while the device is waited for, so the loop
+ *              thread takes it only while the transport is away, or all vCPUs stand
+ *   topology   (pci_lock) BAR addresses and what is laid over BARs
+ *   fn.lock    bytes of config[] outside of command and BARs, for the time of a copy
  */
 #ifndef ATTACH_VFIO_PCI_PRIV_H
 #define ATTACH_VFIO_PCI_PRIV_H
@@ -115,9 +115,9 @@ struct vfio_pci {
 	unsigned msi_len;
 	struct vp_msix_place table, pba; /* as the guest sees them */
 	bool msix_moved;		 /* not where the device has them */
-	uint8_t local[PCI_CONFIG_SIZE]; /* bits that are read from config[], not from the device */
-	uint8_t fixed[PCI_CONFIG_SIZE]; /* bits that must be the same when the device comes back */
-	uint8_t first[PCI_CONFIG_SIZE]; /* what the device said the first time */
+	uint8_t local[PCI_CONFIG_SIZE];	 /* bits that are read from config[], not from the device */
+	uint8_t fixed[PCI_CONFIG_SIZE];	 /* bits that must be the same when the device comes back */
+	uint8_t first[PCI_CONFIG_SIZE];	 /* what the device said the first time */
 	uint8_t initial[PCI_CONFIG_SIZE]; /* config[] as a reset of the machine restores it */
 
 	/* Topology lock. */
@@ -169,7 +169,8 @@ struct vp_hidden {
 const struct vp_hidden *vp_hidden_cap(bool extended, unsigned id);
 /* Gives the list, and how long it is. */
 unsigned vp_nr_hidden_caps(const struct vp_hidden **list);
-/* After the capabilities were found: NVIDIA's for GPUs of a clique, if the user said so. 0 or -errno with a text. */
+/* After the capabilities were found: NVIDIA's for GPUs of a clique, if the user said so. 0 or
+ * -errno with a text. */
 int vp_add_clique(struct vfio_pci *vp, struct err *err);
 
 /* --- vfio_pci_bar.c --- */
@@ -200,7 +201,8 @@ bool vp_memory_fault(struct pci_function *fn);
 
 /* --- vfio_pci_msix.c --- */
 
-/* First time, after vp_bars_build(): find table, pba and their number of vectors; may enlarge a BAR. */
+/* First time, after vp_bars_build(): find table, pba and their number of vectors; may enlarge a
+ * BAR. */
 int vp_msix_place(struct vfio_pci *vp, unsigned *nr, struct err *err);
 
 /* --- vfio_pci_irq.c --- */

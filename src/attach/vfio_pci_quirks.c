@@ -1,14 +1,16 @@
 /*
  * vfio_pci_quirks.c - capabilities that a guest must not see, and one that it is given
  *
- * A capability stays unless what it promises can not be kept: by a function that is alone in its slot, that has no
- * IOMMU the guest knows of, and whose BARs are as large as they are. hidden[] is the whole list, with
- * the reason for each row. There is no row for a device of its own: what others keep long lists of (wrong
- * places of the pending bits, MSI-X tables among registers) is dealt with for all devices, by what they say of
- * themselves (vfio_pci_irq.c); broken resets and interrupt pins are the host kernel's to know.
+ * A capability stays unless what it promises can not be kept: by a function that is alone in its
+ * slot, that has no IOMMU the guest knows of, and whose BARs are as large as they are. hidden[] is
+ * the whole list, with the reason for each row. There is no row for a device of its own: what
+ * others keep long lists of (wrong places of the pending bits, MSI-X tables among registers) is
+ * dealt with for all devices, by what they say of themselves (vfio_pci_irq.c); broken resets and
+ * interrupt pins are the host kernel's to know.
  *
- * A hidden capability of the standard list is left out of it. One of the extended list stays in its place as one
- * that means nothing (id 0), as the list begins at a fixed address. Reads of it give 0, writes are dropped.
+ * A hidden capability of the standard list is left out of it. One of the extended list stays in its
+ * place as one that means nothing (id 0), as the list begins at a fixed address. Reads of it give
+ * 0, writes are dropped.
  *
  * Added is NVIDIA's approval of peer-to-peer DMA between GPUs of one clique, where the user says
  * that they reach one another: without it NVIDIA's driver believes no virtual machine.
@@ -26,7 +28,8 @@ enum { STANDARD = 0, EXTENDED = 1 };
 
 static const struct vp_hidden hidden[] = {
 	{ STANDARD, PCI_CAP_ID_EA, 0, "it fixes BARs at addresses of the host's" },
-	{ EXTENDED, PCI_EXT_CAP_ID_ARI, 8, "it speaks of functions that its slot here does not have" },
+	{ EXTENDED, PCI_EXT_CAP_ID_ARI, 8,
+		"it speaks of functions that its slot here does not have" },
 	{ EXTENDED, PCI_EXT_CAP_ID_SRIOV, PCI_EXT_CAP_SRIOV_SIZEOF,
 		"its virtual functions would appear on the host, not here" },
 	{ EXTENDED, PCI_EXT_CAP_ID_MRIOV, 4, "as SR-IOV, for several hosts" },
@@ -58,13 +61,14 @@ unsigned vp_nr_hidden_caps(const struct vp_hidden **list)
 
 /* --- NVIDIA's GPUDirect clique --- */
 
-#define NVIDIA	     0x10de
+#define NVIDIA	      0x10de
 #define CLASS_DISPLAY 0x03
-#define CLIQUE_LEN   8u
-#define HEADER_SIZE  0x40u
-#define STANDARD_END 0x100u
+#define CLIQUE_LEN    8u
+#define HEADER_SIZE   0x40u
+#define STANDARD_END  0x100u
 
-/* Where its driver looked first, before later GPUs needed the place themselves, and where it does now. */
+/* Where its driver looked first, before later GPUs needed the place themselves, and where it does
+ * now. */
 static const uint8_t clique_places[] = { 0xd4, 0xc8 };
 
 /* Bytes of a standard capability; 0: not known to us. */
@@ -104,7 +108,8 @@ static void mark_cap(const struct vfio_pci *vp, const bool *starts, unsigned pos
 	}
 }
 
-/* Also the ones that are hidden have their place. The list was checked when the rest was built: bounded anyway. */
+/* Also the ones that are hidden have their place. The list was checked when the rest was built:
+ * bounded anyway. */
 static void mark_caps(const struct vfio_pci *vp, bool *used)
 {
 	bool starts[STANDARD_END] = { false };
@@ -141,7 +146,8 @@ static unsigned find_place(const struct vfio_pci *vp)
 	return 0;
 }
 
-/* A vendor's capability of 8 bytes: the letters P2P, version 0 in bits 2:0 and the clique in bits 6:3. */
+/* A vendor's capability of 8 bytes: the letters P2P, version 0 in bits 2:0 and the clique in bits
+ * 6:3. */
 int vp_add_clique(struct vfio_pci *vp, struct err *err)
 {
 	uint8_t *c = vp->fn.config;
@@ -160,8 +166,10 @@ int vp_add_clique(struct vfio_pci *vp, struct err *err)
 	if (!pos)
 		return err_set(err, -ENOSPC,
 			"x_nv_gpudirect_clique: the configuration space has no 8 bytes left for it");
-	memcpy(c + pos, (uint8_t[CLIQUE_LEN]){ PCI_CAP_ID_VNDR, c[PCI_CAPABILITY_LIST], CLIQUE_LEN, 'P', '2', 'P',
-		(uint8_t)(vp->options.gpudirect_clique << 3) }, CLIQUE_LEN);
+	memcpy(c + pos,
+		(uint8_t[CLIQUE_LEN]){ PCI_CAP_ID_VNDR, c[PCI_CAPABILITY_LIST], CLIQUE_LEN, 'P',
+			'2', 'P', (uint8_t)(vp->options.gpudirect_clique << 3) },
+		CLIQUE_LEN);
 	memset(vp->local + pos, 0xff, CLIQUE_LEN);
 	c[PCI_CAPABILITY_LIST] = (uint8_t)pos;
 	c[PCI_STATUS] |= PCI_STATUS_CAP_LIST;

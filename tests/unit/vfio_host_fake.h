@@ -1,9 +1,11 @@
 /*
- * vfio_host_fake.h - a transport that behaves as the kernel does for real hardware, and a PCI function on it
+ * vfio_host_fake.h - a transport that behaves as the kernel does for real hardware, and a PCI
+ * function on it
  *
- * What is asked of the device is written down as a text, in order. The rules are the kernel's: only memory that the
- * device decodes, awake, may be in a guest's memory or be mapped for others; MSI-X is as large as its first SET_IRQS
- * made it, unless it can grow; one kind of interrupt is on at a time.
+ * What is asked of the device is written down as a text, in order. The rules are the kernel's: only
+ * memory that the device decodes, awake, may be in a guest's memory or be mapped for others; MSI-X
+ * is as large as its first SET_IRQS made it, unless it can grow; one kind of interrupt is on at a
+ * time.
  */
 #ifndef TESTS_VFIO_HOST_FAKE_H
 #define TESTS_VFIO_HOST_FAKE_H
@@ -49,7 +51,8 @@ struct host {
 
 static struct host *host_now; /* whom fake_kvm.on_slot() asks */
 
-static void host_tell(struct host *h, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void host_tell(struct host *h, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
 
 static void host_tell(struct host *h, const char *format, ...)
 {
@@ -78,7 +81,8 @@ static MAYBE_UNUSED void host_story(struct host *h, const char *expected)
 
 static bool host_answers(const struct host *h)
 {
-	return !h->gone && h->config[PCI_COMMAND] & PCI_COMMAND_MEMORY && !(h->config[PM_POS + PCI_PM_CTRL] & 3);
+	return !h->gone && h->config[PCI_COMMAND] & PCI_COMMAND_MEMORY &&
+	       !(h->config[PM_POS + PCI_PM_CTRL] & 3);
 }
 
 static struct host *host_of(struct vfio_transport *t)
@@ -86,7 +90,8 @@ static struct host *host_of(struct vfio_transport *t)
 	return container_of(t, struct host, t);
 }
 
-static int host_read(struct vfio_transport *t, unsigned region, uint64_t off, void *buf, unsigned len)
+static int host_read(
+	struct vfio_transport *t, unsigned region, uint64_t off, void *buf, unsigned len)
 {
 	struct host *h = host_of(t);
 
@@ -113,7 +118,8 @@ static int host_write(struct vfio_transport *t, unsigned region, uint64_t off, c
 	memcpy(&value, buf, len);
 	if (region == CONFIG) {
 		memcpy(h->config + off, buf, len);
-		host_tell(h, "%llx:%u=%llx", (unsigned long long)off, len, (unsigned long long)value);
+		host_tell(
+			h, "%llx:%u=%llx", (unsigned long long)off, len, (unsigned long long)value);
 	} else {
 		host_tell(h, "BAR%u+%llx:%u=%llx", region, (unsigned long long)off, len,
 			(unsigned long long)value);
@@ -152,7 +158,8 @@ static int host_set_irqs(
 	if (h->gone)
 		return -ENOTCONN;
 	assert_true(rq->index < 3);
-	if (rq->flags == (VFIO_USER_IRQ_SET_DATA_NONE | VFIO_USER_IRQ_SET_ACTION_TRIGGER) && !rq->count) {
+	if (rq->flags == (VFIO_USER_IRQ_SET_DATA_NONE | VFIO_USER_IRQ_SET_ACTION_TRIGGER) &&
+		!rq->count) {
 		host_tell(h, "%s-", names[rq->index]);
 		rc = h->on == (int)rq->index ? 0 : -EINVAL;
 		h->on = -1;
@@ -166,7 +173,9 @@ static int host_set_irqs(
 	}
 	rc = host_eventfds(h, rq);
 	host_tell(h, "%s+%u:%u%s", names[rq->index], rq->start, rq->count,
-		rc ? "!" : rq->count == 1 && rq->fds[0] < 0 ? "(none)" : "");
+		rc				   ? "!"
+		: rq->count == 1 && rq->fds[0] < 0 ? "(none)"
+						   : "");
 	return rc;
 }
 
@@ -244,7 +253,8 @@ static MAYBE_UNUSED void host_cap(struct host *h, unsigned pos, unsigned id, uns
 }
 
 /* A memory BAR whose whole pages can be mapped. */
-static MAYBE_UNUSED void host_bar(struct host *h, unsigned bar, uint64_t size, uint32_t reg, bool mapped)
+static MAYBE_UNUSED void host_bar(
+	struct host *h, unsigned bar, uint64_t size, uint32_t reg, bool mapped)
 {
 	struct vfio_region *r = &h->t.info.regions[bar];
 
@@ -264,8 +274,8 @@ static MAYBE_UNUSED void host_bar(struct host *h, unsigned bar, uint64_t size, u
 }
 
 /*
- * A PCIe function with BAR 0 of 64 bits and 16 KiB (MSI-X table at 0x2000 for 8 vectors, pending bits at 0x3000), INTx,
- * four vectors of MSI, power management, resets of the function in two ways.
+ * A PCIe function with BAR 0 of 64 bits and 16 KiB (MSI-X table at 0x2000 for 8 vectors, pending
+ * bits at 0x3000), INTx, four vectors of MSI, power management, resets of the function in two ways.
  */
 static MAYBE_UNUSED struct host *host_new(void)
 {
@@ -292,13 +302,15 @@ static MAYBE_UNUSED struct host *host_new(void)
 	host_cap(h, EXP_POS, PCI_CAP_ID_EXP, AF_POS);
 	put16(h->config + EXP_POS + 2, 2);
 	host_cap(h, AF_POS, PCI_CAP_ID_AF, 0);
-	h->t.info.irqs[VFIO_USER_IRQ_INTX] = (struct vfio_irq){
-		VFIO_USER_IRQ_FLAG_EVENTFD | VFIO_USER_IRQ_FLAG_MASKABLE | VFIO_USER_IRQ_FLAG_AUTOMASKED, 1
-	};
+	h->t.info.irqs[VFIO_USER_IRQ_INTX] =
+		(struct vfio_irq){ VFIO_USER_IRQ_FLAG_EVENTFD | VFIO_USER_IRQ_FLAG_MASKABLE |
+					   VFIO_USER_IRQ_FLAG_AUTOMASKED,
+			1 };
 	h->t.info.irqs[VFIO_USER_IRQ_MSI] =
 		(struct vfio_irq){ VFIO_USER_IRQ_FLAG_EVENTFD | VFIO_USER_IRQ_FLAG_NORESIZE, 4 };
 	h->t.info.irqs[VFIO_USER_IRQ_MSIX] = (struct vfio_irq){ VFIO_USER_IRQ_FLAG_EVENTFD, 8 };
-	h->t.info.regions[CONFIG] = (struct vfio_region){ .size = PCI_CONFIG_SIZE, .readable = true, .writable = true };
+	h->t.info.regions[CONFIG] =
+		(struct vfio_region){ .size = PCI_CONFIG_SIZE, .readable = true, .writable = true };
 	host_bar(h, 0, 0x4000, PCI_BASE_ADDRESS_MEM_TYPE_64, true);
 	return h;
 }
@@ -400,7 +412,8 @@ static MAYBE_UNUSED uint64_t hreg(struct host *h, unsigned bar, uint64_t off, un
 	return reg_read(h->w, host_vcpu(h), bar, off, size);
 }
 
-static MAYBE_UNUSED void hreg_set(struct host *h, unsigned bar, uint64_t off, unsigned size, uint64_t value)
+static MAYBE_UNUSED void hreg_set(
+	struct host *h, unsigned bar, uint64_t off, unsigned size, uint64_t value)
 {
 	reg_write(h->w, host_vcpu(h), bar, off, size, value);
 }

@@ -1,4 +1,5 @@
-/* vfio_migration_test.c - a device's states and its data, with a device that keeps to the rules, and with others */
+/* vfio_migration_test.c - a device's states and its data, with a device that keeps to the rules,
+ * and with others */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -57,15 +58,16 @@ struct dev {
 	unsigned nr_sessions;
 	/* Wrong things */
 	int feature_rc;
-	uint32_t fails_into;	/* a change to this state fails ... */
-	uint32_t fails_as;	/* ... and leaves the device in this one */
+	uint32_t fails_into; /* a change to this state fails ... */
+	uint32_t fails_as;   /* ... and leaves the device in this one */
 	int get_rc;
-	uint32_t says;		/* GET: not the state it is in, but this */
+	uint32_t says; /* GET: not the state it is in, but this */
 	bool no_fd;
 	uint32_t after_reset;
 	int reset_rc;
 	/* Data of read() and write(): pieces of a text */
-	const char *script; /* '.': 4 bytes, 'a': EAGAIN, 'e': the end, 'm': ENOMSG, 'x': EIO, 'i': EINTR, 'z': 0, 'L': a lie */
+	const char *script; /* '.': 4 bytes, 'a': EAGAIN, 'e': the end, 'm': ENOMSG, 'x': EIO, 'i':
+			       EINTR, 'z': 0, 'L': a lie */
 	unsigned nr_asked;
 	uint8_t taken[64];
 	size_t nr_taken;
@@ -93,8 +95,8 @@ static bool allowed(const struct dev *d, uint32_t from, uint32_t to)
 
 static bool in_session(uint32_t state)
 {
-	return state == VFIO_MIG_STOP_COPY || state == VFIO_MIG_RESUMING || state == VFIO_MIG_PRE_COPY ||
-	       state == VFIO_MIG_PRE_COPY_P2P;
+	return state == VFIO_MIG_STOP_COPY || state == VFIO_MIG_RESUMING ||
+	       state == VFIO_MIG_PRE_COPY || state == VFIO_MIG_PRE_COPY_P2P;
 }
 
 static int change(struct dev *d, struct vfio_device_feature_mig_state *s)
@@ -214,9 +216,8 @@ static int dev_reset(void *self)
 	return d->reset_rc;
 }
 
-static const struct vfio_migration_ops by_script = {
-	dev_feature, dev_read, dev_write, dev_precopy_info, dev_reset, true
-};
+static const struct vfio_migration_ops by_script = { dev_feature, dev_read, dev_write,
+	dev_precopy_info, dev_reset, true };
 
 static void begin(struct dev *d, struct vfio_migration *m)
 {
@@ -255,10 +256,12 @@ static void check_path(struct dev *d, const char *expected)
 
 /* --- states --- */
 
-/* Whatever a device has, from each of its states to each: by arcs alone (change() looks), each session ended. */
+/* Whatever a device has, from each of its states to each: by arcs alone (change() looks), each
+ * session ended. */
 static void every_state_can_be_reached_from_every_other(void **state)
 {
-	static const uint64_t flags[] = { VFIO_MIGRATION_STOP_COPY, VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_P2P,
+	static const uint64_t flags[] = { VFIO_MIGRATION_STOP_COPY,
+		VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_P2P,
 		VFIO_MIGRATION_STOP_COPY | PRE_COPY_FLAG, ALL_FLAGS };
 	int fds = fd_count();
 
@@ -336,21 +339,26 @@ static void who_cannot_migrate_is_named_with_the_reason(void **state)
 		int rc;
 		const char *text;
 	} cases[] = {
-		{ { .feature_rc = -ENOTTY }, -EOPNOTSUPP, "device net1 cannot migrate: its driver does not offer it" },
+		{ { .feature_rc = -ENOTTY }, -EOPNOTSUPP,
+			"device net1 cannot migrate: its driver does not offer it" },
 		{ { .feature_rc = -EIO }, -EIO, "device net1: can it migrate? Input/output error" },
 		{ { .flags = VFIO_MIGRATION_P2P }, -EOPNOTSUPP,
 			"device net1 cannot migrate: it offers 0x2, which is not even STOP_COPY" },
 		{ { .flags = ALL_FLAGS, .get_rc = -EIO }, -EIO,
 			"device net1: its state of migration: Input/output error" },
-		{ { .flags = ALL_FLAGS, .says = 99 }, -EPROTO, "device net1: its state of migration: Protocol error" },
-		{ { .flags = ALL_FLAGS, .says = VFIO_MIG_RESUMING }, -EBUSY, "device net1: it is RESUMING already" },
+		{ { .flags = ALL_FLAGS, .says = 99 }, -EPROTO,
+			"device net1: its state of migration: Protocol error" },
+		{ { .flags = ALL_FLAGS, .says = VFIO_MIG_RESUMING }, -EBUSY,
+			"device net1: it is RESUMING already" },
 		{ { .flags = VFIO_MIGRATION_STOP_COPY, .says = VFIO_MIG_RUNNING_P2P }, -EBUSY,
 			"device net1: it is RUNNING_P2P already" },
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
 		struct dev d = cases[i].d;
-		const struct vfio_migration_params p = { .id = "net1", .ops = &by_script, .self = &d, .cancel_fd = -1 };
+		const struct vfio_migration_params p = {
+			.id = "net1", .ops = &by_script, .self = &d, .cancel_fd = -1
+		};
 		struct vfio_migration m;
 		struct err err = { 0 };
 
@@ -362,7 +370,9 @@ static void who_cannot_migrate_is_named_with_the_reason(void **state)
 
 static void after_a_failure_it_is_known_where_the_device_is(void **state)
 {
-	struct dev d = { .flags = ALL_FLAGS, .fails_into = VFIO_MIG_STOP_COPY, .fails_as = VFIO_MIG_STOP };
+	struct dev d = {
+		.flags = ALL_FLAGS, .fails_into = VFIO_MIG_STOP_COPY, .fails_as = VFIO_MIG_STOP
+	};
 	int fds = fd_count();
 	struct vfio_migration m;
 	struct err err = { 0 };
@@ -389,7 +399,9 @@ static void after_a_failure_it_is_known_where_the_device_is(void **state)
 
 static void from_error_only_a_reset_leads(void **state)
 {
-	struct dev d = { .flags = ALL_FLAGS, .fails_into = VFIO_MIG_STOP, .fails_as = VFIO_MIG_ERROR };
+	struct dev d = {
+		.flags = ALL_FLAGS, .fails_into = VFIO_MIG_STOP, .fails_as = VFIO_MIG_ERROR
+	};
 	struct vfio_migration m;
 	struct err err = { 0 };
 
@@ -426,7 +438,8 @@ static void a_device_that_is_not_where_it_was_brought_is_found_out(void **state)
 	begin(&d, &m);
 	d.says = VFIO_MIG_RUNNING;
 	assert_int_equal(vfio_migration_enter(&m, VFIO_MIG_STOP, &err), -EPROTO);
-	assert_string_equal(err.text, "device net1: it was brought into STOP and says it is RUNNING");
+	assert_string_equal(
+		err.text, "device net1: it was brought into STOP and says it is RUNNING");
 	d.says = 77;
 	d.state = VFIO_MIG_RUNNING;
 	assert_int_equal(vfio_migration_enter(&m, VFIO_MIG_STOP, NULL), -EPROTO);
@@ -437,7 +450,8 @@ static void a_device_that_is_not_where_it_was_brought_is_found_out(void **state)
 	begin(&d, &m);
 	err.text[0] = 0;
 	assert_int_equal(vfio_migration_enter(&m, VFIO_MIG_STOP_COPY, &err), -EPROTO);
-	assert_non_null(strstr(err.text, "from STOP to STOP_COPY: Protocol error; it is STOP_COPY"));
+	assert_non_null(
+		strstr(err.text, "from STOP to STOP_COPY: Protocol error; it is STOP_COPY"));
 	end(&d, &m);
 }
 
@@ -458,8 +472,8 @@ static int sink(void *arg, const void *buf, size_t len)
 	return s->rc;
 }
 
-static int save(struct dev *d, enum vfio_mig_state state, const char *script, uint64_t max, struct sunk *s,
-	uint64_t *bytes, struct err *err)
+static int save(struct dev *d, enum vfio_mig_state state, const char *script, uint64_t max,
+	struct sunk *s, uint64_t *bytes, struct err *err)
 {
 	struct vfio_migration m;
 	int rc;
@@ -486,14 +500,18 @@ static void a_state_is_read_to_its_end(void **state)
 		{ VFIO_MIG_STOP_COPY, "...e", 100, 12, 0, "" },
 		{ VFIO_MIG_STOP_COPY, "e", 0, 0, 0, "" },
 		{ VFIO_MIG_STOP_COPY, ".i.e", 8, 8, 0, "" },
-		{ VFIO_MIG_STOP_COPY, "...e", 11, 8, -EFBIG, "device net1: its state is larger than 11 bytes" },
-		{ VFIO_MIG_STOP_COPY, "..xe", 100, 8, -EIO, "device net1: transfer in STOP_COPY: Input/output error" },
-		{ VFIO_MIG_STOP_COPY, ".L", UINT64_MAX, 4, -EPROTO, "device net1: transfer in STOP_COPY: Protocol error" },
+		{ VFIO_MIG_STOP_COPY, "...e", 11, 8, -EFBIG,
+			"device net1: its state is larger than 11 bytes" },
+		{ VFIO_MIG_STOP_COPY, "..xe", 100, 8, -EIO,
+			"device net1: transfer in STOP_COPY: Input/output error" },
+		{ VFIO_MIG_STOP_COPY, ".L", UINT64_MAX, 4, -EPROTO,
+			"device net1: transfer in STOP_COPY: Protocol error" },
 		/* Only of PRE_COPY may there be more later. */
 		{ VFIO_MIG_STOP_COPY, ".m", 100, 4, -ENOMSG, NULL },
 		{ VFIO_MIG_PRE_COPY, "..m.", 100, 8, 0, "" },
 		{ VFIO_MIG_PRE_COPY_P2P, ".m.", 100, 4, 0, "" },
-		{ VFIO_MIG_RUNNING, "...", 100, 0, -EINVAL, "device net1: there is nothing to save in RUNNING" },
+		{ VFIO_MIG_RUNNING, "...", 100, 0, -EINVAL,
+			"device net1: there is nothing to save in RUNNING" },
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -502,7 +520,9 @@ static void a_state_is_read_to_its_end(void **state)
 		struct err err;
 		struct dev d;
 
-		assert_int_equal(save(&d, cases[i].state, cases[i].script, cases[i].max, &s, &bytes, &err), cases[i].rc);
+		assert_int_equal(
+			save(&d, cases[i].state, cases[i].script, cases[i].max, &s, &bytes, &err),
+			cases[i].rc);
 		assert_int_equal(bytes, cases[i].bytes);
 		assert_int_equal(s.bytes, bytes);
 		if (cases[i].text)
@@ -519,7 +539,8 @@ static void a_full_sink_ends_the_transfer(void **state)
 
 	assert_int_equal(save(&d, VFIO_MIG_STOP_COPY, "....e", 100, &s, &bytes, &err), -ENOSPC);
 	assert_int_equal(d.nr_asked, 1);
-	assert_string_equal(err.text, "device net1: its state cannot be kept: No space left on device");
+	assert_string_equal(
+		err.text, "device net1: its state cannot be kept: No space left on device");
 }
 
 static void no_progress_is_an_end(void **state)
@@ -621,7 +642,8 @@ static int kernel_reset(struct vfio_transport *t)
 	return dev_reset(&container_of(t, struct by_kernel, t)->d);
 }
 
-static const struct vfio_transport_ops kernel_ops = { .feature = kernel_feature, .reset = kernel_reset };
+static const struct vfio_transport_ops kernel_ops = { .feature = kernel_feature,
+	.reset = kernel_reset };
 static const struct vfio_transport_ops ops_without = { .reset = kernel_reset };
 
 static int collect(void *arg, const void *buf, size_t len)
@@ -634,11 +656,13 @@ static int collect(void *arg, const void *buf, size_t len)
 
 static void the_kernels_sessions_are_descriptors(void **state)
 {
-	struct by_kernel k = { .t.ops = &kernel_ops, .d = { .flags = ALL_FLAGS, .state = VFIO_MIG_RUNNING,
-							.session = { -1, -1 } } };
-	const struct vfio_migration_params p = {
-		.id = "net1", .ops = &vfio_migration_by_transport, .self = &k.t, .timeout_ms = 20, .cancel_fd = -1
-	};
+	struct by_kernel k = { .t.ops = &kernel_ops,
+		.d = { .flags = ALL_FLAGS, .state = VFIO_MIG_RUNNING, .session = { -1, -1 } } };
+	const struct vfio_migration_params p = { .id = "net1",
+		.ops = &vfio_migration_by_transport,
+		.self = &k.t,
+		.timeout_ms = 20,
+		.cancel_fd = -1 };
 	struct vfio_migration m;
 	struct err err = { 0 };
 	uint64_t bytes, initial, dirty;
@@ -705,7 +729,8 @@ static int logger_feature(void *self, void *arg)
 	struct vfio_device_feature_dma_logging_control c;
 
 	switch (f->flags) {
-	case VFIO_DEVICE_FEATURE_PROBE | VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_DMA_LOGGING_START:
+	case VFIO_DEVICE_FEATURE_PROBE | VFIO_DEVICE_FEATURE_SET |
+		VFIO_DEVICE_FEATURE_DMA_LOGGING_START:
 		return l->probes ? 0 : -ENOTTY;
 	case VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_DMA_LOGGING_START:
 		assert_int_equal(f->argsz, sizeof(*f) + sizeof(c));
@@ -718,7 +743,8 @@ static int logger_feature(void *self, void *arg)
 		assert_false(l->started);
 		l->started = true;
 		l->nr = c.num_ranges;
-		memcpy(l->ranges, (void *)(uintptr_t)c.ranges, MIN(l->nr, 8u) * sizeof(l->ranges[0]));
+		memcpy(l->ranges, (void *)(uintptr_t)c.ranges,
+			MIN(l->nr, 8u) * sizeof(l->ranges[0]));
 		return 0;
 	case VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP:
 		l->started = false;
@@ -745,7 +771,8 @@ static void iommu_stop(void *self)
 	((struct logger *)self)->iommu_on = false;
 }
 
-static int iommu_report(void *self, uint64_t iova, uint64_t size, uint64_t page_size, uint64_t *bitmap)
+static int iommu_report(
+	void *self, uint64_t iova, uint64_t size, uint64_t page_size, uint64_t *bitmap)
 {
 	*bitmap |= 1 << 5;
 	return 0;
@@ -791,8 +818,8 @@ static void the_device_logs_as_many_ranges_as_it_can(void **state)
 	l.report_rc = -EIO;
 	err.text[0] = 0;
 	assert_int_equal(vfio_dirty_report(&d, 0, 4096, 4096, &map, &err), -EIO);
-	assert_string_equal(
-		err.text, "device net1: which pages it wrote in 0x0+0x1000 is not known: Input/output error");
+	assert_string_equal(err.text,
+		"device net1: which pages it wrote in 0x0+0x1000 is not known: Input/output error");
 	vfio_dirty_stop(&d);
 	assert_false(l.started);
 	assert_int_equal(vfio_dirty_report(&d, 0, 4096, 4096, &map, NULL), -EINVAL);
@@ -815,7 +842,8 @@ static void the_device_logs_as_many_ranges_as_it_can(void **state)
 	err.text[0] = 0;
 	assert_int_equal(vfio_dirty_start(&d, ram, 3, 4096, &err), -ENOMEM);
 	assert_int_equal(l.nr_starts, 1);
-	assert_string_equal(err.text, "device net1: its log of writes does not start: Cannot allocate memory");
+	assert_string_equal(
+		err.text, "device net1: its log of writes does not start: Cannot allocate memory");
 	l.start_rc = -EINVAL; /* for ever */
 	assert_int_equal(vfio_dirty_start(&d, ram, 3, 4096, NULL), -EINVAL);
 	assert_int_equal(l.nr_starts, 1 + 3);
@@ -853,8 +881,8 @@ static void else_the_iommu_knows_or_nobody(void **state)
 	assert_false(l.iommu_on);
 	l.iommu_rc = -EIO;
 	assert_int_equal(vfio_dirty_start(&d, ram, 3, 4096, &err), -EIO);
-	assert_string_equal(
-		err.text, "device net1: the IOMMU's log of writes does not start: Input/output error");
+	assert_string_equal(err.text,
+		"device net1: the IOMMU's log of writes does not start: Input/output error");
 
 	for (unsigned i = 0; i < 2; i++) {
 		l.iommu_rc = -EOPNOTSUPP;
@@ -890,7 +918,8 @@ static void ranges_that_make_no_sense_are_refused(void **state)
 
 	dirty_new(&d, &l, true);
 	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++)
-		assert_int_equal(vfio_dirty_start(&d, cases[i].r, cases[i].nr, cases[i].page, NULL), -EINVAL);
+		assert_int_equal(vfio_dirty_start(&d, cases[i].r, cases[i].nr, cases[i].page, NULL),
+			-EINVAL);
 	assert_int_equal(l.nr_starts, 0);
 	assert_int_equal(vfio_dirty_words(65 * 4096, 4096), 2);
 	assert_int_equal(vfio_dirty_words(64 * 4096, 4096), 1);

@@ -1,4 +1,5 @@
-/* vfio_pci_host_test.c - what only real hardware has, with a transport that behaves as the kernel's */
+/* vfio_pci_host_test.c - what only real hardware has, with a transport that behaves as the kernel's
+ */
 #include "vfio_host_fake.h"
 
 #define NO_FD (-1)
@@ -148,7 +149,8 @@ static void a_host_without_a_line_for_it_is_no_obstacle(void **state)
 
 	h->no_intx = true;
 	host_attach(h);
-	assert_int_equal(world_log(h->w, "the host has no interrupt line for it, only messages"), 1);
+	assert_int_equal(
+		world_log(h->w, "the host has no interrupt line for it, only messages"), 1);
 	assert_int_equal(hcfg(h, PCI_INTERRUPT_PIN, 1), 0);
 	assert_null(kvm_line());
 	hdecode(h);
@@ -217,7 +219,8 @@ static void memory_is_there_while_the_device_answers_and_for_other_devices_too(v
 
 static void a_bar_that_is_left_out_traps_but_is_there_for_others(void **state)
 {
-	const struct vfio_pci_options options = { .unmapped_bars = 1, .gpudirect_clique = VFIO_PCI_NO_CLIQUE };
+	const struct vfio_pci_options options = { .unmapped_bars = 1,
+		.gpudirect_clique = VFIO_PCI_NO_CLIQUE };
 	struct host *h = host_new();
 
 	assert_int_equal(host_try(h, &options), 0);
@@ -264,7 +267,8 @@ static void a_huge_bar_can_have_huge_pages(void **state)
 		struct host *h = host_new();
 		uint64_t page = sizes[i] >= GIB ? GIB : 2 * MIB;
 
-		host_bar(h, 2, sizes[i], PCI_BASE_ADDRESS_MEM_TYPE_64 | PCI_BASE_ADDRESS_MEM_PREFETCH, true);
+		host_bar(h, 2, sizes[i],
+			PCI_BASE_ADDRESS_MEM_TYPE_64 | PCI_BASE_ADDRESS_MEM_PREFETCH, true);
 		host_attach(h);
 		hdecode(h);
 		assert_int_equal(h->peer_size, sizes[i]);
@@ -373,7 +377,8 @@ static void pending_bits_outside_of_their_bar_get_a_place(void **state)
 	h = host_new();
 	place_msix(h, 0x3fc0, 0x2000);
 	assert_int_equal(host_try(h, NULL), -EPROTO);
-	assert_non_null(strstr(h->err.text, "MSI-X table (0x80 bytes at 0x3fc0) passes the end of BAR 0"));
+	assert_non_null(
+		strstr(h->err.text, "MSI-X table (0x80 bytes at 0x3fc0) passes the end of BAR 0"));
 	host_end(h);
 }
 
@@ -541,9 +546,9 @@ static void a_gpu_of_a_clique_has_nvidias_capability(void **state)
 	static const struct {
 		unsigned used, len, place;
 	} cases[] = {
-		{ 0, 0, 0xd4 },
-		{ 0xd4, 12, 0xc8 }, /* a capability that others keep there */
-		{ 0xc8, 0x38, 0x78 }, /* all of the end is used: between power management and PCI Express */
+		{ 0, 0, 0xd4 }, { 0xd4, 12, 0xc8 }, /* a capability that others keep there */
+		{ 0xc8, 0x38, 0x78 }, /* all of the end is used: between power management and PCI
+					 Express */
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -592,8 +597,8 @@ static void accesses_of_all_sizes_reach_all_offsets(void **state)
 
 			if (off + size > PCI_CONFIG_SIZE)
 				continue;
-			io_read(h->w->m.bus, host_vcpu(h), IO_MMIO, LAYOUT_ECAM + (5ull << 15) + off, size,
-				&value);
+			io_read(h->w->m.bus, host_vcpu(h), IO_MMIO,
+				LAYOUT_ECAM + (5ull << 15) + off, size, &value);
 			for (unsigned i = 0; i < size; i++) {
 				io_read(h->w->m.bus, host_vcpu(h), IO_MMIO,
 					LAYOUT_ECAM + (5ull << 15) + off + i, 1, &byte);
@@ -602,8 +607,8 @@ static void accesses_of_all_sizes_reach_all_offsets(void **state)
 		}
 	for (unsigned size = 1; size <= 8; size++) {
 		memset(h->config + 0xf1, 0, 15);
-		io_write(h->w->m.bus, host_vcpu(h), IO_MMIO, LAYOUT_ECAM + (5ull << 15) + 0xf1, size,
-			0x8877665544332211);
+		io_write(h->w->m.bus, host_vcpu(h), IO_MMIO, LAYOUT_ECAM + (5ull << 15) + 0xf1,
+			size, 0x8877665544332211);
 		for (unsigned i = 0; i < 9; i++)
 			assert_int_equal(h->config[0xf1 + i], i < size ? 0x11 * (i + 1) : 0);
 		h->story[0] = 0;
@@ -615,8 +620,10 @@ static void the_rom_and_ports_trap(void **state)
 {
 	struct host *h = host_new();
 
-	h->t.info.regions[VFIO_USER_REGION_ROM] = (struct vfio_region){ .size = 0x10000, .readable = true };
-	h->t.info.regions[4] = (struct vfio_region){ .size = 32, .readable = true, .writable = true };
+	h->t.info.regions[VFIO_USER_REGION_ROM] =
+		(struct vfio_region){ .size = 0x10000, .readable = true };
+	h->t.info.regions[4] =
+		(struct vfio_region){ .size = 32, .readable = true, .writable = true };
 	put32(h->config + PCI_BASE_ADDRESS_4, PCI_BASE_ADDRESS_SPACE_IO);
 	host_attach(h);
 	hdecode(h);
@@ -628,7 +635,8 @@ static void the_rom_and_ports_trap(void **state)
 	{
 		uint64_t value;
 
-		io_read(h->w->m.bus, host_vcpu(h), IO_MMIO, hcfg(h, PCI_ROM_ADDRESS, 4) & ~1u, 2, &value);
+		io_read(h->w->m.bus, host_vcpu(h), IO_MMIO, hcfg(h, PCI_ROM_ADDRESS, 4) & ~1u, 2,
+			&value);
 		assert_int_equal(value, 0x5a5a);
 	}
 	host_end(h);
@@ -664,7 +672,8 @@ static void job_anything(struct host *h)
 	for (unsigned i = 0; i < 400; i++) {
 		unsigned size = 1u << any(4), off = any(any(2) ? 0x100 : 0x1000) & ~(size - 1);
 		uint64_t value = (uint64_t)any(UINT32_MAX) << any(33), out;
-		uint64_t at = any(2) ? LAYOUT_ECAM + (5ull << 15) + off : h->vp->fn.bars[0].addr + any(0x8000);
+		uint64_t at = any(2) ? LAYOUT_ECAM + (5ull << 15) + off
+				     : h->vp->fn.bars[0].addr + any(0x8000);
 
 		if (any(2))
 			io_write(h->w->m.bus, host_vcpu(h), IO_MMIO, at, size, value);
@@ -676,7 +685,8 @@ static void job_anything(struct host *h)
 	}
 }
 
-/* The device is what it likes, and the guest does what it likes: the sanitizers, the fake's rules and asserts look on. */
+/* The device is what it likes, and the guest does what it likes: the sanitizers, the fake's rules
+ * and asserts look on. */
 static void no_device_and_no_guest_do_harm(void **state)
 {
 	unsigned attached = 0;
@@ -712,7 +722,8 @@ int main(void)
 		cmocka_unit_test(intx_is_unmasked_by_the_guests_end_of_interrupt_alone),
 		cmocka_unit_test(a_host_without_a_line_for_it_is_no_obstacle),
 		cmocka_unit_test(a_device_that_leaves_is_as_if_pulled_out),
-		cmocka_unit_test(memory_is_there_while_the_device_answers_and_for_other_devices_too),
+		cmocka_unit_test(
+			memory_is_there_while_the_device_answers_and_for_other_devices_too),
 		cmocka_unit_test(a_bar_that_is_left_out_traps_but_is_there_for_others),
 		cmocka_unit_test(a_device_whose_memory_no_other_can_reach_works),
 		cmocka_unit_test(a_bar_of_less_than_a_page_gets_its_page),
