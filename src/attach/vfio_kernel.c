@@ -24,6 +24,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <linux/pci_regs.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -163,32 +164,52 @@ static int set_irqs(
 	return rc ? failed(vk, rc) : 0;
 }
 
-int vk_reset(struct vfio_kernel *vk)
+/* Another thread is inside one of the devices just now: the kernel does not wait for it. */
+#define BUSY_TRIES 200
+#define BUSY_MS	   2
+
+static int hot_reset(struct vfio_kernel *vk, struct err *err)
 {
-	struct err err = { 0 };
+	int rc = vfio_iommu_hot_reset(vk->iommu, &vk->binding, err);
+
+	for (int i = 0; i < BUSY_TRIES && (rc == -EBUSY || rc == -EAGAIN); i++) {
+		poll(NULL, 0, BUSY_MS);
+		err_clear(err);
+		rc = vfio_iommu_hot_reset(vk->iommu, &vk->binding, err);
+	}
+	return rc;
+}
+
+int vk_reset(struct vfio_kernel *vk, struct err *err)
+{
 	int rc;
 
-	if (vk->has_reset)
-		return vk_ioctl(vk, VFIO_DEVICE_RESET, NULL);
-	rc = vfio_iommu_hot_reset(vk->iommu, &vk->binding, &err);
+	if (vk->has_reset) {
+		rc = vk_ioctl(vk, VFIO_DEVICE_RESET, NULL);
+		return rc ? err_set(err, rc, "its reset failed: %s", strerror(-rc)) : 0;
+	}
+	rc = hot_reset(vk, err);
 	if (rc != -ENOTTY && rc != -EPERM)
 		return rc;
 	if (!atomic_exchange(&vk->reset_said, true))
 		log_warn(
-			"%s: the device cannot be reset: it has no reset of its own, and %s. The guest finds it as it "
-			"was left",
-			vk->id, err.text);
+			"%s: the device cannot be reset: it has no reset of its own, and %s. The guest "
+			"finds it as it was left",
+			vk->id, err->text);
 	return 0;
 }
 
 static int reset(struct vfio_transport *t)
 {
 	struct vfio_kernel *vk = kernel_of(t);
+	struct err err = { 0 };
 	int rc;
 
 	if (!may_call(vk, VFIO_CALL_WAIT))
 		return -ENOTCONN;
-	rc = vk_reset(vk);
+	rc = vk_reset(vk, &err);
+	if (rc)
+		log_debug("%s: %s", vk->id, err.text);
 	return rc ? failed(vk, rc) : 0;
 }
 
@@ -332,6 +353,8 @@ void vfio_kernel_stop(struct vfio_kernel *vk)
  */
 static void clean_borrowed(struct vfio_kernel *vk)
 {
+	struct err err = { 0 };
+
 	for (uint32_t i = 0; i < VFIO_NR_IRQS; i++) {
 		const struct vfio_irq_request off = {
 			.index = i,
@@ -342,7 +365,8 @@ static void clean_borrowed(struct vfio_kernel *vk)
 		if (vk->t.info.irqs[i].count)
 			vk_set_irqs(vk, &off);
 	}
-	vk_reset(vk);
+	if (vk_reset(vk, &err))
+		log_warn("%s: %s", vk->id, err.text);
 }
 
 void vfio_kernel_give_back(struct vfio_kernel *vk)

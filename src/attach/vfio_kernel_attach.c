@@ -78,11 +78,8 @@ static int bring_up(struct vfio_kernel *vk, struct err *err)
 	if (!rc)
 		rc = vk_info_get(vk, err);
 	/* Opening has reset it, where it can be reset by itself, and where it was opened now. */
-	if (!rc && (!vk->has_reset || vk->binding.was_bound)) {
-		rc = vk_reset(vk);
-		if (rc)
-			err_set(err, rc, "the device cannot be reset: %s", strerror(-rc));
-	}
+	if (!rc && (!vk->has_reset || vk->binding.was_bound))
+		rc = vk_reset(vk, err);
 	if (!rc)
 		rc = read_config(vk, err);
 	if (rc)

@@ -70,8 +70,11 @@ static inline int vk_ioctl(struct vfio_kernel *vk, unsigned long request, void *
 
 /* Once: READY becomes BROKEN, the loop does the rest. Any thread. */
 void vk_break(struct vfio_kernel *vk, enum vfio_leave why);
-/* Reset the device by whatever there is. 0, also when nothing is there, said once; or -errno. */
-int vk_reset(struct vfio_kernel *vk);
+/*
+ * Reset the device by whatever there is. 0, also when nothing is there, said once; or -errno with a
+ * text.
+ */
+int vk_reset(struct vfio_kernel *vk, struct err *err);
 int vk_set_irqs(struct vfio_kernel *vk, const struct vfio_irq_request *rq);
 
 /* --- vfio_kernel_attach.c --- */

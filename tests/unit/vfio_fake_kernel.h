@@ -118,6 +118,7 @@ struct fake_kernel {
 	unsigned nr_calls;
 	unsigned long calls[FK_CALLS];
 	unsigned hot_resets;
+	unsigned busy_resets; /* so many find another thread inside */
 };
 
 static FK_UNUSED struct fake_kernel *fk_of(const struct vfio_sys *sys)
@@ -605,6 +606,10 @@ static int fk_hot_reset(
 	if (!f->bound)
 		assert_int_equal(
 			fk_file(k, reset->group_fds[0])->group, k->devices[f->device].group);
+	if (k->busy_resets) {
+		k->busy_resets--;
+		return -EBUSY;
+	}
 	k->hot_resets++;
 	return 0;
 }

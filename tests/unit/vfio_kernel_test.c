@@ -501,6 +501,20 @@ static void resets_by_itself_by_its_bus_or_not_at_all(void **state)
 	}
 }
 
+/* The kernel only tries the locks of the devices on the bus. */
+static void a_bus_that_is_busy_is_asked_again_but_not_for_ever(void **state)
+{
+	struct rig *r = rig_new();
+
+	r->d->flags = VFIO_DEVICE_FLAGS_PCI;
+	r->k.busy_resets = 3;
+	assert_int_equal(attach(r), 0);
+	assert_int_equal(r->k.hot_resets, 1);
+	r->k.busy_resets = 100000;
+	assert_int_equal(r->t->ops->reset(r->t), -EBUSY);
+	rig_end(r);
+}
+
 static void a_reset_that_fails_is_told(void **state)
 {
 	struct rig *r = rig_new();
@@ -675,6 +689,7 @@ int main(void)
 		cmocka_unit_test(maps_a_bar_for_others_once_the_device_decodes_it),
 		cmocka_unit_test(a_feature_that_the_kernel_lacks_is_no_loss),
 		cmocka_unit_test(resets_by_itself_by_its_bus_or_not_at_all),
+		cmocka_unit_test(a_bus_that_is_busy_is_asked_again_but_not_for_ever),
 		cmocka_unit_test(a_reset_that_fails_is_told),
 		cmocka_unit_test(loses_a_device_that_answers_no_more),
 		cmocka_unit_test(a_bar_that_is_refused_alone_is_no_loss),
