@@ -199,10 +199,30 @@ static void end_thread(struct block_disk *d, unsigned i)
 	iothread_free(d->threads[i]);
 }
 
+/* Requests that the store has not let go of, though their queues have stopped. */
+static unsigned late_requests(struct block_disk *d)
+{
+	unsigned nr = 0;
+
+	if (!d->queues)
+		return 0;
+	pause_threads(&d->model);
+	for (unsigned i = 0; i < d->config.nr_queues; i++)
+		nr += d->queues[i].late;
+	resume_threads(&d->model);
+	return nr;
+}
+
 static void free_disk(struct virtio_model *m)
 {
 	struct block_disk *d = disk_of(m);
+	unsigned nr = late_requests(d);
 
+	if (nr) {
+		/* The program ends; threads and memory are the kernel's to clear away. */
+		log_warn("%s: ends with %u requests under way", m->name, nr);
+		return;
+	}
 	for (unsigned i = 0; i < d->config.nr_threads; i++)
 		end_thread(d, i);
 	for (unsigned i = 0; d->queues && i < d->config.nr_queues; i++)

@@ -25,6 +25,7 @@ struct block_config {
 	char serial[20];     /* padded with zeros */
 	bool write_through;  /* at first; the driver may change it */
 	bool no_uring;	     /* tests */
+	uint32_t stop_ms;    /* how long a stop waits for the store; 0: 30000 */
 	struct rate_limit_config limit;
 };
 

@@ -47,6 +47,9 @@ struct block_request {
 	uint32_t type;
 	unsigned range, nr_ranges;
 	uint64_t cost; /* bytes that count for the limit */
+	bool at_store;
+	/* It has failed for the driver, but the store may still use its memory, which is held so long. */
+	struct guest_mem *late;
 	struct block_io io;
 	struct iovec iov[BLOCK_FEW_PIECES], data[BLOCK_FEW_PIECES];
 	uint64_t iova[BLOCK_FEW_PIECES];
@@ -64,10 +67,12 @@ struct block_queue {
 	struct iothread_poller poller;
 	struct iothread_watch kick;
 	struct iothread_timer timer; /* the limit's, or a look at a ring without kicks */
+	struct iothread_timer deadline; /* of a stop */
 	struct block_request *requests, *free;
 	unsigned nr_requests, nr_fresh; /* those from nr_fresh on were never used */
 	struct block_pieces *free_pieces;
 	unsigned open;		    /* requests taken and not answered */
+	unsigned late;		    /* those that were answered without the store */
 	struct block_request *held; /* taken, waits for the limit */
 	bool used;		    /* something was pushed since the last notification, */
 	uint64_t untold;	    /* which moved so many bytes */
@@ -98,9 +103,13 @@ struct block_disk {
 void block_request_begin(struct block_request *r, int bad);
 /* It may go now, as far as the limit is concerned. */
 void block_request_go(struct block_request *r);
+/* It fails now, whatever the store may do. */
+void block_request_give_up(struct block_request *r);
 
 /* r has been answered: push it. `written`: bytes of its writable part. */
 void block_queue_answer(struct block_queue *q, struct block_request *r, uint64_t written);
+/* The store is done with one that was given up. */
+void block_queue_end_late(struct block_queue *q, struct block_request *r);
 /* Whether r may go now; if not it is held, and goes later. */
 bool block_queue_may_go(struct block_queue *q, struct block_request *r);
 

@@ -9,6 +9,10 @@
  * lets the held one go at once, and is complete when the last one is answered and nobody watches
  * for kicks any more.
  *
+ * A store that does not answer holds a stop up for half a minute at most. Then what it has fails, as a
+ * disk's requests do when their time is over; the storage and the guest's memory are kept for it
+ * until it has let go of them.
+ *
  * A ring without a descriptor for kicks is looked at every millisecond.
  *
  * Owns:    the requests' storage, which is touched only as far as the driver's depth needs it.
@@ -30,6 +34,8 @@
 #define TELL_BYTES (64 * KIB)
 
 #define LOOK_NS NS_PER_MS
+
+#define STOP_MS 30000u
 
 /* Storage */
 
@@ -220,6 +226,7 @@ static void maybe_stopped(struct block_queue *q)
 	if (!q->stopping || q->open || q->watching)
 		return;
 	iothread_poller_del(q->t, &q->poller);
+	iothread_timer_del(&q->deadline);
 	tell_driver(q);
 	q->stopping = false;
 	q->vq = NULL;
@@ -240,6 +247,24 @@ static void on_kick_gone(struct iothread_watch *w)
 	iothread_timer_set(q->t, &q->timer, 0);
 }
 
+static uint32_t stop_ms(const struct block_queue *q)
+{
+	return q->disk->config.stop_ms ? q->disk->config.stop_ms : STOP_MS;
+}
+
+static void on_deadline(struct iothread_timer *timer)
+{
+	struct block_queue *q = container_of(timer, struct block_queue, deadline);
+	unsigned before = q->late;
+
+	for (unsigned i = 0; i < q->nr_fresh; i++)
+		if (q->requests[i].at_store && !q->requests[i].late)
+			block_request_give_up(&q->requests[i]);
+	log_err("%s queue %u: %u requests were not answered by what the image lies on within %u ms of a "
+		"stop: they have failed, and what becomes of them is not known",
+		q->disk->model.name, q->index, q->late - before, stop_ms(q));
+}
+
 void block_queue_stop(struct block_queue *q)
 {
 	struct block_request *r = q->held;
@@ -248,6 +273,8 @@ void block_queue_stop(struct block_queue *q)
 	q->held = NULL;
 	iothread_timer_del(&q->timer);
 	q->timer.fn = on_stop_look;
+	q->deadline.fn = on_deadline;
+	iothread_timer_set(q->t, &q->deadline, clock_now_ns() + stop_ms(q) * NS_PER_MS);
 	if (r)
 		block_request_go(r);
 	if (q->watching)
@@ -260,13 +287,24 @@ void block_queue_answer(struct block_queue *q, struct block_request *r, uint64_t
 {
 	vq_push(q->vq, &r->req, (uint32_t)MIN(written, (uint64_t)UINT32_MAX));
 	q->untold += r->cost;
-	give_storage(q, r);
+	if (r->late)
+		q->late++;
+	else
+		give_storage(q, r);
 	q->open--;
 	q->used = true;
 	if (q->untold >= TELL_BYTES)
 		tell_driver(q);
 	if (q->stopping && !q->open)
 		iothread_timer_set(q->t, &q->timer, 0);
+}
+
+void block_queue_end_late(struct block_queue *q, struct block_request *r)
+{
+	guest_mem_put(r->late);
+	r->late = NULL;
+	q->late--;
+	give_storage(q, r);
 }
 
 /* Starting */

@@ -132,7 +132,10 @@ static void io_done(struct block_io *io, int error)
 {
 	struct block_request *r = container_of(io, struct block_request, io);
 
-	if (error == -EOPNOTSUPP) {
+	r->at_store = false;
+	if (r->late) {
+		block_queue_end_late(r->q, r);
+	} else if (error == -EOPNOTSUPP) {
 		answer(r, STATUS_UNSUPP);
 	} else if (error) {
 		warn_limited(r, "%s queue %u: %s of %" PRIu64 " bytes at %" PRIu64 ": %s", NAME(r),
@@ -149,12 +152,21 @@ static void submit(struct block_request *r, enum block_op op)
 {
 	struct block_disk *disk = r->q->disk;
 
+	r->at_store = true;
 	r->io.op = op;
+	r->io.dropped = false;
 	r->io.done = io_done;
 	r->io.t = r->q->t;
 	r->io.thread = r->q->thread;
 	r->io.durable = atomic_load_explicit(&disk->write_through, memory_order_relaxed);
 	block_store_submit(disk->store, &r->io);
+}
+
+void block_request_give_up(struct block_request *r)
+{
+	r->late = guest_mem_get(r->req.mem);
+	r->io.dropped = true;
+	answer(r, STATUS_IOERR);
 }
 
 /* Reads and writes */

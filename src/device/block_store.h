@@ -41,6 +41,8 @@ struct block_io {
 	enum block_op op;
 	bool durable; /* BLOCK_WRITE, _ZERO: on stable storage when done */
 	bool unmap;   /* BLOCK_ZERO: the space may be given back */
+	/* Set later: nobody waits for it, and it must not be begun (again). done is called all the same. */
+	bool dropped;
 	/* BLOCK_READ, _WRITE: len bytes in pieces, of which none is empty. Borrowed, not changed.
 	 */
 	const struct iovec *iov;
