@@ -436,12 +436,18 @@ static const char *p2p_hint(const struct vfio_backend *backend, int rc)
 	}
 }
 
+/* A device alone has no peer, and some kernels take seconds to map a large BAR, page by page. */
+static bool maps_bars(const struct vfio_iommu *io)
+{
+	return io->nr_devices > 1 && !io->noiommu && !io->no_p2p;
+}
+
 bool vfio_iommu_maps_bars(struct vfio_iommu *io)
 {
 	bool maps;
 
 	pthread_mutex_lock(&io->lock);
-	maps = io->backend && !io->noiommu && !io->no_p2p;
+	maps = maps_bars(io);
 	pthread_mutex_unlock(&io->lock);
 	return maps;
 }
@@ -450,21 +456,20 @@ bool vfio_iommu_map(struct vfio_iommu *io, const char *id, uint64_t iova, uint64
 {
 	const struct vfio_backend *backend;
 	int rc = -ENODEV;
-	bool say, alone;
+	bool say;
 
 	pthread_mutex_lock(&io->lock);
 	backend = io->backend;
-	if (backend && !io->noiommu && !io->no_p2p)
+	if (maps_bars(io))
 		rc = in_ranges(&io->ranges, iova, size) ? io->backend->map(io, iova, size, hva)
 							: -ERANGE;
 	say = rc && rc != -ENODEV && !io->p2p_said;
 	io->p2p_said |= say;
-	alone = io->nr_devices == 1;
 	/* It will not be able to later. */
 	io->no_p2p |= rc == -EFAULT && backend == &vfio_iommufd;
 	pthread_mutex_unlock(&io->lock);
 	if (say)
-		log_line(alone ? LOG_INFO : LOG_WARN,
+		log_warn(
 			"%s: other devices cannot reach its memory at 0x%llx (%llu bytes) directly: %s",
 			id, (unsigned long long)iova, (unsigned long long)size,
 			p2p_hint(backend, rc));

@@ -92,15 +92,15 @@ int vfio_iommu_hot_reset(struct vfio_iommu *io, const struct vfio_binding *b, st
 
 /*
  * Let other devices reach [iova, iova + size), which is the memory of a BAR mapped at hva.
- * Page-aligned, all. True: it is mapped, and to be unmapped before hva goes. Never slow: no page is
- * pinned.
+ * Page-aligned, all. True: it is mapped, and to be unmapped before hva goes. With one device in the
+ * address space there is nobody to reach it, and nothing is mapped.
  */
 bool vfio_iommu_map(struct vfio_iommu *io, const char *id, uint64_t iova, uint64_t size, void *hva);
 void vfio_iommu_unmap(struct vfio_iommu *io, uint64_t iova, uint64_t size);
 
 /*
- * Whether it is worth trying: not with --platform vfio_p2p_dma=off, or where the kernel was found
- * unable.
+ * Whether it is worth trying: not for a device alone, with --platform vfio_p2p_dma=off, or where
+ * the kernel was found unable.
  */
 bool vfio_iommu_maps_bars(struct vfio_iommu *io);
 

@@ -1,10 +1,10 @@
 /*
  * vfio_transport.h - what the PCI side of the vfio route asks of a device, and hears from it
  *
- * One PCI side (vfio_pci), two ways to reach the device: messages over a
- * socket (vfio_user) and the kernel's system calls (vfio_kernel). A transport brings the device up, tells what it
- * is made of (struct vfio_info), carries register accesses and interrupt
- * set-up, and reports when the device is lost and when it is back.
+ * One PCI side (vfio_pci), two ways to reach the device: messages over a socket (vfio_user) and the
+ * kernel's system calls (vfio_kernel). A transport brings the device up, tells what it is made of
+ * (struct vfio_info), carries register accesses and interrupt set-up, and reports when the device
+ * is lost and when it is back.
  *
  * Life, as the owner sees it, all on the loop thread:
  *
@@ -52,11 +52,14 @@ struct vfio_region {
 	struct vfio_area *areas;
 	struct vfio_doorbell *doorbells;
 	/*
-	 * A region smaller than a page whose page holds nothing else can be mmapped as that page: 4096 bytes
-	 * from offset 0, beyond the region's end. size 0: it can not.
+	 * A region smaller than a page whose page holds nothing else can be mmapped as that page:
+	 * 4096 bytes from offset 0, beyond the region's end. size 0: it can not.
 	 */
 	struct vfio_area page;
-	/* Areas may cover the MSI-X table too: the host sees to it that a guest's writes there do no harm. */
+	/*
+	 * Areas may cover the MSI-X table too: the host sees to it that a guest's writes there do
+	 * no harm.
+	 */
 	bool msix_mappable;
 };
 
@@ -73,9 +76,9 @@ struct vfio_irq {
 struct vfio_info {
 	bool can_reset;
 	/*
-	 * Hardware of this host, whose kernel sets up interrupts and BARs itself: it need not be told of them by
-	 * configuration writes, and a SET_IRQS may say -1 for a vector without an eventfd. One that finds fewer
-	 * vectors than were asked for fails with -ENOSPC.
+	 * Hardware of this host, whose kernel sets up interrupts and BARs itself: it need not be
+	 * told of them by configuration writes, and a SET_IRQS may say -1 for a vector without an
+	 * eventfd. One that finds fewer vectors than were asked for fails with -ENOSPC.
 	 */
 	bool host;
 	struct vfio_region regions[VFIO_NR_REGIONS];
@@ -129,15 +132,15 @@ struct vfio_transport_ops {
 	/* From ready() alone: calls reach the device from now on. */
 	void (*open)(struct vfio_transport *t);
 	/*
-	 * A part of a BAR, mmapped at hva, has come to lie at gpa: let other devices reach it. True: they can, and
-	 * dma_unmap() follows before it moves. NULL: this transport's device process maps nothing of others. Topology
-	 * lock held, never slow.
+	 * A part of a BAR, mmapped at hva, has come to lie at gpa: let other devices reach it.
+	 * True: they can, and dma_unmap() follows before it moves. NULL: this transport's device
+	 * process maps nothing of others. Topology lock held.
 	 */
 	bool (*dma_map)(struct vfio_transport *t, uint64_t gpa, uint64_t size, void *hva);
 	void (*dma_unmap)(struct vfio_transport *t, uint64_t gpa, uint64_t size);
 	/*
-	 * DEVICE_FEATURE: *feature is a struct vfio_device_feature (linux/vfio.h) and its data, argsz bytes in all, in
-	 * and out. May be NULL, and -ENOTTY: not this feature.
+	 * DEVICE_FEATURE: *feature is a struct vfio_device_feature (linux/vfio.h) and its data,
+	 * argsz bytes in all, in and out. May be NULL, and -ENOTTY: not this feature.
 	 */
 	int (*feature)(struct vfio_transport *t, void *feature);
 };
@@ -183,8 +186,8 @@ struct vfio_owner_ops {
 	 * freed. */
 	void (*failed)(struct vfio_owner *o, int rc, const struct err *err);
 	/*
-	 * Why lost() follows: the device reported an error that it can not go on after, or the host wants it
-	 * back. May be NULL. Calls fail already.
+	 * Why lost() follows: the device reported an error that it can not go on after, or the host
+	 * wants it back. May be NULL. Calls fail already.
 	 */
 	void (*leaving)(struct vfio_owner *o, enum vfio_leave why);
 };

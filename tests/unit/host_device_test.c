@@ -113,16 +113,20 @@ static void the_guest_has_the_device(void **state)
 {
 	struct rig *r = rig_new();
 	unsigned ram_slots = kvm_nr_slots();
+	struct device *peer;
 
 	plugged(r);
+	peer = attach(r, "0000:02:00.0", 6);
+	assert_non_null(peer);
 	assert_int_equal(device_state(r->w->dev), DEVICE_ATTACHED);
 	assert_string_equal(device_bdf(r->w->dev), "0000:00:05.0");
 	assert_int_equal(r->k.nr_maps, 1);
 	as_vcpu(r->w, job_look, NULL);
-	/* Its BAR is memory of the guest's, and of other devices'. */
+	/* Its BAR is memory of the guest's, and of the other device's. */
 	assert_int_equal(kvm_nr_slots(), ram_slots + 1);
 	assert_int_equal(r->k.nr_maps, 2);
 	assert_int_equal(r->d->config[PCI_COMMAND] & PCI_COMMAND_MEMORY, PCI_COMMAND_MEMORY);
+	device_free(peer);
 	rig_end(r);
 	assert_int_equal(kvm_nr_slots(), 0);
 }

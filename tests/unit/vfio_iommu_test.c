@@ -538,7 +538,6 @@ static void a_device_without_an_iommu_wants_a_word_of_the_user(void **state)
 		if (rc)
 			says(r, "vfio_unsafe_noiommu=on");
 		assert_int_equal(r->k.nr_maps, 0);
-		assert_false(vfio_iommu_map(r->io, "card", 0xc0000000, 0x1000, NULL));
 		vfio_iommu_detach(r->io, &a);
 		rig_end(r);
 	}
@@ -546,52 +545,79 @@ static void a_device_without_an_iommu_wants_a_word_of_the_user(void **state)
 
 /* --- BARs --- */
 
+#define BAR	 0xc0000000ull
+#define BAR_SIZE 0x1000u
+
+static bool map_bar(struct rig *r)
+{
+	return vfio_iommu_map(r->io, "card", BAR, BAR_SIZE, (void *)0x1000);
+}
+
+static void attach_two(struct rig *r, struct vfio_binding b[2])
+{
+	assert_int_equal(attach(r, &card, &b[0]), 0);
+	assert_int_equal(attach(r, &disk, &b[1]), 0);
+}
+
+static void detach_two(struct rig *r, struct vfio_binding b[2])
+{
+	vfio_iommu_detach(r->io, &b[0]);
+	vfio_iommu_detach(r->io, &b[1]);
+}
+
 static void maps_bars_for_other_devices(void **state)
 {
 	struct rig *r = rig_begin(false);
-	struct vfio_binding a;
+	struct vfio_binding b[2];
 
-	assert_false(vfio_iommu_map(r->io, "card", 0xc0000000, 0x1000, (void *)0x1000));
-	assert_int_equal(attach(r, &card, &a), 0);
+	assert_false(map_bar(r));
+	assert_int_equal(attach(r, &card, &b[0]), 0);
+	/* There are none. */
+	assert_false(vfio_iommu_maps_bars(r->io));
+	assert_false(map_bar(r));
+	assert_int_equal(attach(r, &disk, &b[1]), 0);
 	assert_true(vfio_iommu_maps_bars(r->io));
-	assert_true(vfio_iommu_map(r->io, "card", 0xc0000000, 0x1000, (void *)0x1000));
+	assert_true(map_bar(r));
 	assert_int_equal(r->k.nr_maps, 2);
-	vfio_iommu_unmap(r->io, 0xc0000000, 0x1000);
+	vfio_iommu_detach(r->io, &b[1]);
+	vfio_iommu_unmap(r->io, BAR, BAR_SIZE);
 	assert_int_equal(r->k.nr_maps, 1);
-	vfio_iommu_detach(r->io, &a);
+	vfio_iommu_detach(r->io, &b[0]);
 	rig_end(r);
 }
 
 static void an_iommufd_that_maps_no_bars_is_asked_once(void **state)
 {
 	struct rig *r = rig_begin(true);
-	struct vfio_binding a;
+	struct vfio_binding b[2];
 	unsigned calls;
 
 	r->k.iommufd_no_bar = true;
-	assert_int_equal(attach(r, &card, &a), 0);
-	assert_false(vfio_iommu_map(r->io, "card", 0xc0000000, 0x1000, (void *)0x1000));
+	attach_two(r, b);
 	calls = r->k.nr_calls;
-	assert_false(vfio_iommu_map(r->io, "card", 0xc0000000, 0x1000, (void *)0x1000));
-	assert_int_equal(r->k.nr_calls, calls);
+	assert_false(map_bar(r));
+	assert_int_equal(r->k.nr_calls, calls + 1);
+	assert_false(map_bar(r));
+	assert_int_equal(r->k.nr_calls, calls + 1);
 	assert_false(vfio_iommu_maps_bars(r->io));
-	vfio_iommu_detach(r->io, &a);
+	detach_two(r, b);
 	rig_end(r);
 }
 
 static void a_bar_outside_of_the_ranges_is_not_even_tried(void **state)
 {
 	struct rig *r = rig_begin(false);
-	struct vfio_binding a;
+	struct vfio_binding b[2];
 	unsigned calls;
 
 	r->k.nr_ranges = 1;
-	r->k.ranges[0] = (struct vfio_iova_range){ 0, 0xfedfffff };
-	assert_int_equal(attach(r, &card, &a), 0);
+	r->k.ranges[0] = (struct vfio_iova_range){ 0, BAR - 1 };
+	attach_two(r, b);
 	calls = r->k.nr_calls;
-	assert_false(vfio_iommu_map(r->io, "card", 1ull << 40, 0x1000, (void *)0x1000));
+	assert_false(map_bar(r));
 	assert_int_equal(r->k.nr_calls, calls);
-	vfio_iommu_detach(r->io, &a);
+	assert_true(vfio_iommu_maps_bars(r->io));
+	detach_two(r, b);
 	rig_end(r);
 }
 
@@ -599,14 +625,14 @@ static void without_p2p_no_bar_is_mapped(void **state)
 {
 	struct rig *r = rig_new();
 	struct vfio_iommu_params p = params(r);
-	struct vfio_binding a;
+	struct vfio_binding b[2];
 
 	p.no_p2p = true;
 	begin(r, &p);
-	assert_int_equal(attach(r, &card, &a), 0);
-	assert_false(vfio_iommu_map(r->io, "card", 0xc0000000, 0x1000, (void *)0x1000));
+	attach_two(r, b);
+	assert_false(map_bar(r));
 	assert_int_equal(r->k.nr_maps, 1);
-	vfio_iommu_detach(r->io, &a);
+	detach_two(r, b);
 	rig_end(r);
 }
 
