@@ -40,9 +40,14 @@ int vfio_cannot_open(const char *path, int rc, struct err *err)
 	case -ENOENT:
 	case -ENODEV:
 	case -ENXIO:
+		if (!strcmp(path, VFIO_IOMMU_FILE))
+			return err_set(err, rc,
+				"%s is missing: is the module iommufd loaded (modprobe iommufd)? Many kernels "
+				"are built without it",
+				path);
 		return err_set(err, rc,
-			"%s is missing: is the module vfio-pci loaded (modprobe vfio-pci), and the device bound "
-			"to it (outboard device-bind)?",
+			"%s is missing: is the module vfio-pci loaded (modprobe vfio-pci), and the device "
+			"bound to it (outboard device-bind)?",
 			path);
 	default:
 		return err_set(err, rc, "%s: %s", path, strerror(-rc));
@@ -315,7 +320,7 @@ static int open_backend(struct vfio_iommu *io, const struct vfio_iommu_device *d
 		if (!rc || dev->fd >= 0 || (rc != -ENOENT && rc != -ENODEV))
 			return rc;
 		err_clear(err);
-		why = "/dev/iommu is missing (CONFIG_IOMMUFD)";
+		why = VFIO_IOMMU_FILE " is missing (CONFIG_IOMMUFD)";
 	}
 	if (why)
 		log_warn("host devices are attached by group and container, not iommufd: %s", why);

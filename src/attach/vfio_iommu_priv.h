@@ -97,6 +97,8 @@ static inline void vfio_close(const struct vfio_iommu *io, int *fd)
 void vfio_kvm_add(struct vfio_iommu *io, int fd);
 void vfio_kvm_remove(struct vfio_iommu *io, int fd);
 
+#define VFIO_IOMMU_FILE "/dev/iommu"
+
 /* Why a file of VFIO's cannot be opened. Returns rc. */
 int vfio_cannot_open(const char *path, int rc, struct err *err);
 

@@ -17,8 +17,6 @@
 
 #include "attach/vfio_iommu_priv.h"
 
-#define IOMMU "/dev/iommu"
-
 /* --- what all share --- */
 
 static void iommufd_close(struct vfio_iommu *io)
@@ -41,17 +39,18 @@ static int iommufd_open(struct vfio_iommu *io, struct err *err)
 	int rc;
 
 	io->ioas = 0;
-	io->fd = rc = io->given_iommufd >= 0 ? io->given_iommufd : io->sys->open(io->sys, IOMMU);
+	io->fd = rc = io->given_iommufd >= 0 ? io->given_iommufd
+					     : io->sys->open(io->sys, VFIO_IOMMU_FILE);
 	if (rc < 0) {
 		io->fd = -1;
-		return vfio_cannot_open(IOMMU, rc, err);
+		return vfio_cannot_open(VFIO_IOMMU_FILE, rc, err);
 	}
 	rc = vfio_ioctl(io, io->fd, IOMMU_IOAS_ALLOC, &alloc);
 	if (rc) {
 		iommufd_close(io);
 		return err_set(err, rc, "%s: no I/O address space: %s%s",
-			io->given_iommufd >= 0 ? "--platform iommufd_fd" : IOMMU, strerror(-rc),
-			rc == -ENOTTY ? " (it is not /dev/iommu)" : "");
+			io->given_iommufd >= 0 ? "--platform iommufd_fd" : VFIO_IOMMU_FILE,
+			strerror(-rc), rc == -ENOTTY ? " (it is not /dev/iommu)" : "");
 	}
 	io->ioas = alloc.out_ioas_id;
 	return 0;

@@ -501,6 +501,11 @@ static void descriptors_of_the_caller_are_used_and_stay_open(void **state)
 		assert_int_equal(fk_nr_kvm(&r->k), 0);
 	}
 	assert_int_equal(fk_nr_calls(&r->k, FK_OPEN), 0);
+	/* Without one of /dev/iommu there is no other way. */
+	r->io->given_iommufd = -1;
+	r->k.no_cdev = true;
+	assert_int_equal(attach(r, &given, &a), -ENOENT);
+	says(r, "/dev/iommu is missing: is the module iommufd loaded");
 	fk_close(&r->k.sys, given.fd);
 	fk_close(&r->k.sys, iommu);
 	rig_end(r);
