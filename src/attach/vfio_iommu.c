@@ -218,17 +218,44 @@ static const char *map_hint(int rc)
 	}
 }
 
-static int map_range(struct vfio_iommu *io, const struct mem_range *r, struct err *err)
-{
-	int rc = io->noiommu ? 0 : io->backend->map(io, r->gpa, r->size, r->hva);
+/*
+ * Pinning cannot be interrupted, so a large range is mapped in pieces: an attach that is called off
+ * ends after one of them. Large enough that the IOMMU's pages are the largest it has.
+ */
+#define PIECE (16 * GIB)
 
-	if (!rc)
-		return 0;
+static int map_pieces(
+	struct vfio_iommu *io, const struct mem_range *r, const atomic_bool *cancel, uint64_t *done)
+{
+	for (*done = 0; *done < r->size;) {
+		uint64_t size = MIN(PIECE, r->size - *done);
+		int rc = cancel && atomic_load(cancel) ? -ECANCELED : 0;
+
+		if (!rc)
+			rc = io->backend->map(io, r->gpa + *done, size, (char *)r->hva + *done);
+		if (rc)
+			return rc;
+		*done += size;
+	}
+	return 0;
+}
+
+/* cancel may be NULL. */
+static int map_range(struct vfio_iommu *io, const struct mem_range *r, const atomic_bool *cancel,
+	struct err *err)
+{
+	uint64_t done = 0;
+	int rc = io->noiommu ? 0 : map_pieces(io, r, cancel, &done);
+
+	if (!rc || rc == -ECANCELED)
+		return rc;
+	if (done && io->mapped)
+		io->backend->unmap(io, r->gpa, done);
 	return err_set(err, rc,
 		"the IOMMU does not map guest RAM at 0x%llx to 0x%llx (%llu of %llu bytes): %s%s",
-		(unsigned long long)r->gpa, (unsigned long long)(r->gpa + r->size - 1),
-		(unsigned long long)r->size, (unsigned long long)ram_size(io), strerror(-rc),
-		map_hint(rc));
+		(unsigned long long)r->gpa + done, (unsigned long long)(r->gpa + r->size - 1),
+		(unsigned long long)(r->size - done), (unsigned long long)ram_size(io),
+		strerror(-rc), map_hint(rc));
 }
 
 static void unmap_range(struct vfio_iommu *io, const struct mem_range *r)
@@ -250,7 +277,7 @@ static int map_ram(struct vfio_iommu *io, const atomic_bool *cancel, struct err 
 	if (rc || io->mapped)
 		return rc;
 	for (i = 0; i < io->nr_ram && !rc; i++)
-		rc = atomic_load(cancel) ? -ECANCELED : map_range(io, &io->ram[i], err);
+		rc = map_range(io, &io->ram[i], cancel, err);
 	/* What was mapped before a failure goes with the address space. */
 	io->mapped = !rc;
 	return rc;
@@ -273,7 +300,7 @@ static void ram_added(struct memory_listener *l, const struct mem_range *r)
 		if (io->mapped)
 			rc = check_range(io, r, &err);
 		if (io->mapped && !rc)
-			rc = map_range(io, r, &err);
+			rc = map_range(io, r, NULL, &err);
 		/* Known as not mapped. */
 		io->nr_ram -= rc != 0;
 	}

@@ -330,14 +330,22 @@ static int fk_map(struct fake_kernel *k, uint64_t iova, uint64_t size, uint64_t 
 	return 0;
 }
 
+/* Whole maps, any number of them; none may be cut. */
 static int fk_unmap(struct fake_kernel *k, uint64_t iova, uint64_t size)
 {
-	for (unsigned i = 0; i < k->nr_maps; i++)
-		if (k->maps[i].iova == iova && k->maps[i].size == size) {
-			k->maps[i] = k->maps[--k->nr_maps];
-			return 0;
+	unsigned before = k->nr_maps;
+
+	for (unsigned i = 0; i < k->nr_maps;) {
+		const struct fk_map *m = &k->maps[i];
+
+		if (!ranges_overlap(m->iova, m->size, iova, size)) {
+			i++;
+			continue;
 		}
-	return -ENOENT;
+		assert_true(m->iova >= iova && range_ok(m->iova - iova, m->size, size));
+		k->maps[i] = k->maps[--k->nr_maps];
+	}
+	return k->nr_maps == before ? -ENOENT : 0;
 }
 
 static FK_UNUSED bool fk_has_map(const struct fake_kernel *k, uint64_t iova, uint64_t size)

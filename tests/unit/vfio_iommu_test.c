@@ -193,6 +193,35 @@ static void follows_ram_that_comes_and_goes(void **state)
 	}
 }
 
+static void maps_large_ranges_in_pieces(void **state)
+{
+	const struct mem_range large = {
+		.gpa = 16 * GIB, .size = 40 * GIB, .fd = -1, .hva = (void *)0x100000000000
+	};
+
+	for (int iommufd = 0; iommufd < 2; iommufd++) {
+		struct rig *r = rig_begin(iommufd);
+		struct memory_listener *l = &r->io->listener;
+		struct vfio_binding a;
+
+		l->add(l, &large);
+		assert_int_equal(attach(r, &card, &a), 0);
+		assert_int_equal(r->k.nr_maps, 4);
+		assert_true(fk_has_map(&r->k, 48 * GIB, 8 * GIB));
+		l->remove(l, &large);
+		assert_int_equal(r->k.nr_maps, 1);
+		/* What comes later and fails at its second piece leaves nothing of the first. */
+		r->k.fail_request = iommufd ? IOMMU_IOAS_MAP : VFIO_IOMMU_MAP_DMA;
+		r->k.fail_after = 5;
+		r->k.fail_rc = -ENOMEM;
+		l->add(l, &large);
+		assert_int_equal(r->k.nr_maps, 1);
+		assert_int_equal(vfio_iommu_pinned(r->io), RAM_SIZE);
+		vfio_iommu_detach(r->io, &a);
+		rig_end(r);
+	}
+}
+
 static void outlives_its_maker_for_as_long_as_a_device_holds_it(void **state)
 {
 	struct rig *r = rig_begin(false);
@@ -673,6 +702,7 @@ int main(void)
 		cmocka_unit_test(opens_a_group_of_two_devices_once),
 		cmocka_unit_test(maps_all_ram_again_when_a_device_comes_after_the_last_has_left),
 		cmocka_unit_test(follows_ram_that_comes_and_goes),
+		cmocka_unit_test(maps_large_ranges_in_pieces),
 		cmocka_unit_test(outlives_its_maker_for_as_long_as_a_device_holds_it),
 		cmocka_unit_test(makes_no_more_calls_than_needed),
 		cmocka_unit_test(any_call_may_fail_and_leaves_nothing),
