@@ -25,6 +25,8 @@ struct user_device {
 	int slot;
 	device_attached_fn attached;
 	void *arg;
+	struct dma_space *dma;
+	struct viommu *iommu; /* NULL: not behind one */
 	struct vfio_user *vu;
 	struct vfio_pci *vp;
 	struct loop_work report_work;
@@ -62,8 +64,13 @@ static int plug(struct device *dev, struct err *err)
 {
 	struct user_device *ud = user_device_of(dev);
 
+	int rc;
+
 	assert(ud->connected);
-	return vfio_pci_plug(ud->vp, ud->segment, ud->slot, err);
+	rc = vfio_pci_plug(ud->vp, ud->segment, ud->slot, err);
+	if (!rc && ud->iommu)
+		rc = viommu_add(ud->iommu, vfio_pci_bdf(ud->vp), ud->dma, err);
+	return rc;
 }
 
 static const char *bdf(const struct device *dev)
@@ -86,6 +93,7 @@ static void free_parts(void *arg)
 
 	vfio_pci_free(ud->vp);
 	vfio_user_free(ud->vu);
+	dma_space_free(ud->dma);
 	free((char *)ud->dev.id);
 	free(ud);
 }
@@ -101,6 +109,8 @@ static void hang_up(struct device *dev)
 	if (ud->vu)
 		vfio_user_stop(ud->vu);
 	pci_unlock(m->pci);
+	if (ud->dma)
+		iommu_remove(ud->dma);
 	if (ud->vp)
 		vfio_pci_unplug(ud->vp);
 	pci_lock(m->pci);
@@ -138,7 +148,12 @@ static int make_parts(struct user_device *ud, const struct user_device_params *p
 		return rc;
 	vp.owner = vfio_pci_owner(ud->vp);
 	pci_lock(ud->m->pci);
-	rc = vfio_user_new(&vp, &ud->vu);
+	rc = dma_space_new(ud->m->memory, p->id, &ud->dma);
+	vp.dma = ud->dma;
+	if (!rc && p->iommu)
+		dma_will_be_translated(ud->dma);
+	if (!rc)
+		rc = vfio_user_new(&vp, &ud->vu);
 	pci_unlock(ud->m->pci);
 	if (rc)
 		return rc;
@@ -156,6 +171,7 @@ int user_device_attach(
 		return err_set(err, -ENOMEM, "user-device %s: out of memory", p->id);
 	ud->dev.ops = &ops;
 	ud->m = m;
+	ud->iommu = p->iommu;
 	ud->segment = p->segment;
 	ud->slot = p->slot;
 	ud->attached = p->attached;

@@ -55,7 +55,6 @@ int vfio_user_new(const struct vfio_user_params *p, struct vfio_user **out)
 	}
 	vu->t = (struct vfio_transport){ .ops = &vu_transport_ops, .id = vu->id };
 	vu->loop = p->loop;
-	vu->memory = p->memory;
 	vu->owner = p->owner;
 	vu->times = (struct vfio_user_times){
 		.attach_ms = or_default(t->attach_ms, DEFAULT_ATTACH_MS),
@@ -72,7 +71,10 @@ int vfio_user_new(const struct vfio_user_params *p, struct vfio_user **out)
 	pthread_mutex_init(&vu->lock, NULL);
 	pthread_mutex_init(&vu->watch_lock, NULL);
 	pthread_mutex_init(&vu->mail_lock, NULL);
-	vu_dma_listen(vu);
+	if (vu_dma_listen(vu, p)) {
+		vfio_user_free(vu);
+		return -ENOMEM;
+	}
 	*out = vu;
 	return 0;
 }
@@ -218,9 +220,10 @@ void vfio_user_free(struct vfio_user *vu)
 	if (!vu)
 		return;
 	vfio_user_stop(vu);
+	if (vu->own_dma)
+		dma_space_free(vu->dma);
 	vu_forget_info(vu);
 	free(vu->pending);
-	free(vu->ranges);
 	free(vu->id);
 	free(vu->path);
 	pthread_mutex_destroy(&vu->lock);

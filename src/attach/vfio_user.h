@@ -9,6 +9,7 @@
 
 #include "attach/vfio_transport.h"
 #include "base/loop.h"
+#include "machine/dma.h"
 #include "machine/memory.h"
 
 /* Times, so that tests need not wait; a 0 stands for the default. */
@@ -25,13 +26,14 @@ struct vfio_user_params {
 	const char *socket; /* path; copied */
 	struct loop *loop;
 	struct memory *memory;
+	struct dma_space *dma; /* what the device sees of it, borrowed; NULL: all RAM */
 	struct vfio_owner *owner;
 	struct vfio_user_times times;
 };
 
 struct vfio_user;
 
-/* Loop, memory and owner are borrowed. Gives *out. 0 or -ENOMEM. */
+/* Loop, memory and owner are borrowed. Gives *out. 0 or -ENOMEM. Topology lock held. */
 int vfio_user_new(const struct vfio_user_params *p, struct vfio_user **out);
 
 /*

@@ -192,6 +192,23 @@ static int request(struct vfio_user *vu, struct vu_request *rq, struct answer *a
 	return rc ? rc : answer->rc;
 }
 
+/* For the thread that changes the IOMMU's tables. */
+void vu_await_dma(struct vfio_user *vu)
+{
+	struct err err = { 0 };
+	int rc = 0;
+
+	vu_lock(vu);
+	if (atomic_load(&vu->nr_mail) && vu_is_ready(vu))
+		vu_post_mail(vu);
+	vu->dma_done = !atomic_load(&vu->dma_pending);
+	if (!vu->dma_done && vu_is_ready(vu))
+		rc = await(vu, &vu->dma_done, request_deadline(vu), &err);
+	if (rc)
+		lost(vu, VFIO_USER_DMA_UNMAP, rc, &err);
+	vu_unlock(vu);
+}
+
 /* --- the transport's operations --- */
 
 static struct vfio_user *of(struct vfio_transport *t)

@@ -6,11 +6,13 @@
  * DMA_WRITE, which are served here by copying; over the twin socket where there is one, else over
  * the main one, also in the middle of a wait for a reply.
  *
- * The listener keeps a list of RAM ranges. An attach announces all of them, in one batch
- * with other requests; later changes are sent one by one without waiting. The channel bounds
- * what a server that does not read can pile up: its own commands are not read then.
+ * Which RAM, and at what addresses, a DMA space says (machine/dma.h): all of it, or what the guest
+ * has mapped. An attach announces it in one batch with other requests; later changes are sent without
+ * waiting, and the thread that changes an IOMMU waits then for all answers. A server that refuses a map
+ * fails the guest's request; one that keeps what it is to let go of is hung up on.
+ * The channel bounds what a server that does not read can pile up: its own commands are not read then.
  *
- * Trusts: nothing that arrives: addresses by memory_read() and memory_write(), sizes by the message
+ * Trusts: nothing that arrives: addresses by dma_read() and dma_write(), sizes by the message
  * rules. Spec:   vfio-user 0.9.2, "VFIO_USER_DMA_MAP", "..._DMA_UNMAP", "..._DMA_READ",
  * "..._DMA_WRITE".
  */
@@ -53,7 +55,7 @@ static int serve_read(struct vfio_user *vu, struct vu_chan *ch, const struct vu_
 	if (!reply)
 		return answer(ch, m, -ENOMEM, NULL, 0);
 	memcpy(reply, &a, sizeof(a));
-	rc = memory_read(vu->memory, a.addr, reply + sizeof(a), a.count);
+	rc = dma_read(vu->dma, a.addr, reply + sizeof(a), a.count);
 	return answer(ch, m, rc, reply, (uint32_t)(sizeof(a) + a.count));
 }
 
@@ -65,7 +67,7 @@ static int serve_write(struct vfio_user *vu, struct vu_chan *ch, const struct vu
 	memcpy(&a, m->payload, sizeof(a));
 	if (a.count != m->len - sizeof(a))
 		return answer(ch, m, -EINVAL, NULL, 0);
-	rc = memory_write(vu->memory, a.addr, m->payload + sizeof(a), a.count);
+	rc = dma_write(vu->dma, a.addr, m->payload + sizeof(a), a.count);
 	return answer(ch, m, rc, &a, sizeof(a));
 }
 
@@ -88,25 +90,77 @@ int vu_serve(struct vfio_user *vu, struct vu_chan *ch, const struct vu_msg *m, s
 
 /* --- maps --- */
 
+/* vu->lock held. */
+static void answered(struct vfio_user *vu, const struct vu_pending *p)
+{
+	unsigned pending = atomic_load(&vu->dma_pending);
+
+	if (p->step || !pending)
+		return;
+	vu->dma_done = atomic_fetch_sub(&vu->dma_pending, 1) == 1;
+}
+
+static unsigned long long iova_of(const struct vu_pending *p)
+{
+	return ((unsigned long long)p->arg2 << 32 | p->arg) << 12;
+}
+
+/* In an attach it is the end of that; else of what the guest asked for. */
 static int map_reply(
 	struct vfio_user *vu, const struct vu_pending *p, const struct vu_msg *m, struct err *err)
 {
-	int rc;
+	int rc, none = 0;
 
+	answered(vu, p);
 	if (!(m->h.flags & VFIO_USER_FLAG_ERROR))
 		return 0;
 	rc = vu_reply_error(m);
+	if (!p->step && dma_is_translated(vu->dma)) {
+		atomic_compare_exchange_strong(&vu->dma_error, &none, rc);
+		return 0;
+	}
 	return err_set(err, rc, "the device process refused DMA_MAP of RAM at 0x%llx: %s",
-		(unsigned long long)p->arg << 12, strerror(-rc));
+		iova_of(p), strerror(-rc));
 }
 
-static int send_map(struct vfio_user *vu, const struct mem_range *r, bool step)
+/* -ENOENT: it has never heard of that range, see struct dma_listener. */
+static int unmap_reply(
+	struct vfio_user *vu, const struct vu_pending *p, const struct vu_msg *m, struct err *err)
+{
+	int rc = m->h.flags & VFIO_USER_FLAG_ERROR ? vu_reply_error(m) : 0;
+
+	answered(vu, p);
+	if (!rc || rc == -ENOENT)
+		return 0;
+	return err_set(err, rc, "the device process refused DMA_UNMAP of RAM at 0x%llx: %s",
+		iova_of(p), strerror(-rc));
+}
+
+/* Send one of them; the head's contents are copied. 0 or -errno. */
+static int send_dma(struct vfio_user *vu, struct vu_request *rq, const struct dma_range *r)
+{
+	bool step = vu->replaying;
+	int rc;
+
+	rq->p.step = step;
+	rq->p.arg = (uint32_t)(r->iova >> 12);
+	rq->p.arg2 = (uint32_t)(r->iova >> 44);
+	if (!step)
+		atomic_fetch_add(&vu->dma_pending, 1);
+	rc = vu_async(vu, rq);
+	if (rc && !step)
+		atomic_fetch_sub(&vu->dma_pending, 1);
+	return rc;
+}
+
+static int send_map(struct vfio_user *vu, const struct dma_range *r)
 {
 	struct vfio_user_dma_map head = {
 		.argsz = sizeof(head),
-		.flags = VFIO_USER_DMA_MAP_READ | VFIO_USER_DMA_MAP_WRITE,
+		.flags = (r->access & DMA_CAN_READ ? VFIO_USER_DMA_MAP_READ : 0) |
+			 (r->access & DMA_CAN_WRITE ? VFIO_USER_DMA_MAP_WRITE : 0),
 		.offset = r->fd_offset,
-		.addr = r->gpa,
+		.addr = r->iova,
 		.size = r->size,
 	};
 	struct vu_request rq = {
@@ -115,128 +169,141 @@ static int send_map(struct vfio_user *vu, const struct mem_range *r, bool step)
 		.head_len = sizeof(head),
 		.fds = &r->fd,
 		.nr_fds = 1,
-		.p = { .step = step, .reply = map_reply, .arg = (uint32_t)(r->gpa >> 12) },
+		.p.reply = map_reply,
 	};
 
-	return vu_async(vu, &rq);
+	return send_dma(vu, &rq, r);
 }
 
-static int unmap_reply(
-	struct vfio_user *vu, const struct vu_pending *p, const struct vu_msg *m, struct err *err)
-{
-	if (m->h.flags & VFIO_USER_FLAG_ERROR)
-		log_warn("%s: the device process refused DMA_UNMAP of RAM at 0x%llx: %s", vu->id,
-			(unsigned long long)p->arg << 12, strerror(-vu_reply_error(m)));
-	return 0;
-}
-
-static int send_unmap(struct vfio_user *vu, const struct mem_range *r)
+static int send_unmap(struct vfio_user *vu, const struct dma_range *r)
 {
 	struct vfio_user_dma_unmap head = {
 		.argsz = sizeof(head),
-		.addr = r->gpa,
+		.addr = r->iova,
 		.size = r->size,
 	};
 	struct vu_request rq = {
 		.command = VFIO_USER_DMA_UNMAP,
 		.head = &head,
 		.head_len = sizeof(head),
-		.p = { .reply = unmap_reply, .arg = (uint32_t)(r->gpa >> 12) },
+		.p.reply = unmap_reply,
 	};
 
-	return vu_async(vu, &rq);
+	return send_dma(vu, &rq, r);
+}
+
+/* --- the listener --- */
+
+static struct vfio_user *of(struct dma_listener *l)
+{
+	return container_of(l, struct vfio_user, listener);
+}
+
+/* Whether the server is to hear of one map more or less. *fits: it has room. */
+static bool count(struct vfio_user *vu, int change, bool *fits)
+{
+	bool sent;
+
+	pthread_mutex_lock(&vu->mail_lock);
+	if (change > 0 || vu->nr_maps)
+		vu->nr_maps += (unsigned)change;
+	*fits = vu->nr_maps <= vu->caps.max_dma_maps;
+	sent = vu->maps_sent;
+	pthread_mutex_unlock(&vu->mail_lock);
+	return sent;
+}
+
+static int on_map(struct dma_listener *l, const struct dma_range *r)
+{
+	struct vfio_user *vu = of(l);
+	bool fits;
+	int rc;
+
+	if (!count(vu, 1, &fits))
+		return 0;
+	rc = fits ? send_map(vu, r) : -ENOSPC;
+	/* Away: it hears of all when it is back. */
+	if (rc == -ENOTCONN)
+		return 0;
+	if (rc && !vu->replaying && !dma_is_translated(vu->dma))
+		log_err("%s: DMA_MAP of RAM at 0x%llx: %s", vu->id, (unsigned long long)r->iova,
+			strerror(-rc));
+	return rc;
+}
+
+static void on_unmap(struct dma_listener *l, const struct dma_range *r)
+{
+	struct vfio_user *vu = of(l);
+	bool fits;
+	int rc = count(vu, -1, &fits) ? send_unmap(vu, r) : 0;
+
+	if (!rc || rc == -ENOTCONN)
+		return;
+	/* It would keep what the guest has taken back. */
+	vu_lock(vu);
+	vu_break(vu, "DMA_UNMAP cannot be sent: %s", strerror(-rc));
+	vu_unlock(vu);
+}
+
+static int on_sync(struct dma_listener *l)
+{
+	struct vfio_user *vu = of(l);
+
+	if (atomic_load(&vu->dma_pending) && vu_is_ready(vu))
+		vu_await_dma(vu);
+	return atomic_exchange(&vu->dma_error, 0);
+}
+
+/* What changes from here on is sent. */
+static void on_replay(struct dma_listener *l)
+{
+	struct vfio_user *vu = of(l);
+
+	pthread_mutex_lock(&vu->mail_lock);
+	vu->maps_sent = true;
+	vu->nr_maps = 0;
+	pthread_mutex_unlock(&vu->mail_lock);
+	vu->replaying = true;
 }
 
 int vu_dma_map_all(struct vfio_user *vu, struct err *err)
 {
-	struct mem_range *ranges;
-	unsigned nr;
-	int rc = 0;
+	int rc = dma_replay(vu->dma, &vu->listener, on_replay);
 
-	pthread_mutex_lock(&vu->mail_lock);
-	nr = vu->nr_ranges;
-	ranges = calloc(MAX(nr, 1u), sizeof(*ranges));
-	if (ranges && nr)
-		memcpy(ranges, vu->ranges, nr * sizeof(*ranges));
-	/* From here on the listener sends what changes. */
-	vu->ranges_sent = true;
-	pthread_mutex_unlock(&vu->mail_lock);
-	if (!ranges)
-		return err_set(err, -ENOMEM, "DMA_MAP: out of memory");
-	if (nr > vu->caps.max_dma_maps)
-		rc = err_set(err, -EPROTO,
-			"the device process takes %u DMA maps at most, guest RAM needs %u",
-			vu->caps.max_dma_maps, nr);
-	for (unsigned i = 0; i < nr && !rc; i++) {
-		rc = send_map(vu, &ranges[i], true);
-		if (rc)
-			err_set(err, rc, "DMA_MAP: %s", strerror(-rc));
-	}
-	free(ranges);
-	return rc;
+	vu->replaying = false;
+	if (rc == -ENOSPC)
+		return err_set(err, -EPROTO,
+			"the device process takes %u DMA maps at most, guest RAM needs more",
+			vu->caps.max_dma_maps);
+	return rc ? err_set(err, rc, "DMA_MAP: %s", strerror(-rc)) : 0;
 }
 
 void vu_dma_forget(struct vfio_user *vu)
 {
 	pthread_mutex_lock(&vu->mail_lock);
-	vu->ranges_sent = false;
+	vu->maps_sent = false;
 	pthread_mutex_unlock(&vu->mail_lock);
+	atomic_store(&vu->dma_pending, 0);
+	atomic_store(&vu->dma_error, 0);
 }
 
-/* --- the listener: topology lock held, any thread --- */
-
-static void range_added(struct memory_listener *l, const struct mem_range *r)
+int vu_dma_listen(struct vfio_user *vu, const struct vfio_user_params *p)
 {
-	struct vfio_user *vu = container_of(l, struct vfio_user, listener);
-	struct mem_range *more;
-	bool send;
-	int rc;
+	int rc = 0;
 
-	pthread_mutex_lock(&vu->mail_lock);
-	more = realloc(vu->ranges, (vu->nr_ranges + 1) * sizeof(*more));
-	if (more) {
-		vu->ranges = more;
-		more[vu->nr_ranges++] = *r;
+	vu->dma = p->dma;
+	if (!vu->dma) {
+		vu->own_dma = true;
+		rc = dma_space_new(p->memory, p->id, &vu->dma);
 	}
-	send = vu->ranges_sent;
-	pthread_mutex_unlock(&vu->mail_lock);
-	if (!more)
-		log_err("%s: out of memory: RAM at 0x%llx is out of the device's reach", vu->id,
-			(unsigned long long)r->gpa);
-	rc = send ? send_map(vu, r, false) : 0;
-	if (rc && rc != -ENOTCONN)
-		log_err("%s: DMA_MAP of RAM at 0x%llx: %s", vu->id, (unsigned long long)r->gpa,
-			strerror(-rc));
-}
-
-static void range_removed(struct memory_listener *l, const struct mem_range *r)
-{
-	struct vfio_user *vu = container_of(l, struct vfio_user, listener);
-	bool send;
-	int rc;
-
-	pthread_mutex_lock(&vu->mail_lock);
-	for (unsigned i = 0; i < vu->nr_ranges; i++)
-		if (vu->ranges[i].gpa == r->gpa && vu->ranges[i].size == r->size) {
-			vu->ranges[i] = vu->ranges[--vu->nr_ranges];
-			break;
-		}
-	send = vu->ranges_sent;
-	pthread_mutex_unlock(&vu->mail_lock);
-	rc = send ? send_unmap(vu, r) : 0;
-	if (rc && rc != -ENOTCONN)
-		log_err("%s: DMA_UNMAP of RAM at 0x%llx: %s", vu->id, (unsigned long long)r->gpa,
-			strerror(-rc));
-}
-
-void vu_dma_listen(struct vfio_user *vu)
-{
-	vu->listener.add = range_added;
-	vu->listener.remove = range_removed;
-	memory_listen(vu->memory, &vu->listener);
+	if (rc)
+		return rc;
+	vu->listener = (struct dma_listener){ .map = on_map, .unmap = on_unmap, .sync = on_sync };
+	return dma_listen(vu->dma, &vu->listener);
 }
 
 void vu_dma_unlisten(struct vfio_user *vu)
 {
-	memory_unlisten(vu->memory, &vu->listener);
+	if (vu->dma)
+		dma_unlisten(vu->dma, &vu->listener);
 }

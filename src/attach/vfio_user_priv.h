@@ -92,7 +92,6 @@ struct vfio_user {
 	struct vfio_transport t;
 	char *id, *path;
 	struct loop *loop;
-	struct memory *memory;
 	struct vfio_owner *owner;
 	struct vfio_user_times times;
 	pthread_t loop_thread;
@@ -126,11 +125,17 @@ struct vfio_user {
 	struct vu_mail *mail, **mail_last;
 	_Atomic unsigned nr_mail;
 
-	/* Guest RAM, as the listener heard of it; under mail_lock. */
-	struct memory_listener listener;
-	struct mem_range *ranges;
-	unsigned nr_ranges;
-	bool ranges_sent;
+	/* What the device sees of guest RAM. */
+	struct dma_space *dma;
+	bool own_dma;
+	struct dma_listener listener;
+	/* Under mail_lock: whether changes are sent, and how many maps the server has. */
+	bool maps_sent;
+	unsigned nr_maps;
+	bool replaying; /* as a part of an attach; loop thread, which has all calls to itself then */
+	_Atomic unsigned dma_pending; /* maps and unmaps without an answer, outside of an attach */
+	bool dma_done;		      /* there are none; lock */
+	_Atomic int dma_error;	      /* what the first map that was refused said */
 
 	/* Loop thread from here on. */
 	struct vu_chan twin;
@@ -215,6 +220,8 @@ int vu_io_failed(int rc, struct err *err);
 /* --- vfio_user_call.c --- */
 
 extern const struct vfio_transport_ops vu_transport_ops;
+/* Wait until the server has answered all maps and unmaps, or is lost. */
+void vu_await_dma(struct vfio_user *vu);
 
 /* --- vfio_user_attach.c --- */
 
@@ -246,7 +253,8 @@ int vu_serve(struct vfio_user *vu, struct vu_chan *ch, const struct vu_msg *m, s
 /* Queue a DMA_MAP for all RAM, as part of an attach. 0 or -errno with a text. */
 int vu_dma_map_all(struct vfio_user *vu, struct err *err);
 void vu_dma_forget(struct vfio_user *vu);
-void vu_dma_listen(struct vfio_user *vu);
+/* 0 or -ENOMEM. Topology lock held. */
+int vu_dma_listen(struct vfio_user *vu, const struct vfio_user_params *p);
 void vu_dma_unlisten(struct vfio_user *vu);
 
 #endif

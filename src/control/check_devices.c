@@ -34,6 +34,7 @@ struct kind {
 	size_t socket; /* offset of its path, or NO_SOCKET */
 	int (*check)(void *item, struct err *err);
 	bool (*present)(const void *item); /* of the one device; NULL: there is a list */
+	bool iommu;			   /* it can be behind the guest's IOMMU */
 };
 
 struct any_list {
@@ -313,31 +314,31 @@ static bool has_console(const void *item)
 	return ((const struct virtio_console_config *)item)->mode != CONSOLE_OFF;
 }
 
-#define KIND(name, made, member, type, sock, fn)                                                   \
+#define KIND(name, made, member, type, sock, fn, behind)                                                   \
 	{                                                                                          \
 		.option = name, .prefix = made, .list = offsetof(struct vm_config, member),        \
-		.item_size = sizeof(struct type), .socket = sock, .check = fn                      \
+		.item_size = sizeof(struct type), .socket = sock, .check = fn, .iommu = behind     \
 	}
 
-#define ONE(name, made, member, sock, fn, is)                                                      \
+#define ONE(name, made, member, sock, fn, is, behind)                                                      \
 	{                                                                                          \
 		.option = name, .prefix = made, .list = offsetof(struct vm_config, member),        \
-		.socket = sock, .check = fn, .present = is                                         \
+		.socket = sock, .check = fn, .present = is, .iommu = behind                        \
 	}
 
 static const struct kind kinds[] = {
-	KIND("device", "_vfio", devices, host_device_config, NO_SOCKET, NULL),
+	KIND("device", "_vfio", devices, host_device_config, NO_SOCKET, NULL, false),
 	KIND("user-device", "_vfio_user", user_devices, user_device_config,
-		offsetof(struct user_device_config, socket), NULL),
+		offsetof(struct user_device_config, socket), NULL, true),
 	KIND("generic-vhost-user", "_generic_vhost_user", generic_vhost_users,
 		generic_vhost_user_config, offsetof(struct generic_vhost_user_config, socket),
-		check_generic),
-	KIND("fs", "_fs", fs, fs_config, offsetof(struct fs_config, socket), check_fs),
-	KIND("disk", "_disk", disks, disk_config, offsetof(struct disk_config, socket), check_disk),
-	KIND("net", "_net", nets, net_config, offsetof(struct net_config, socket), check_net),
-	ONE("rng", "_rng", rng, NO_SOCKET, NULL, has_rng),
-	ONE("vsock", "_vsock", vsock, offsetof(struct vsock_config, socket), check_vsock, has_vsock),
-	ONE("console", "_console", console, NO_SOCKET, NULL, has_console),
+		check_generic, false),
+	KIND("fs", "_fs", fs, fs_config, offsetof(struct fs_config, socket), check_fs, false),
+	KIND("disk", "_disk", disks, disk_config, offsetof(struct disk_config, socket), check_disk, false),
+	KIND("net", "_net", nets, net_config, offsetof(struct net_config, socket), check_net, false),
+	ONE("rng", "_rng", rng, NO_SOCKET, NULL, has_rng, false),
+	ONE("vsock", "_vsock", vsock, offsetof(struct vsock_config, socket), check_vsock, has_vsock, false),
+	ONE("console", "_console", console, NO_SOCKET, NULL, has_console, false),
 };
 
 /* --- all devices of all kinds, one after the other --- */
@@ -410,6 +411,42 @@ static int check_place(const struct each *e, unsigned *used, struct err *err)
 	return 0;
 }
 
+static bool is_behind(const struct each *e)
+{
+	const struct int_list *segments = &e->config->platform.iommu_segments;
+
+	for (size_t i = 0; i < segments->nr; i++)
+		if (segments->items[i] == e->at->pci_segment)
+			return true;
+	return e->at->iommu;
+}
+
+/* One that is in a segment of the IOMMU's says iommu=on from here on. */
+static int check_iommu(struct vm_config *config, unsigned *used, struct err *err)
+{
+	const struct int_list *segments = &config->platform.iommu_segments;
+
+	for (size_t i = 0; i < segments->nr; i++)
+		if (segments->items[i] >= config->platform.num_pci_segments)
+			return err_set(err, -EINVAL,
+				"--platform: iommu_segments: expected segments below %u "
+				"(num_pci_segments), got %u",
+				config->platform.num_pci_segments, segments->items[i]);
+	for (struct each e = each_begin(config); each_next(&e);) {
+		e.at->iommu = is_behind(&e);
+		if (e.at->iommu && !e.kind->iommu)
+			return err_set(err, -EINVAL,
+				"--%s: %s is in segment %u, which is behind the guest's IOMMU: "
+				"expected a device that can be there", e.kind->option,
+				grammar_show(name_of(&e)).text, e.at->pci_segment);
+	}
+	if (config_wants_iommu(config) && used[0] + 1 > CONFIG_MAX_SLOT)
+		return err_set(err, -ENOSPC,
+			"iommu: expected a slot of segment 0 left for the guest's IOMMU, got %d "
+			"devices in it", CONFIG_MAX_SLOT);
+	return 0;
+}
+
 static int check_pair(const struct each *a, const struct each *b, struct err *err)
 {
 	const char *socket_a = socket_of(a), *socket_b = socket_of(b);
@@ -474,6 +511,8 @@ int check_devices(struct vm_config *config, struct err *err)
 	for (struct each e = each_begin(config); !rc && each_next(&e);)
 		rc = check_own(&e, err);
 	if (!rc)
+		rc = check_iommu(config, used, err);
+	if (!rc)
 		rc = check_host_devices(config, err);
 	for (struct each a = each_begin(config); !rc && each_next(&a);)
 		for (struct each b = a; !rc && each_next(&b);)
@@ -481,6 +520,16 @@ int check_devices(struct vm_config *config, struct err *err)
 	for (struct each e = each_begin(config); !rc && each_next(&e);)
 		rc = name_device(&e, err);
 	return rc;
+}
+
+bool config_wants_iommu(const struct vm_config *config)
+{
+	if (config->platform.iommu_segments.nr)
+		return true;
+	for (struct each e = each_begin(config); each_next(&e);)
+		if (e.at->iommu)
+			return true;
+	return false;
 }
 
 bool config_wants_programs(const struct vm_config *config)

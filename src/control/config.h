@@ -42,6 +42,7 @@ struct device_config {
 	char *id; /* unique among all devices; never NULL after options_check() */
 	uint16_t pci_segment;
 	uint8_t pci_device_id; /* slot 1 to 31 or CONFIG_SLOT_ANY */
+	bool iommu; /* behind the guest's IOMMU; after options_check() also for its segment's sake */
 };
 
 /* All 0: the guest sees one package with max cores. */
@@ -113,6 +114,8 @@ struct virtio_console_config {
 
 struct platform_config {
 	uint16_t num_pci_segments; /* 1 to CONFIG_MAX_SEGMENTS */
+	struct int_list iommu_segments; /* those of which all devices are behind the guest's IOMMU */
+	uint8_t iommu_address_width; /* 32 to 64 */
 	bool iommufd; /* host devices by /dev/iommu; set where one of its descriptors is given */
 	uint32_t iommufd_fd; /* an open /dev/iommu, or CONFIG_NO_FD */
 	bool vfio_p2p_dma; /* host devices may reach each other's BARs */
@@ -280,6 +283,8 @@ struct vm_config {
 uint8_t config_byte(const char *hex);
 void config_mac(const char *text, uint8_t mac[6]);
 
+/* Whether the guest has an IOMMU. After options_check(). */
+bool config_wants_iommu(const struct vm_config *config);
 /* Whether a program of ours has to be started for a device of it. */
 bool config_wants_programs(const struct vm_config *config);
 

@@ -34,6 +34,7 @@ const struct field_row host_device_fields[] = {
 const struct field_row user_device_fields[] = {
 	{ .name = "socket", .json = "socket", .type = FIELD_SOCKET, .arg = "PATH", .required = true,
 	  MEMBER(user_device_config, socket), .help = "where the vfio-user server listens" },
+	IOMMU_FIELD_OF(user_device_config),
 	DEVICE_FIELDS(user_device_config, "_vfio_user0, _vfio_user1, ..."),
 	{ 0 },
 };

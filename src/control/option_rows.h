@@ -27,7 +27,13 @@
 	  .zero = "Given PCI device ID (0) is reserved", MEMBER(own, at.pci_device_id),           \
 	  .help = "slot in the segment, 1 to 31 (default: the first free one)" }
 
-#define NO_IOMMU "there is no virtual IOMMU"
+/* For devices that can be behind the guest's IOMMU. */
+#define IOMMU_FIELD_OF(own)                                                                       \
+	{ .name = "iommu", .json = "iommu", .type = FIELD_TOGGLE, .arg = ON_OFF,                   \
+	  .fallback = "off", MEMBER(own, at.iommu),                                               \
+	  .help = "behind the guest's IOMMU: it reaches what the guest maps for it" }
+
+#define NO_IOMMU "a device of this kind cannot be behind the virtual IOMMU"
 
 #define IOMMU_FIELD                                                                                \
 	{ .name = "iommu", .json = "iommu", .type = FIELD_TOGGLE, .arg = ON_OFF,                   \

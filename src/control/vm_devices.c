@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "attach/user_device.h"
+#include "attach/viommu.h"
 #include "base/fd.h"
 #include "base/util.h"
 
@@ -68,6 +69,7 @@ static int begin_user_devices(struct vm_devices *d, const struct vm_config *c, s
 			.socket = u->socket,
 			.segment = u->at.pci_segment,
 			.slot = vm_device_slot(&u->at),
+			.iommu = u->at.iommu ? d->viommu : NULL,
 			.attached = vm_device_attached,
 			.arg = d,
 		};
@@ -80,7 +82,18 @@ static int begin_user_devices(struct vm_devices *d, const struct vm_config *c, s
 	return rc;
 }
 
+/* Before all who may be behind it. */
+static int begin_iommu(struct vm_devices *d, const struct vm_config *c, struct err *err)
+{
+	const struct viommu_params p = {
+		.id = "_iommu", .address_bits = c->platform.iommu_address_width
+	};
+
+	return config_wants_iommu(c) ? viommu_new(d->m, &p, &d->viommu, err) : 0;
+}
+
 static int (*const routes[])(struct vm_devices *, const struct vm_config *, struct err *) = {
+	begin_iommu,
 	vm_begin_host_devices,
 	begin_user_devices,
 	vm_begin_generic_vhost_users,
@@ -98,10 +111,13 @@ static int plug_all(struct vm_devices *d, struct err *err)
 {
 	int rc = 0;
 
-	for (int named = 1; named >= 0; named--)
+	for (int named = 1; named >= 0; named--) {
+		if (!named && !rc && d->viommu)
+			rc = viommu_plug(d->viommu, PCI_SLOT_ANY, err);
 		for (size_t i = 0; i < d->nr && !rc; i++)
 			if (d->held[i].named_slot == named)
 				rc = device_plug(d->held[i].dev, err);
+	}
 	return rc;
 }
 
@@ -164,6 +180,7 @@ void vm_devices_free(struct vm_devices *d)
 	for (size_t i = 0; i < d->nr; i++)
 		device_free(d->held[i].dev);
 	vm_end_host_devices(d);
+	viommu_free(d->viommu);
 	free(d->held);
 	char_end_fini(&d->console);
 	if (d->vsock_fd >= 0)

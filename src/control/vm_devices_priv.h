@@ -10,6 +10,7 @@
 #include "control/vm_devices.h"
 
 struct vfio_iommu;
+struct viommu;
 
 struct held {
 	struct device *dev;
@@ -20,6 +21,7 @@ struct vm_devices {
 	struct machine *m;
 	struct spawner *spawner;
 	struct vfio_iommu *iommu; /* of host devices; NULL: there are none */
+	struct viommu *viommu; /* the guest's IOMMU; NULL: it has none */
 	struct char_end console; /* what --console is wired to: its program has copies */
 	int vsock_fd;		 /* where --vsock listens, likewise; -1: nowhere */
 	char *vsock_path;	 /* of that socket, which is removed at the end */

@@ -554,6 +554,38 @@ static size_t add_mcfg(struct aml *a, const struct acpi_params *p)
 	return start;
 }
 
+/* ACPI 6.5, 5.2.32: the IOMMU first, then a range of one function for each endpoint */
+static size_t add_viot(struct aml *a, const struct acpi_viot *v)
+{
+	enum { HEAD = 48, PCI_RANGE = 1, VIRTIO_PCI_IOMMU = 3 };
+	size_t start = table_begin(a, "VIOT", 0);
+
+	aml_u16(a, (uint16_t)(v->nr_endpoints + 1));
+	aml_u16(a, HEAD);
+	aml_u64(a, 0);
+	aml_u8(a, VIRTIO_PCI_IOMMU);
+	aml_u8(a, 0);
+	aml_u16(a, 16); /* length */
+	aml_u16(a, 0);	/* segment */
+	aml_u16(a, v->bdf);
+	aml_u64(a, 0);
+	for (unsigned i = 0; i < v->nr_endpoints; i++) {
+		aml_u8(a, PCI_RANGE);
+		aml_u8(a, 0);
+		aml_u16(a, 24); /* length */
+		aml_u32(a, v->endpoints[i]);
+		for (int last = 0; last <= 1; last++)
+			aml_u16(a, (uint16_t)(v->endpoints[i] >> 16));
+		for (int last = 0; last <= 1; last++)
+			aml_u16(a, (uint16_t)v->endpoints[i]);
+		aml_u16(a, HEAD); /* translated by that one */
+		aml_u16(a, 0);
+		aml_u32(a, 0);
+	}
+	table_end(a, start);
+	return start;
+}
+
 #define RSDP_SIZE    36
 #define RSDP_V1_SIZE 20
 
@@ -587,7 +619,7 @@ int acpi_build(const struct acpi_params *p, uint64_t base, uint8_t **out, size_t
 {
 	static const uint8_t rsdp[RSDP_SIZE];
 	struct aml a = { 0 };
-	size_t dsdt, tables[3], xsdt;
+	size_t dsdt, tables[4], xsdt, nr = 3;
 	int rc;
 
 	aml_bytes(&a, rsdp, sizeof(rsdp)); /* filled at the end */
@@ -595,8 +627,10 @@ int acpi_build(const struct acpi_params *p, uint64_t base, uint8_t **out, size_t
 	tables[0] = add_fadt(&a, base + dsdt);
 	tables[1] = add_madt(&a, p);
 	tables[2] = add_mcfg(&a, p);
+	if (p->viot)
+		tables[nr++] = add_viot(&a, p->viot);
 	xsdt = table_begin(&a, "XSDT", 1);
-	for (size_t i = 0; i < ARRAY_SIZE(tables); i++)
+	for (size_t i = 0; i < nr; i++)
 		aml_u64(&a, base + tables[i]);
 	table_end(&a, xsdt);
 	fill_rsdp(&a, base + xsdt);

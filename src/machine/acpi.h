@@ -15,8 +15,16 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "machine/layout.h"
 #include "machine/memory.h"
 #include "machine/pci.h"
+
+/* An IOMMU of virtio, and the functions behind it. */
+struct acpi_viot {
+	uint16_t bdf; /* its own, on segment 0 */
+	unsigned nr_endpoints;
+	uint32_t endpoints[LAYOUT_MAX_SEGMENTS * LAYOUT_PCI_SLOTS]; /* segment << 16 | address */
+};
 
 struct acpi_params {
 	unsigned boot_vcpus, max_vcpus; /* vCPUs boot_vcpus and up can be brought online later */
@@ -25,6 +33,7 @@ struct acpi_params {
 	const struct pci_windows *const *windows; /* of each segment: pci_segment_windows() */
 	uint64_t platform_base;			  /* pci_platform_base() */
 	bool serial;				  /* there is a COM1 */
+	const struct acpi_viot *viot;		  /* NULL: no IOMMU */
 };
 
 /*

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/pci_address.h"
 #include "machine/dma_priv.h"
 
 static const struct dma_target nothing = { .view = DMA_NOTHING };
@@ -119,6 +120,28 @@ bool iommu_has(struct iommu *io, uint32_t endpoint)
 	found = find_space(io, endpoint);
 	pthread_mutex_unlock(&io->lock);
 	return found;
+}
+
+int iommu_endpoint_of(const char *bdf, uint32_t *endpoint)
+{
+	struct pci_address a;
+	int rc = pci_address_parse(bdf, &a);
+
+	if (rc || a.domain > UINT16_MAX)
+		return -EINVAL;
+	*endpoint = a.domain << 16 | (uint32_t)a.bus << 8 | (uint32_t)a.device << 3 | a.function;
+	return 0;
+}
+
+unsigned iommu_endpoints(struct iommu *io, uint32_t *out, unsigned max)
+{
+	unsigned nr = 0;
+
+	pthread_mutex_lock(&io->lock);
+	for (struct dma_space *s = io->spaces; s && nr < max; s = s->next)
+		out[nr++] = s->endpoint;
+	pthread_mutex_unlock(&io->lock);
+	return nr;
 }
 
 static struct domain *domain_of(struct iommu *io, struct dma_space *s)

@@ -57,6 +57,10 @@ int iommu_add(struct iommu *io, uint32_t endpoint, struct dma_space *s);
  */
 void iommu_remove(struct dma_space *s);
 bool iommu_has(struct iommu *io, uint32_t endpoint);
+/* The number of a PCI function ("0000:00:05.0"): segment in the upper half, bus, slot and function below. 0 or -EINVAL. */
+int iommu_endpoint_of(const char *bdf, uint32_t *endpoint);
+/* All endpoints, at most max. How many. */
+unsigned iommu_endpoints(struct iommu *io, uint32_t *out, unsigned max);
 
 /*
  * Attach to a domain, which is made if it does not exist; detached from another one first. 0;

@@ -16,6 +16,7 @@
 #include "base/util.h"
 #include "machine/acpi.h"
 #include "machine/boot.h"
+#include "machine/iommu.h"
 #include "machine/vcpu_cpuid.h"
 #include "machine/layout.h"
 #include "machine/platform.h"
@@ -192,11 +193,24 @@ void machine_free(struct machine *m)
 
 /* --- start --- */
 
+static void fill_viot(struct machine *m, struct acpi_viot *viot, struct acpi_params *a)
+{
+	uint32_t at;
+
+	/* It is one that we have printed. */
+	if (iommu_endpoint_of(m->iommu_bdf, &at))
+		return;
+	viot->bdf = (uint16_t)at;
+	viot->nr_endpoints = iommu_endpoints(m->iommu, viot->endpoints, ARRAY_SIZE(viot->endpoints));
+	a->viot = viot;
+}
+
 static int install_acpi(struct machine *m, uint64_t *rsdp, struct err *err)
 {
 	const struct machine_params *p = m->params;
 	const struct pci_windows *windows[LAYOUT_MAX_SEGMENTS];
 	uint32_t ids[LAYOUT_MAX_VCPUS];
+	struct acpi_viot viot;
 	struct acpi_params a = {
 		.boot_vcpus = p->boot_vcpus,
 		.max_vcpus = p->boot_vcpus, /* no CPU hotplug yet */
@@ -211,6 +225,8 @@ static int install_acpi(struct machine *m, uint64_t *rsdp, struct err *err)
 		ids[i] = cpuid_apic_id(&p->topology, i);
 	for (unsigned i = 0; i < p->nr_segments; i++)
 		windows[i] = pci_segment_windows(m->pci, i);
+	if (m->iommu)
+		fill_viot(m, &viot, &a);
 	return acpi_install(&a, m->memory, rsdp, err);
 }
 
@@ -341,6 +357,9 @@ static void reset_parked(struct machine *m)
 	int rc;
 
 	pci_reset(m->pci);
+	/* All its functions stand, so that nobody is waited for. */
+	if (m->iommu)
+		iommu_set_bypass(m->iommu, true);
 	platform_reset(m->platform);
 	rc = irqs_reset(m->irqs);
 	if (rc)

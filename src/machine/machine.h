@@ -19,6 +19,7 @@
 #include "machine/pci.h"
 
 struct boot;
+struct iommu;
 struct platform;
 struct serial;
 struct vcpus;
@@ -70,6 +71,8 @@ struct machine {
 	struct io_bus *bus;
 	struct irqs *irqs;
 	struct pci *pci;
+	struct iommu *iommu;   /* the guest's; NULL: none. Borrowed, as are */
+	const char *iommu_bdf; /* the address of its function */
 	struct vcpus *vcpus;
 	struct platform *platform;
 	struct serial *serial; /* NULL: none */

@@ -16,7 +16,9 @@ struct mini {
 	bool stale; /* say so once */
 	bool may_fail;
 	struct err err;
-	const struct mem_range *more_ram;
+	bool translated; /* behind `io`, where domain 1 has two pages at 0x10000 and 0x20000 */
+	struct iommu *io;
+	struct dma_space *dma;
 };
 
 static struct mini *mini_of(struct vfio_owner *o)
@@ -78,6 +80,18 @@ static const struct vfio_owner_ops mini_ops = {
 	.failed = mini_failed,
 };
 
+static MAYBE_UNUSED void mini_translate(struct mini *m)
+{
+	const struct iommu_params p = { .last = UINT64_MAX };
+
+	assert_int_equal(dma_space_new(m->w->m.memory, "dev0", &m->dma), 0);
+	assert_int_equal(iommu_new(&p, &m->io), 0);
+	assert_int_equal(iommu_add(m->io, 8, m->dma), 0);
+	assert_int_equal(iommu_attach(m->io, 1, 8, false), 0);
+	for (uint64_t at = 0x10000; at <= 0x20000; at += 0x10000)
+		assert_int_equal(iommu_map(m->io, 1, at, at + 0xfff, 0x1000, DMA_CAN_READ), 0);
+}
+
 static MAYBE_UNUSED void mini_start(struct mini *m, struct fake *f, uint32_t request_ms)
 {
 	struct vfio_user_params p = {
@@ -92,9 +106,10 @@ static MAYBE_UNUSED void mini_start(struct mini *m, struct fake *f, uint32_t req
 	m->w = world_new();
 	p.loop = m->w->m.loop;
 	p.memory = m->w->m.memory;
+	if (m->translated)
+		mini_translate(m);
+	p.dma = m->dma;
 	assert_int_equal(vfio_user_new(&p, &m->vu), 0);
-	if (m->more_ram)
-		m->vu->listener.add(&m->vu->listener, m->more_ram);
 	assert_int_equal(vfio_user_start(m->vu, &err), 0);
 	world_run(m->w);
 }
@@ -102,6 +117,10 @@ static MAYBE_UNUSED void mini_start(struct mini *m, struct fake *f, uint32_t req
 static MAYBE_UNUSED void mini_end(struct mini *m)
 {
 	vfio_user_free(m->vu);
+	if (m->dma)
+		iommu_remove(m->dma);
+	dma_space_free(m->dma);
+	iommu_free(m->io);
 	world_free(m->w);
 }
 

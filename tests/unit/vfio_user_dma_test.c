@@ -181,7 +181,7 @@ static bool ram_told(struct world *w, void *arg)
 static void ram_that_comes_and_goes_is_told(void **state)
 {
 	struct fake *f = fake_new();
-	struct mem_range range = { .gpa = 4 * GIB, .size = 4096 };
+	struct dma_range range = { .iova = 4 * GIB, .size = 4096, .access = DMA_CAN_WRITE };
 	struct vfio_user_dma_map map;
 	struct mini m = { 0 };
 	struct rec r;
@@ -189,13 +189,14 @@ static void ram_that_comes_and_goes_is_told(void **state)
 	fake_start(f);
 	mini_start(&m, f, 0);
 	range.fd = memfd(4096);
-	m.vu->listener.add(&m.vu->listener, &range);
-	m.vu->listener.remove(&m.vu->listener, &range);
+	assert_int_equal(m.vu->listener.map(&m.vu->listener, &range), 0);
+	m.vu->listener.unmap(&m.vu->listener, &range);
 	world_until(m.w, ram_told, f);
 	r = fake_wait(f, VFIO_USER_DMA_MAP, 2);
 	memcpy(&map, r.data, sizeof(map));
 	assert_int_equal(map.addr, 4 * GIB);
 	assert_int_equal(map.size, 4096);
+	assert_int_equal(map.flags, VFIO_USER_DMA_MAP_WRITE);
 	assert_int_equal(r.nr_fds, 1);
 	close(range.fd);
 	mini_end(&m);
@@ -204,17 +205,112 @@ static void ram_that_comes_and_goes_is_told(void **state)
 
 static void ram_in_more_pieces_than_the_server_takes_is_refused(void **state)
 {
-	const struct mem_range range = { .gpa = 4 * GIB, .size = 4096, .fd = 0 };
 	struct fake *f = fake_new();
-	struct mini m = { .may_fail = true, .more_ram = &range };
+	struct mini m = { .may_fail = true, .translated = true };
 
 	f->json = "{\"capabilities\":{\"max_dma_maps\":1}}";
 	fake_start(f);
 	mini_start(&m, f, 0);
-	assert_non_null(strstr(m.err.text, "takes 1 DMA maps at most, guest RAM needs 2"));
-	assert_int_equal(fake_count(f, VFIO_USER_DMA_MAP), 0);
+	assert_non_null(strstr(m.err.text, "takes 1 DMA maps at most, guest RAM needs more"));
 	mini_end(&m);
 	fake_free(f);
+}
+
+/* --- behind an IOMMU --- */
+
+static void the_server_hears_of_what_the_guest_maps_alone(void **state)
+{
+	struct fake *f = fake_new();
+	struct mini m = { .translated = true };
+	struct vfio_user_dma_map map;
+	char byte = 1;
+
+	fake_start(f);
+	mini_start(&m, f, 0);
+	assert_int_equal(fake_count(f, VFIO_USER_DMA_MAP), 2);
+	memcpy(&map, fake_wait(f, VFIO_USER_DMA_MAP, 2).data, sizeof(map));
+	assert_int_equal(map.addr, 0x20000);
+	assert_int_equal(map.offset, 0x1000);
+	assert_int_equal(map.size, 0x1000);
+	assert_int_equal(map.flags, VFIO_USER_DMA_MAP_READ);
+	/* The server has answered when the guest's request is done. */
+	assert_int_equal(iommu_unmap(m.io, 1, 0x20000, 0x20fff), 0);
+	assert_int_equal(fake_count(f, VFIO_USER_DMA_UNMAP), 1);
+	assert_int_equal(atomic_load(&m.vu->dma_pending), 0);
+	assert_int_equal(iommu_detach(m.io, 1, 8), 0);
+	assert_int_equal(fake_count(f, VFIO_USER_DMA_UNMAP), 2);
+	assert_int_equal(fake_count(f, VFIO_USER_DMA_MAP), 3);
+	assert_int_equal(dma_read(m.dma, 0x20000, &byte, 1), 0);
+	mini_end(&m);
+	fake_free(f);
+}
+
+static bool refuse_maps(struct fake *f, const struct rec *r)
+{
+	if (r->h.command != VFIO_USER_DMA_MAP)
+		return false;
+	fake_error(f, r, ENOSPC);
+	return true;
+}
+
+static void a_map_that_the_server_refuses_fails_the_guest_s_request(void **state)
+{
+	struct fake *f = fake_new();
+	struct mini m = { .translated = true };
+
+	fake_start(f);
+	mini_start(&m, f, 0);
+	fake_set_hook(f, refuse_maps, 0);
+	assert_int_equal(iommu_map(m.io, 1, 0x30000, 0x30fff, 0, DMA_CAN_READ), -ENOSPC);
+	assert_int_equal(dma_read(m.dma, 0x30000, &(char){ 0 }, 1), -EFAULT);
+	fake_set_hook(f, NULL, 0);
+	assert_int_equal(iommu_map(m.io, 1, 0x30000, 0x30fff, 0, DMA_CAN_READ), 0);
+	assert_true(vfio_user_is_ready(m.vu));
+	mini_end(&m);
+	fake_free(f);
+}
+
+static bool swallow_unmaps(struct fake *f, const struct rec *r)
+{
+	return r->h.command == VFIO_USER_DMA_UNMAP;
+}
+
+static bool refuse_unmaps(struct fake *f, const struct rec *r)
+{
+	if (r->h.command != VFIO_USER_DMA_UNMAP)
+		return false;
+	fake_error(f, r, EBUSY);
+	return true;
+}
+
+static bool has_come_back(struct world *w, void *arg)
+{
+	struct mini *m = arg;
+
+	return m->lost && vfio_user_is_ready(m->vu);
+}
+
+/* It might write where the guest has something else by now. */
+static void a_server_that_does_not_let_go_is_hung_up_on(void **state)
+{
+	bool (*const hooks[])(struct fake *f, const struct rec *r) = { swallow_unmaps, refuse_unmaps };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(hooks); i++) {
+		struct fake *f = fake_new();
+		struct mini m = { .translated = true };
+
+		fake_start(f);
+		mini_start(&m, f, 50);
+		fake_set_hook(f, hooks[i], 0);
+		assert_int_equal(iommu_unmap(m.io, 1, 0x20000, 0x20fff), 0);
+		assert_false(vfio_user_is_ready(m.vu));
+		fake_set_hook(f, NULL, 0);
+		world_until(m.w, has_come_back, &m);
+		/* Two at first, one after the return. */
+		assert_int_equal(fake_count(f, VFIO_USER_DMA_MAP), 3);
+		mini_end(&m);
+		fake_free(f);
+	}
 }
 
 static bool out_is_full(struct world *w, void *arg)
@@ -265,6 +361,9 @@ int main(void)
 		cmocka_unit_test(dma_is_served_on_the_main_socket_of_a_bus_master),
 		cmocka_unit_test(dma_is_served_on_the_twin_socket),
 		cmocka_unit_test(dma_is_served_while_a_vcpu_waits),
+		cmocka_unit_test(the_server_hears_of_what_the_guest_maps_alone),
+		cmocka_unit_test(a_map_that_the_server_refuses_fails_the_guest_s_request),
+		cmocka_unit_test(a_server_that_does_not_let_go_is_hung_up_on),
 		cmocka_unit_test(a_command_that_is_none_of_ours_is_refused_and_no_loss),
 		cmocka_unit_test(ram_that_comes_and_goes_is_told),
 		cmocka_unit_test(ram_in_more_pieces_than_the_server_takes_is_refused),
