@@ -16,7 +16,7 @@ ID = (
     "id: expected a name of 1 to 64 printable characters without blank, slash and quote that does "
     "not begin with __, got"
 )
-NO_IOMMU = "is not available in this version: there is no virtual IOMMU"
+NO_IOMMU = "is not available in this version: a device of this kind cannot be behind the virtual IOMMU"
 
 # As they stand, without a kernel before them.
 WHOLE = [
@@ -90,8 +90,9 @@ WITH_KERNEL = [
     ("--memory siez=1G", "--memory siez=1G: siez: unknown field; did you mean size=?"),
     (
         "--platform x=1",
-        "--platform x=1: x: unknown field; expected one of num_pci_segments, iommufd, "
-        "iommufd_fd, vfio_p2p_dma, vfio_unsafe_noiommu",
+        "--platform x=1: x: unknown field; expected one of num_pci_segments, "
+        "iommu_segments, iommu_address_width, iommufd, iommufd_fd, vfio_p2p_dma, "
+        "vfio_unsafe_noiommu",
     ),
     ("--memory shared", "--memory shared: shared: expected shared=on|off"),
     ("--memory hugepages=on,1G", "--memory hugepages=on,1G: 1G: unknown field; expected one of "
@@ -192,8 +193,7 @@ WITH_KERNEL = [
     ),
     (
         "--platform iommu_segments=[1]",
-        "--platform iommu_segments=[1]: iommu_segments is not available in this version: "
-        "there is no virtual IOMMU",
+        "--platform: iommu_segments: expected segments below 1 (num_pci_segments), got 1",
     ),
     # serial port
     (
