@@ -80,7 +80,7 @@ static void ends(struct fuzz_vsock *z, unsigned i, struct input *in)
 
 static void answer(struct fuzz_vsock *z, unsigned i, struct input *in)
 {
-	struct vsock_answer a = { .rc = take8(in) & 1 ? -ECONNREFUSED : 0 };
+	struct connector_answer a = { .rc = take8(in) & 1 ? -ECONNREFUSED : 0 };
 	struct iovec iov = { &a, sizeof(a) };
 	int pair[2], nr_fds = a.rc ? 0 : 1;
 

@@ -132,11 +132,14 @@ int sandbox_files(const struct sandbox_dir *dirs, size_t nr, struct err *err)
 		log_debug("sandbox: this kernel has no Landlock: %s", strerror(errno));
 		return 0;
 	}
+	for (size_t i = 0; i < nr; i++)
+		if (dirs[i].allow & SANDBOX_TCP)
+			all.net = 0;
 	rules = (int)syscall(SYS_LANDLOCK_CREATE_RULESET, &all, ruleset_size(abi), 0);
 	if (rules < 0)
 		return err_set(err, -errno, "Landlock ruleset: %s", strerror(errno));
 	for (size_t i = 0; i < nr; i++) {
-		int rc = add_dir(rules, &all, &dirs[i], err);
+		int rc = dirs[i].fd < 0 ? 0 : add_dir(rules, &all, &dirs[i], err);
 
 		if (rc)
 			return rc;

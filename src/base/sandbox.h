@@ -20,6 +20,8 @@ int sandbox_privileges(uint64_t keep, struct err *err);
 #define SANDBOX_REPLACE (1u << 0) /* create, write and rename plain files */
 #define SANDBOX_REMOVE	(1u << 1) /* unlink files */
 #define SANDBOX_READ	(1u << 2) /* open files for reading, list directories */
+/* With fd -1, of no directory: open TCP connections. */
+#define SANDBOX_TCP (1u << 3)
 
 struct sandbox_dir {
 	int fd; /* borrowed; an O_PATH descriptor will do */

@@ -349,11 +349,11 @@ int vsock_new(struct virtio_model **out, struct loop *loop, const struct vsock_c
 	int rc;
 
 	if (!v) {
-		struct vsock_connector connector = config->connector;
+		struct connector connector = config->connector;
 		int listen_fd = config->listen_fd;
 
 		fd_close(&listen_fd);
-		vsock_connector_stop(&connector);
+		connector_stop(&connector);
 		return err_set(err, -ENOMEM, "out of memory");
 	}
 	assert(config->max_conns >= 1 && config->max_conns <= VSOCK_MAX_CONNS);

@@ -28,7 +28,7 @@ struct vsock_config {
 	uint32_t guest_cid;
 	int listen_fd;			  /* non-blocking; -1: the host cannot connect */
 	const char *made_path;		  /* of it, to be removed at the end; NULL: not ours */
-	struct vsock_connector connector; /* fd -1: the guest cannot */
+	struct connector connector; /* fd -1: the guest cannot */
 	unsigned max_conns;		  /* 1 to VSOCK_MAX_CONNS: each takes a descriptor */
 };
 

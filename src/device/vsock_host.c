@@ -5,7 +5,7 @@
  * before it is taken, so that not a byte of what follows leaves the socket. There are time limits
  * for the client to say it and for the guest to answer, since each connection takes a descriptor.
  *
- * A guest's connection is the connector's work (vsock_connector.h); a bounded number of questions
+ * A guest's connection is the connector's work (connector.h); a bounded number of questions
  * is under way, the others wait in the order they came. Without its connector a device is half a
  * one: then the process ends, and whoever started it starts another.
  */
@@ -202,24 +202,23 @@ static void ask_next(struct vsock *v)
 	struct vsock_conn *c;
 
 	while (v->nr_asked < VSOCK_MAX_ASKED && (c = TAILQ_FIRST(&v->to_ask))) {
-		struct vsock_ask ask = {
-			.serial = c->serial, .guest_port = c->guest_port, .host_port = c->host_port
+		struct connector_ask ask = {
+			.serial = c->serial, .from = c->guest_port, .to = c->host_port
 		};
-		struct iovec iov = { &ask, sizeof(ask) };
 
 		TAILQ_REMOVE(&v->to_ask, c, turn);
 		c->to_ask = false;
-		if (sock_send(v->config.connector.fd, &iov, 1, NULL, 0) == sizeof(ask))
-			v->nr_asked++;
-		else
+		if (connector_ask(&v->config.connector, &ask))
 			vsock_conn_reset(c);
+		else
+			v->nr_asked++;
 	}
 }
 
 /* fd is -1 or taken. */
-static void answered(struct vsock *v, const struct vsock_answer *a, int fd_in)
+static void answered(struct vsock *v, const struct connector_answer *a, int fd_in)
 {
-	struct vsock_conn *c = vsock_conn_find(v, a->ask.guest_port, a->ask.host_port);
+	struct vsock_conn *c = vsock_conn_find(v, a->ask.from, a->ask.to);
 	FD_AUTO fd = fd_in;
 
 	v->nr_asked -= MIN(v->nr_asked, 1u);
@@ -242,18 +241,14 @@ static void answered(struct vsock *v, const struct vsock_answer *a, int fd_in)
 /* False: that was all, or the end. */
 static bool take_answer(struct vsock *v)
 {
-	struct fd_list fds = { .nr = 0 };
-	struct vsock_answer a;
-	ssize_t n = sock_recv(v->config.connector.fd, &a, sizeof(a), &fds);
+	struct connector_answer a;
+	int fd, rc = connector_answer(&v->config.connector, &a, &fd);
 
-	if (n == -EAGAIN || n == -EINTR)
-		return false;
-	if (n == sizeof(a))
-		answered(v, &a, fd_list_take(&fds));
-	else if (n <= 0)
+	if (rc > 0)
+		answered(v, &a, fd);
+	else if (rc < 0)
 		lost_connector(v);
-	fd_list_close(&fds);
-	return n > 0;
+	return rc > 0;
 }
 
 static void on_connector(struct loop_source *source, uint32_t events)
@@ -303,5 +298,5 @@ void vsock_host_stop(struct vsock *v)
 	if (v->made_path)
 		unlink(v->made_path);
 	free(v->made_path);
-	vsock_connector_stop(&v->config.connector);
+	connector_stop(&v->config.connector);
 }

@@ -143,7 +143,7 @@ static int new_virtio(
 	if (!rc)
 		return vsock_new(out, loop, &config, err);
 	fd_close(&config.listen_fd);
-	vsock_connector_stop(&config.connector);
+	connector_stop(&config.connector);
 	return rc;
 }
 

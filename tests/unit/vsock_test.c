@@ -1016,14 +1016,14 @@ static void a_thousand_at_once(void **state)
 /* arg: a zeroed question, until it is filled. */
 static bool asked(struct rig *rig, void *arg)
 {
-	struct vsock_ask *ask = arg;
+	struct connector_ask *ask = arg;
 
-	return ask->host_port || recv(played, ask, sizeof(*ask), MSG_DONTWAIT) == sizeof(*ask);
+	return ask->to || recv(played, ask, sizeof(*ask), MSG_DONTWAIT) == sizeof(*ask);
 }
 
-static void answer_as(const struct vsock_ask *ask, int rc, int fd)
+static void answer_as(const struct connector_ask *ask, int rc, int fd)
 {
-	const struct vsock_answer a = { .ask = *ask, .rc = rc };
+	const struct connector_answer a = { .ask = *ask, .rc = rc };
 	struct iovec iov = { (void *)(uintptr_t)&a, sizeof(a) };
 
 	assert_int_equal(sock_send(played, &iov, 1, &fd, fd >= 0), sizeof(a));
@@ -1031,14 +1031,14 @@ static void answer_as(const struct vsock_ask *ask, int rc, int fd)
 
 static void an_answer_nobody_waits_for_any_more(void **state)
 {
-	struct vsock_ask first = { 0 }, second = { 0 };
+	struct connector_ask first = { 0 }, second = { 0 };
 	int pair[2];
 
 	make_with(64, true, &(struct drv_config){ .size = RING });
 	post_many(4);
 	say(VIRTIO_VSOCK_OP_REQUEST, 7, 52);
 	assert_true(rig_until(&r, asked, &first));
-	assert_int_equal(first.host_port, 52);
+	assert_int_equal(first.to, 52);
 	say(VIRTIO_VSOCK_OP_RST, 7, 52);
 	say(VIRTIO_VSOCK_OP_REQUEST, 7, 52);
 	assert_true(rig_until(&r, asked, &second));
@@ -1062,7 +1062,7 @@ static void a_device_without_its_connector_ends(void **state)
 static void names_that_the_connector_refuses(void **state)
 {
 	char longest[VSOCK_PREFIX_MAX + 2];
-	struct vsock_connector c;
+	struct connector c;
 	struct err err = { 0 };
 	FD_AUTO at = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
 
@@ -1074,7 +1074,7 @@ static void names_that_the_connector_refuses(void **state)
 	assert_int_equal(vsock_connector_start(&c, at, "", &err), -EINVAL);
 	longest[VSOCK_PREFIX_MAX] = '\0';
 	assert_int_equal(vsock_connector_start(&c, at, longest, &err), 0);
-	vsock_connector_stop(&c);
+	connector_stop(&c);
 }
 
 /* --- restarts --- */
