@@ -12,113 +12,43 @@
  * libnbd calls back with its lock held, so what is complete is put on a list, and answered when
  * the call that led to it has come back.
  *
- * A connection that is lost stays lost: this process has given up what it takes to make another
- * one. Its requests fail, and one line says so.
+ * A connection that is lost is made again, with back-off, for as long as it takes; the socket comes
+ * from a process of its own (connector.h), since this one has given up what it takes. Requests wait
+ * meanwhile, and what was under way is sent again: whether the server did it is not known, and all
+ * of them come to the same when they are done twice before their driver hears of them. An export of
+ * another size, or that can do less, is another disk and not used. With TLS there is no second
+ * connection, whose certificates could not be read any more: then requests fail, and one line says
+ * so.
  *
- * Owns:    the handles and buffers.
+ *	UP -> (lost) DOWN -> (socket) SHAKING -> (ready) UP
+ *
+ * Owns:    the handles and buffers, and the processes that connect.
  * Threads: a connection is its thread's after the first operation.
  * Trusts:  the server with the contents of the disk, and libnbd with the server.
  */
-#include <assert.h>
-#include <dlfcn.h>
 #include <errno.h>
-#include <libnbd.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-#include "base/log.h"
-#include "base/util.h"
-#include "device/block.h"
+#include "base/fd.h"
+#include "device/block_nbd_priv.h"
 
-/* Without any size from the server: what all of them take in one command. */
-#define MAX_COMMAND (32 * MIB)
-#define BOUNCE_SIZE (1 * MIB)
-#define MAX_BOUNCES 16u
 /* Events taken in a row before others have their turn. */
-#define MAX_EVENTS 256
+#define MAX_EVENTS   256
+#define MAX_DELAY_NS (5 * NS_PER_S)
+/* A server that took the connection has that long to say what it has. */
+#define SHAKE_NS (10 * NS_PER_S)
 
-/* The functions of libnbd that are used: X(name) */
-#define FUNCTIONS(X)                                                                               \
-	X(create)                                                                                  \
-	X(close)                                                                                   \
-	X(get_error)                                                                               \
-	X(get_errno)                                                                               \
-	X(set_uri_allow_local_file)                                                                \
-	X(connect_uri)                                                                             \
-	X(get_size)                                                                                \
-	X(get_block_size)                                                                          \
-	X(is_read_only)                                                                            \
-	X(can_flush)                                                                               \
-	X(can_fua)                                                                                 \
-	X(can_trim)                                                                                \
-	X(can_zero)                                                                                \
-	X(can_multi_conn)                                                                          \
-	X(aio_get_fd)                                                                              \
-	X(aio_get_direction)                                                                       \
-	X(aio_notify_read)                                                                         \
-	X(aio_notify_write)                                                                        \
-	X(aio_is_ready)                                                                            \
-	X(aio_is_processing)                                                                       \
-	X(aio_pread)                                                                               \
-	X(aio_pwrite)                                                                              \
-	X(aio_flush)                                                                               \
-	X(aio_trim)                                                                                \
-	X(aio_zero)
-
-#define POINTER(name) __typeof__(nbd_##name) *name;
-struct functions {
-	void *library;
-	FUNCTIONS(POINTER)
-};
-
-struct nbd;
-
-struct bounce {
-	struct bounce *next;
-	uint8_t bytes[BOUNCE_SIZE];
-};
-
-struct job {
-	struct block_io *io;
-	struct job *next;
-	struct connection *c;
-	struct bounce *bounce;
-	uint64_t chunk; /* bytes of the command under way */
-	bool flushing;	/* that is what is under way, for a durable write */
-	int error;
-};
-
-struct connection {
-	struct nbd *n;
-	struct nbd_handle *h;
-	struct iothread_watch watch;
-	struct iothread_timer again; /* there are more events */
-	struct job *free;
-	struct job *done, **done_end;
-	struct job *waiting, **waiting_end; /* for a bounce buffer */
-	struct bounce *bounces;
-	unsigned nr_bounces;
-	bool answering, lost;
-};
-
-struct nbd {
-	struct block_store store;
-	struct functions f;
-	bool can_flush, can_fua;
-	uint64_t max_command;
-	unsigned nr;
-	struct connection *connections;
-};
-
-static void next_chunk(struct job *j);
+static void next_chunk(struct nbd_job *j);
 
 /* Answers */
 
 static int on_complete(void *arg, int *error)
 {
-	struct job *j = arg;
-	struct connection *c = j->c;
+	struct nbd_job *j = arg;
+	struct nbd_connection *c = j->c;
 
 	j->error = *error;
 	j->next = NULL;
@@ -127,9 +57,9 @@ static int on_complete(void *arg, int *error)
 	return 1; /* libnbd may forget the command */
 }
 
-static void wake_waiting(struct connection *c)
+static void wake_waiting(struct nbd_connection *c)
 {
-	struct job *j = c->waiting;
+	struct nbd_job *j = c->waiting;
 
 	c->waiting = j->next;
 	if (!c->waiting)
@@ -137,9 +67,9 @@ static void wake_waiting(struct connection *c)
 	next_chunk(j);
 }
 
-static void finish(struct job *j, int error)
+static void finish(struct nbd_job *j, int error)
 {
-	struct connection *c = j->c;
+	struct nbd_connection *c = j->c;
 	struct block_io *io = j->io;
 
 	if (j->bounce) {
@@ -153,7 +83,7 @@ static void finish(struct job *j, int error)
 }
 
 /* From or to the pieces, `len` bytes from where the operation is. */
-static void copy_chunk(struct job *j, bool out)
+static void copy_chunk(struct nbd_job *j, bool out)
 {
 	struct block_io *io = j->io;
 	uint8_t *at = j->bounce->bytes;
@@ -174,16 +104,32 @@ static void copy_chunk(struct job *j, bool out)
 }
 
 /* A durable write at a server that knows no such thing has a flush behind it. */
-static bool must_flush(const struct job *j)
+static bool must_flush(const struct nbd_job *j)
 {
 	bool writes = j->io->op == BLOCK_WRITE || j->io->op == BLOCK_ZERO;
 
 	return writes && j->io->durable && !j->c->n->can_fua && j->c->n->can_flush;
 }
 
-static void chunk_done(struct job *j)
+/* It is begun, or sent again, when there is a connection. */
+static void park(struct nbd_job *j, bool again)
+{
+	struct nbd_connection *c = j->c;
+
+	j->again = again;
+	j->next = NULL;
+	*c->parked_end = j;
+	c->parked_end = &j->next;
+}
+
+static void chunk_done(struct nbd_job *j)
 {
 	struct block_io *io = j->io;
+
+	if (j->error && j->c->state != NBD_UP && !j->c->lost) {
+		park(j, true);
+		return;
+	}
 
 	if (!j->error && !j->flushing) {
 		if (j->bounce && io->op == BLOCK_READ)
@@ -197,9 +143,9 @@ static void chunk_done(struct job *j)
 		next_chunk(j);
 }
 
-static void answer_done(struct connection *c)
+static void answer_done(struct nbd_connection *c)
 {
-	struct job *j;
+	struct nbd_job *j;
 
 	if (c->answering)
 		return;
@@ -220,33 +166,39 @@ static void answer_done(struct connection *c)
 
 /* Commands */
 
-static int64_t start_transfer(struct job *j, nbd_completion_callback done)
+static int64_t start_transfer(struct nbd_job *j, nbd_completion_callback done)
 {
-	struct functions *f = &j->c->n->f;
+	struct nbd_functions *f = &j->c->n->f;
 	struct block_io *io = j->io;
-	uint64_t off = io->off + io->moved;
-	uint8_t *at;
+	/* What is to be written lies in the buffer already. */
+	bool kept = j->again && j->bounce && io->op == BLOCK_WRITE;
 	uint32_t flags = 0;
+	uint8_t *at;
 
-	j->chunk = MIN(io->len - io->moved, j->bounce ? BOUNCE_SIZE : j->c->n->max_command);
+	if (!kept) {
+		j->off = io->off + io->moved;
+		j->chunk = MIN(
+			io->len - io->moved, j->bounce ? NBD_BOUNCE_SIZE : j->c->n->max_command);
+	}
 	at = j->bounce ? j->bounce->bytes : (uint8_t *)io->iov->iov_base + io->moved;
 	if (io->op == BLOCK_READ)
-		return f->aio_pread(j->c->h, at, j->chunk, off, done, 0);
+		return f->aio_pread(j->c->h, at, j->chunk, j->off, done, 0);
 	if (io->durable && j->c->n->can_fua)
 		flags = LIBNBD_CMD_FLAG_FUA;
-	if (j->bounce)
+	if (j->bounce && !kept)
 		copy_chunk(j, true);
-	return f->aio_pwrite(j->c->h, at, j->chunk, off, done, flags);
+	return f->aio_pwrite(j->c->h, at, j->chunk, j->off, done, flags);
 }
 
-static int64_t start(struct job *j)
+static int64_t start(struct nbd_job *j)
 {
-	struct functions *f = &j->c->n->f;
+	struct nbd_functions *f = &j->c->n->f;
 	struct block_io *io = j->io;
 	nbd_completion_callback done = { .callback = on_complete, .user_data = j };
 	uint32_t fua = io->durable && j->c->n->can_fua ? LIBNBD_CMD_FLAG_FUA : 0;
 
-	j->flushing = io->moved && io->moved >= io->len;
+	if (!j->again)
+		j->flushing = io->moved && io->moved >= io->len;
 	if (j->flushing)
 		return f->aio_flush(j->c->h, done, 0);
 	switch (io->op) {
@@ -266,25 +218,31 @@ static int64_t start(struct job *j)
 	return -1;
 }
 
-static bool take_bounce(struct job *j)
+static bool take_bounce(struct nbd_job *j)
 {
-	struct connection *c = j->c;
+	struct nbd_connection *c = j->c;
 
 	if (c->bounces) {
 		j->bounce = c->bounces;
 		c->bounces = j->bounce->next;
-	} else if (c->nr_bounces < MAX_BOUNCES) {
+	} else if (c->nr_bounces < NBD_MAX_BOUNCES) {
 		j->bounce = malloc(sizeof(*j->bounce));
 		c->nr_bounces += !!j->bounce;
 	}
 	return j->bounce;
 }
 
-static void next_chunk(struct job *j)
+static void check_state(struct nbd_connection *c);
+
+static void next_chunk(struct nbd_job *j)
 {
-	struct connection *c = j->c;
+	struct nbd_connection *c = j->c;
 	int error;
 
+	if (c->state != NBD_UP && !c->lost) {
+		park(j, j->again);
+		return;
+	}
 	if (j->io->nr_iov > 1 && !j->bounce && !take_bounce(j)) {
 		if (!c->nr_bounces) {
 			finish(j, -ENOMEM);
@@ -295,31 +253,200 @@ static void next_chunk(struct job *j)
 		c->waiting_end = &j->next;
 		return;
 	}
-	if (start(j) >= 0)
+	if (!c->lost && start(j) >= 0) {
+		j->again = false;
 		return;
+	}
 	error = c->lost ? ENOTCONN : c->n->f.get_errno();
-	finish(j, error ? -error : -EIO);
+	check_state(c);
+	if (c->state != NBD_UP && !c->lost)
+		park(j, true);
+	else
+		finish(j, error ? -error : -EIO);
+}
+
+/* Down and up again */
+
+static void on_socket(struct iothread_watch *w, uint32_t events);
+
+static void resume(struct nbd_connection *c)
+{
+	struct nbd_job *j = c->parked, *next;
+
+	c->parked = NULL;
+	c->parked_end = &c->parked;
+	for (; j; j = next) {
+		next = j->next;
+		if (j->io->dropped)
+			finish(j, -ECANCELED);
+		else
+			next_chunk(j);
+	}
+}
+
+/* There will be no other. */
+static void give_up(struct nbd_connection *c, const char *why)
+{
+	c->lost = true;
+	log_err("NBD: the connection to the server is lost; its disk answers with errors: %s", why);
+	resume(c);
+	answer_done(c);
+}
+
+static void retry_later(struct nbd_connection *c)
+{
+	iothread_timer_set(c->t, &c->retry, clock_now_ns() + c->delay_ns);
+	c->delay_ns = MIN(2 * c->delay_ns, (uint64_t)MAX_DELAY_NS);
+}
+
+/* Nobody looks at the old one any more. */
+static void on_unwatched(struct iothread_watch *w)
+{
+	struct nbd_connection *c = container_of(w, struct nbd_connection, watch);
+
+	if (c->leaving)
+		return;
+	c->n->f.close(c->h);
+	c->h = NULL;
+	answer_done(c);
+	retry_later(c);
+}
+
+static void lose(struct nbd_connection *c)
+{
+	if (c->connector.fd < 0) {
+		give_up(c, "there is no way to another");
+		return;
+	}
+	if (c->state == NBD_UP)
+		log_warn(
+			"NBD: the connection to the server is lost; requests wait until there is another");
+	c->state = NBD_DOWN;
+	iothread_timer_del(&c->again);
+	iothread_timer_del(&c->retry);
+	if (c->watch.t)
+		iothread_unwatch(&c->watch, on_unwatched);
+	else
+		on_unwatched(&c->watch);
+}
+
+static bool is_the_same(const struct nbd_connection *c)
+{
+	const struct nbd *n = c->n;
+
+	return n->f.get_size(c->h) == n->export_size &&
+	       (n->store.read_only || n->f.is_read_only(c->h) == 0) &&
+	       (!n->can_flush || n->f.can_flush(c->h) == 1) &&
+	       (!n->can_fua || n->f.can_fua(c->h) == 1) &&
+	       (!n->store.can_discard || n->f.can_trim(c->h) == 1) &&
+	       (!n->store.can_zero || n->f.can_zero(c->h) == 1);
+}
+
+static void come_up(struct nbd_connection *c)
+{
+	iothread_timer_del(&c->retry);
+	if (!is_the_same(c)) {
+		log_limited(&c->n->limit, LOG_WARN,
+			"NBD: the server has another export than before (%lld bytes, expected %lld): it is "
+			"asked again",
+			(long long)c->n->f.get_size(c->h), (long long)c->n->export_size);
+		lose(c);
+		return;
+	}
+	c->state = NBD_UP;
+	c->delay_ns = NBD_FIRST_DELAY_NS;
+	log_warn("NBD: the server is back");
+	resume(c);
+}
+
+static void check_state(struct nbd_connection *c)
+{
+	struct nbd_functions *f = &c->n->f;
+
+	if (c->lost || c->state == NBD_DOWN)
+		return;
+	if (f->aio_is_ready(c->h) == 1) {
+		if (c->state == NBD_SHAKING)
+			come_up(c);
+	} else if (f->aio_is_processing(c->h) != 1 &&
+		   (c->state == NBD_UP || f->aio_is_connecting(c->h) != 1)) {
+		lose(c);
+	}
+}
+
+/* Takes fd. */
+static void shake_hands(struct nbd_connection *c, int fd)
+{
+	struct nbd_functions *f = &c->n->f;
+	int rc = -1;
+
+	c->h = f->create();
+	if (c->h && !f->set_export_name(c->h, c->n->export) && !f->aio_connect_socket(c->h, fd))
+		rc = iothread_watch(
+			c->t, &c->watch, f->aio_get_fd(c->h), EPOLLIN | EPOLLOUT, on_socket);
+	else
+		close(fd);
+	if (rc) {
+		if (c->h)
+			f->close(c->h);
+		c->h = NULL;
+		retry_later(c);
+		return;
+	}
+	c->state = NBD_SHAKING;
+	iothread_timer_set(c->t, &c->retry, clock_now_ns() + SHAKE_NS);
+	on_socket(&c->watch, 0);
+}
+
+static void on_answer(struct iothread_watch *w, uint32_t events)
+{
+	struct nbd_connection *c = container_of(w, struct nbd_connection, answers);
+	struct connector_answer a;
+	int fd, rc;
+
+	while ((rc = connector_answer(&c->connector, &a, &fd)) > 0) {
+		bool wanted = c->state == NBD_DOWN && a.ask.serial == c->serial;
+
+		if (wanted && fd >= 0)
+			shake_hands(c, fd);
+		else if (wanted)
+			retry_later(c);
+		else
+			fd_close(&fd);
+	}
+	if (rc < 0 && !c->lost) {
+		iothread_timer_del(&c->retry);
+		give_up(c, "the process that connects is gone");
+	}
+}
+
+static void on_retry(struct iothread_timer *timer)
+{
+	struct nbd_connection *c = container_of(timer, struct nbd_connection, retry);
+	struct connector_ask ask = { .serial = ++c->serial };
+	int rc = 0;
+
+	if (c->state == NBD_SHAKING) {
+		lose(c);
+		return;
+	}
+	if (!c->answers.t)
+		rc = iothread_watch(c->t, &c->answers, c->connector.fd, EPOLLIN, on_answer);
+	if (!rc)
+		rc = connector_ask(&c->connector, &ask);
+	if (rc)
+		give_up(c, "the process that connects cannot be asked");
 }
 
 /* The socket */
 
-static void check_lost(struct connection *c)
-{
-	struct functions *f = &c->n->f;
-
-	if (c->lost || f->aio_is_ready(c->h) == 1 || f->aio_is_processing(c->h) == 1)
-		return;
-	c->lost = true;
-	log_err("NBD: the connection to the server is lost; its disk answers with errors");
-}
-
 /* The watch tells of edges, libnbd takes one event at a time. */
 static void on_socket(struct iothread_watch *w, uint32_t events)
 {
-	struct connection *c = container_of(w, struct connection, watch);
-	struct functions *f = &c->n->f;
+	struct nbd_connection *c = container_of(w, struct nbd_connection, watch);
+	struct nbd_functions *f = &c->n->f;
 
-	for (int i = 0; !c->lost; i++) {
+	for (int i = 0; !c->lost && c->state != NBD_DOWN; i++) {
 		unsigned direction = f->aio_get_direction(c->h);
 		struct pollfd pfd = { .fd = w->fd };
 
@@ -337,19 +464,19 @@ static void on_socket(struct iothread_watch *w, uint32_t events)
 			f->aio_notify_read(c->h);
 		else
 			f->aio_notify_write(c->h);
+		check_state(c);
 		answer_done(c);
-		check_lost(c);
 	}
 }
 
 static void on_again(struct iothread_timer *timer)
 {
-	on_socket(&container_of(timer, struct connection, again)->watch, 0);
+	on_socket(&container_of(timer, struct nbd_connection, again)->watch, 0);
 }
 
-static struct job *take_job(struct connection *c)
+static struct nbd_job *take_job(struct nbd_connection *c)
 {
-	struct job *j = c->free;
+	struct nbd_job *j = c->free;
 
 	if (j)
 		c->free = j->next;
@@ -361,15 +488,16 @@ static struct job *take_job(struct connection *c)
 static void nbd_submit(struct block_store *s, struct block_io *io)
 {
 	struct nbd *n = container_of(s, struct nbd, store);
-	struct connection *c = &n->connections[io->thread];
-	struct job *j;
+	struct nbd_connection *c = &n->connections[io->thread];
+	struct nbd_job *j;
 	int rc = 0;
 
 	if (io->op == BLOCK_FLUSH && !n->can_flush) {
 		io->done(io, 0);
 		return;
 	}
-	if (!c->watch.t)
+	c->t = io->t;
+	if (c->state == NBD_UP && !c->watch.t)
 		rc = iothread_watch(
 			io->t, &c->watch, n->f.aio_get_fd(c->h), EPOLLIN | EPOLLOUT, on_socket);
 	j = rc ? NULL : take_job(c);
@@ -377,153 +505,45 @@ static void nbd_submit(struct block_store *s, struct block_io *io)
 		io->done(io, rc ? rc : -ENOMEM);
 		return;
 	}
-	*j = (struct job){ .io = io, .c = c };
+	*j = (struct nbd_job){ .io = io, .c = c };
 	io->moved = io->at_off = 0;
 	io->at = 0;
 	next_chunk(j);
 	answer_done(c);
 	/* What came with the answers that this call took has had its edge already. */
-	on_socket(&c->watch, 0);
+	if (c->watch.t)
+		on_socket(&c->watch, 0);
 }
 
 static void nbd_leave(struct block_store *s, unsigned thread)
 {
 	struct nbd *n = container_of(s, struct nbd, store);
-	struct connection *c = &n->connections[thread];
+	struct nbd_connection *c = &n->connections[thread];
 
 	iothread_timer_del(&c->again);
-	if (c->watch.t)
+	iothread_timer_del(&c->retry);
+	c->leaving = true;
+	/* A connection that is down has been let go of, or is being. */
+	if (c->watch.t && c->state != NBD_DOWN)
 		iothread_unwatch(&c->watch, NULL);
+	if (c->answers.t)
+		iothread_unwatch(&c->answers, NULL);
 }
 
-/* Set-up */
-
-static void free_connection(struct connection *c)
-{
-	if (c->h)
-		c->n->f.close(c->h);
-	while (c->free) {
-		struct job *j = c->free;
-
-		c->free = j->next;
-		free(j);
-	}
-	while (c->bounces) {
-		struct bounce *b = c->bounces;
-
-		c->bounces = b->next;
-		free(b);
-	}
-}
-
-static void nbd_free(struct block_store *s)
-{
-	struct nbd *n = container_of(s, struct nbd, store);
-
-	for (unsigned i = 0; n->connections && i < n->nr; i++)
-		free_connection(&n->connections[i]);
-	free(n->connections);
-	if (n->f.library)
-		dlclose(n->f.library);
-	free(n);
-}
-
-static const struct block_store_ops nbd_ops = {
+const struct block_store_ops block_nbd_ops = {
 	.submit = nbd_submit,
 	.leave = nbd_leave,
-	.free = nbd_free,
+	.free = block_nbd_free,
 };
 
-static int load(struct functions *f, struct err *err)
+void block_nbd_init_connection(struct nbd *n, struct nbd_connection *c)
 {
-	f->library = dlopen("libnbd.so.0", RTLD_NOW | RTLD_LOCAL);
-	if (!f->library)
-		return err_set(err, -ENOENT, "libnbd cannot be loaded: %s", dlerror());
-#define LOOK_UP(name)                                                                              \
-	f->name = (__typeof__(nbd_##name) *)dlsym(f->library, "nbd_" #name);                       \
-	if (!f->name)                                                                              \
-		return err_set(err, -ENOENT, "libnbd has no nbd_" #name);
-	FUNCTIONS(LOOK_UP)
-	return 0;
-}
-
-static int failed(struct nbd *n, struct err *err)
-{
-	int error = n->f.get_errno();
-	const char *text = n->f.get_error();
-
-	return err_set(err, error ? -error : -EIO, "%s", text ? text : "libnbd failed");
-}
-
-static int connect_all(struct nbd *n, const char *uri, struct err *err)
-{
-	for (unsigned i = 0; i < n->nr; i++) {
-		struct connection *c = &n->connections[i];
-
-		c->n = n;
-		c->again.fn = on_again;
-		c->done_end = &c->done;
-		c->waiting_end = &c->waiting;
-		c->h = n->f.create();
-		if (!c->h || n->f.set_uri_allow_local_file(c->h, true) ||
-			n->f.connect_uri(c->h, uri))
-			return failed(n, err);
-		if (n->nr > 1 && n->f.can_multi_conn(c->h) != 1)
-			return err_set(err, -ENOTSUP,
-				"the server wants a single connection: expected --threads=1");
-	}
-	return 0;
-}
-
-static int learn(struct nbd *n, bool read_only, struct err *err)
-{
-	struct nbd_handle *h = n->connections[0].h;
-	int64_t size = n->f.get_size(h);
-	int64_t min = n->f.get_block_size(h, LIBNBD_SIZE_MINIMUM);
-	int64_t preferred = n->f.get_block_size(h, LIBNBD_SIZE_PREFERRED);
-	int64_t max = n->f.get_block_size(h, LIBNBD_SIZE_MAXIMUM);
-
-	if (size < 0)
-		return failed(n, err);
-	if (!read_only && n->f.is_read_only(h) != 0)
-		return err_set(err, -EROFS, "the export is read-only: expected --read-only");
-	n->can_flush = n->f.can_flush(h) == 1;
-	n->can_fua = n->f.can_fua(h) == 1;
-	n->max_command = max >= (int64_t)MIB ? MIN((uint64_t)max, MAX_COMMAND) : MAX_COMMAND;
-	n->store = (struct block_store){
-		.ops = &nbd_ops,
-		.size = align_down((uint64_t)size, BLOCK_SECTOR),
-		.block_size =
-			min > BLOCK_SECTOR && is_pow2((uint64_t)min) ? (uint32_t)min : BLOCK_SECTOR,
-		.physical_size = preferred > 0 && is_pow2((uint64_t)preferred)
-					 ? (uint32_t)MIN(preferred, (int64_t)MIB)
-					 : 4096,
-		.read_only = read_only,
-		.can_discard = !read_only && n->f.can_trim(h) == 1,
-		.can_zero = !read_only && n->f.can_zero(h) == 1,
-	};
-	return 0;
-}
-
-int block_nbd_new(struct block_store **out, const char *uri, unsigned nr_threads, bool read_only,
-	struct err *err)
-{
-	struct nbd *n = calloc(1, sizeof(*n));
-	int rc;
-
-	if (!n)
-		return err_set(err, -ENOMEM, "out of memory");
-	n->nr = nr_threads;
-	n->connections = calloc(nr_threads, sizeof(*n->connections));
-	rc = n->connections ? load(&n->f, err) : err_set(err, -ENOMEM, "out of memory");
-	if (!rc)
-		rc = connect_all(n, uri, err);
-	if (!rc)
-		rc = learn(n, read_only, err);
-	if (rc) {
-		nbd_free(&n->store);
-		return err_prefix(err, rc, "--file %s", uri);
-	}
-	*out = &n->store;
-	return 0;
+	c->n = n;
+	c->again.fn = on_again;
+	c->retry.fn = on_retry;
+	c->delay_ns = NBD_FIRST_DELAY_NS;
+	c->connector.fd = -1;
+	c->done_end = &c->done;
+	c->waiting_end = &c->waiting;
+	c->parked_end = &c->parked;
 }

@@ -83,6 +83,7 @@ static const struct sandbox_call calls[] = {
 	{ SYS_recvfrom, "the NBD server" },
 	{ SYS_sendto, "likewise" },
 	{ SYS_shutdown, "likewise, at the end" },
+	{ SYS_wait4, "the end of who connects to it" },
 #endif
 };
 

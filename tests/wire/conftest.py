@@ -97,10 +97,10 @@ class Server:
         fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1]
         return sum(int(f) for f in fields.split()[11:13])
 
-    def wait_for_log(self, text):
-        wait_until(lambda: text in self.log() or self.process.poll() is not None,
+    def wait_for_log(self, text, times=1):
+        wait_until(lambda: self.log().count(text) >= times or self.process.poll() is not None,
                    f"no line with {text!r}")
-        assert text in self.log()
+        assert self.log().count(text) >= times
 
     def settled_fds(self, expected):
         """Fewer are fine: when `expected` was counted, a client's last may have been open still."""

@@ -58,6 +58,9 @@ class Queue(Ring):
     def do(self, kind, sector=0, out=b"", room=0):
         """(status, bytes read) of one request"""
         self.request(kind, sector, out, room)
+        return self.answer(room)
+
+    def answer(self, room=0):
         self.wait_used()
         at = self.room + 0x20000
         return self.front.memory[self.room + 0x100], self.front.memory[at:at + room]
@@ -420,24 +423,57 @@ def test_without_io_uring_helpers_do_the_work(programs, image, tmp_path, options
 # NBD
 
 
-@pytest.fixture(params=["qemu-nbd", "nbdkit"])
+class NbdServer:
+    """A server of an image that can be killed and started again at the same place."""
+
+    def __init__(self, kind, folder, image):
+        self.path = folder / "nbd.sock"
+        self.image = image
+        self.program = kind.partition(" ")[0]
+        self.port = 0
+        self.process = None
+        if kind.endswith("TCP"):
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                self.port = free.getsockname()[1]
+        self.uri = (f"nbd://127.0.0.1:{self.port}/disk" if self.port
+                    else f"nbd+unix:///disk?socket={self.path}")
+        self.start()
+
+    def listens(self):
+        if not self.port:
+            return self.path.exists()
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def start(self, image=None):
+        at = ["-p", self.port, "-b", "127.0.0.1"] if self.port else ["-k", self.path]
+        argv = {"qemu-nbd": ["-f", "raw", *at, "-t", "-e", "4", "-x", "disk", image or self.image],
+                "nbdkit": ["-f", "-U", self.path, "-e", "disk", "file", image or self.image]}
+        self.path.unlink(missing_ok=True)
+        self.process = subprocess.Popen(
+            [shutil.which(self.program)] + [str(a) for a in argv[self.program]])
+        wait_until(self.listens, "the NBD server did not start")
+
+    def stop(self, how=signal.SIGKILL):
+        self.process.send_signal(how)
+        if how == signal.SIGKILL:
+            self.process.wait()
+
+
+@pytest.fixture(params=["qemu-nbd", "qemu-nbd by TCP", "nbdkit"])
 def nbd(request, tmp_path, image):
-    """The URI of an export of the image, and its server."""
-    program = shutil.which(request.param)
-    if not program:
+    """A server of the image."""
+    if not shutil.which(request.param.partition(" ")[0]):
         pytest.skip(f"no {request.param} here")
-    path = tmp_path / "nbd.sock"
-    argv = {"qemu-nbd": [program, "-f", "raw", "-k", path, "-t", "-e", "4", "-x", "disk", image],
-            "nbdkit": [program, "-f", "-U", path, "-e", "disk", "file", image]}[request.param]
-    with subprocess.Popen([str(a) for a in argv]) as process:
-        wait_until(path.exists, "the NBD server did not start")
-        yield f"nbd+unix:///disk?socket={path}", process
-        process.kill()
+    server = NbdServer(request.param, tmp_path, image)
+    yield server
+    server.stop()
 
 
 def start_on_nbd(start, uri, *options):
     try:
-        return start("block", f"--file={uri}", *options, own_sockets=1)
+        return start("block", f"--file={uri}", *options, own_sockets=2)
     except AssertionError as why:
         if "without libnbd" in str(why) or "libnbd cannot be loaded" in str(why):
             pytest.skip("no libnbd here")
@@ -445,7 +481,7 @@ def start_on_nbd(start, uri, *options):
 
 
 def test_an_nbd_export_is_a_disk(start, nbd, image):
-    server = start_on_nbd(start, nbd[0], "--queues=2")
+    server = start_on_nbd(start, nbd.uri, "--queues=2")
     data = os.urandom(8192)
     with connect(server) as front:
         queue, other = Queue(front, 0), Queue(front, 1)
@@ -460,7 +496,7 @@ def test_an_nbd_export_is_a_disk(start, nbd, image):
 
 
 def test_pieces_go_through_a_buffer(start, nbd):
-    server = start_on_nbd(start, nbd[0])
+    server = start_on_nbd(start, nbd.uri)
     with connect(server) as front:
         queue = Queue(front)
         data = os.urandom(4096)
@@ -476,32 +512,114 @@ def test_pieces_go_through_a_buffer(start, nbd):
         assert queue.do(IN, 100, room=4096) == (OK, data)
 
 
-def test_a_lost_nbd_server_is_an_error_and_not_the_end(start, nbd):
-    server = start_on_nbd(start, nbd[0])
+def test_a_lost_nbd_server_is_waited_for(start, nbd):
+    """What the driver asks for meanwhile is done when it is back, as often as that happens."""
+    server = start_on_nbd(start, nbd.uri)
     with connect(server) as front:
         queue = Queue(front)
-        queue.works()
-        nbd[1].send_signal(signal.SIGKILL)
-        server.wait_for_log("the connection to the server is lost")
-        assert queue.do(IN, room=512)[0] == IOERR
-        assert queue.do(FLUSH)[0] == IOERR
+        for i in range(5):
+            data = os.urandom(4096)
+            assert queue.do(OUT, 8 * i, data) == (OK, b"")
+            nbd.stop()
+            server.wait_for_log("the connection to the server is lost", i + 1)
+            queue.request(IN, 8 * i, room=4096)
+            nbd.start()
+            assert queue.answer(4096) == (OK, data)
+            server.wait_for_log("the server is back", i + 1)
+        assert queue.do(FLUSH) == (OK, b"")
 
 
-def test_all_that_is_open_when_the_server_is_lost_comes_back(start, nbd):
-    """More requests of several pieces than there are buffers for them."""
-    server = start_on_nbd(start, nbd[0])
+def many_reads(queue, nr, size=512):
+    """Reads of several pieces, more of them than there are buffers for, from one place to one each."""
+    header = queue.place(0, struct.pack("<IIQ", IN, 0, 0))
+    for head in range(nr):
+        data, status = GPA + queue.room + 0x8000 + 2 * size * head, queue.place(0x100 + head, b"\xff")
+        table = struct.pack("<" + "QIHH" * 4, header, 16, NEXT, 1, data, size, WRITE | NEXT, 2,
+                            data + size, size, WRITE | NEXT, 3, status, 1, WRITE, 0)
+        queue.desc(head, queue.place(0x4000 + 64 * head, table), len(table), INDIRECT)
+        queue.offer(head)
+    queue.ring()
+
+
+def test_all_that_is_open_when_the_server_is_lost_is_done_by_the_next(start, nbd, image):
+    server = start_on_nbd(start, nbd.uri)
     with connect(server) as front:
         queue = Queue(front, size=128)
-        header = queue.place(0, struct.pack("<IIQ", IN, 0, 0))
-        nbd[1].send_signal(signal.SIGSTOP)
+        data = os.urandom(1024)
+        assert queue.do(OUT, 0, data) == (OK, b"")
+        nbd.stop(signal.SIGSTOP)
+        before = queue.used_idx()
+        many_reads(queue, 100)
+        nbd.stop()
+        server.wait_for_log("the connection to the server is lost")
+        nbd.start()
+        wait_until(lambda: queue.used_idx() == (before + 100) & 0xffff, "not all came back")
+        assert front.memory[queue.room + 0x100:queue.room + 0x100 + 100] == bytes(100)
         for head in range(100):
-            data, status = GPA + queue.room + 0x1000, queue.place(0x100 + head, b"\xff")
-            table = struct.pack("<" + "QIHH" * 4, header, 16, NEXT, 1, data, 512, WRITE | NEXT, 2,
-                                data + 512, 512, WRITE | NEXT, 3, status, 1, WRITE, 0)
+            at = queue.room + 0x8000 + 1024 * head
+            assert front.memory[at:at + 1024] == data
+
+
+def test_writes_of_several_pieces_that_are_sent_again(start, nbd, image):
+    """The driver may use their memory as soon as they are done; not before."""
+    server = start_on_nbd(start, nbd.uri)
+    with connect(server) as front:
+        queue = Queue(front, size=128)
+        nbd.stop(signal.SIGSTOP)
+        before = queue.used_idx()
+        blocks = [os.urandom(1024) for _ in range(60)]
+        for head, block in enumerate(blocks):
+            header = queue.place(0x200 + 16 * head, struct.pack("<IIQ", OUT, 0, 2 * head))
+            at, status = queue.place(0x8000 + 1024 * head, block), queue.place(0x100 + head, b"\xff")
+            table = struct.pack("<" + "QIHH" * 4, header, 16, NEXT, 1, at, 100, NEXT, 2,
+                                at + 100, 924, NEXT, 3, status, 1, WRITE, 0)
             queue.desc(head, queue.place(0x4000 + 64 * head, table), len(table), INDIRECT)
             queue.offer(head)
         queue.ring()
-        nbd[1].send_signal(signal.SIGKILL)
-        queue.wait_used()
-        assert sorted(queue.used(i)[0] for i in range(100)) == list(range(100))
-        assert front.memory[queue.room + 0x100:queue.room + 0x100 + 100] == bytes([IOERR]) * 100
+        nbd.stop()
+        server.wait_for_log("the connection to the server is lost")
+        nbd.start()
+        wait_until(lambda: queue.used_idx() == (before + 60) & 0xffff, "not all came back")
+        assert front.memory[queue.room + 0x100:queue.room + 0x100 + 60] == bytes(60)
+        assert queue.do(FLUSH) == (OK, b"")
+    assert image.read_bytes()[:60 * 1024] == b"".join(blocks)
+
+
+def test_another_export_in_its_place_is_not_used(start, nbd, tmp_path):
+    server = start_on_nbd(start, nbd.uri)
+    other = tmp_path / "other"
+    other.write_bytes(b"x" * 65536)
+    with connect(server) as front:
+        queue = Queue(front)
+        data = os.urandom(512)
+        assert queue.do(OUT, 0, data) == (OK, b"")
+        nbd.stop()
+        server.wait_for_log("the connection to the server is lost")
+        queue.request(IN, 0, room=512)
+        nbd.start(other)
+        server.wait_for_log("the server has another export than before")
+        nbd.stop()
+        nbd.start()
+        assert queue.answer(512) == (OK, data)
+
+
+def test_a_front_end_that_leaves_while_the_server_is_lost(start, nbd):
+    """The next one is served when the server is back."""
+    server = start_on_nbd(start, nbd.uri)
+    with connect(server) as front:
+        Queue(front).works()
+        nbd.stop()
+        server.wait_for_log("the connection to the server is lost")
+    nbd.start()
+    server.wait_for_log("the server is back")
+    with connect(server) as front:
+        Queue(front).works()
+
+
+def test_the_program_ends_while_the_server_is_lost(start, nbd):
+    server = start_on_nbd(start, nbd.uri)
+    with connect(server) as front:
+        Queue(front).works()
+        nbd.stop()
+        server.wait_for_log("the connection to the server is lost")
+    server.stop()
