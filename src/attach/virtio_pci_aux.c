@@ -31,6 +31,16 @@ static_assert(VVU_DOORBELLS == 0, "the BAR begins with them");
 /* A driver rings with one byte, or with more. */
 #define BELL_LENGTHS 3
 
+static void free_arrays(struct vio_aux *a)
+{
+	free(a->vectors);
+	free(a->taps);
+	free(a->kicks);
+	free(a->bells);
+	free(a->laid);
+	*a = (struct vio_aux){ 0 };
+}
+
 int vio_aux_build(struct virtio_pci *v, struct err *err)
 {
 	struct vio_aux *a = &v->aux;
@@ -44,7 +54,7 @@ int vio_aux_build(struct virtio_pci *v, struct err *err)
 	a->bells = calloc(bells, sizeof(*a->bells));
 	a->laid = calloc(bells, sizeof(*a->laid));
 	if (!a->vectors || !a->taps || !a->kicks || !a->bells || !a->laid) {
-		v->layout.nr_bells = v->layout.nr_notifications = 0;
+		free_arrays(a);
 		return err_set(err, -ENOMEM, "doorbells: out of memory");
 	}
 	for (unsigned i = 0; i < nr; i++) {
@@ -62,17 +72,16 @@ void vio_aux_free(struct virtio_pci *v)
 {
 	struct vio_aux *a = &v->aux;
 
+	/* Never built */
+	if (!a->bells)
+		return;
 	for (unsigned i = 0; i < v->layout.nr_notifications; i++) {
 		irq_tap_vector(v->m->irqs, &a->taps[i], NULL);
 		fd_close(&a->kicks[i]);
 	}
 	for (unsigned i = 0; i < v->layout.nr_bells; i++)
 		fd_close(&a->bells[i]);
-	free(a->vectors);
-	free(a->taps);
-	free(a->kicks);
-	free(a->bells);
-	free(a->laid);
+	free_arrays(a);
 }
 
 /* --- the notification configuration; v->lock held --- */

@@ -12,6 +12,7 @@
 #include "control/check_devices.h"
 
 #include <arpa/inet.h>
+#include <ctype.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <stddef.h>
@@ -218,6 +219,55 @@ static int check_net(void *item, struct err *err)
 	return rc ? rc : check_reconnect(&n->backend, err);
 }
 
+/* --- a guest that serves another machine --- */
+
+static int check_uuid(const char *text, struct err *err)
+{
+	static const char form[] = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
+	bool good = strlen(text) == strlen(form);
+
+	for (size_t i = 0; good && form[i]; i++)
+		good = form[i] == '-' ? text[i] == '-' : isxdigit((unsigned char)text[i]) != 0;
+	return good ? 0 : err_set(err, -EINVAL, "uuid: expected one like "
+			"c36aa4f3-50fd-4a0b-9e43-d2d3e5be7e6c, got \"%s\"", grammar_show(text).text);
+}
+
+/* The same as pci_segment and pci_device_id, as users of crosvm say it. */
+static int check_addr(struct vvu_proxy_config *v, struct err *err)
+{
+	struct pci_address at;
+
+	if (pci_address_parse(v->addr, &at) || at.domain >= CONFIG_MAX_SEGMENTS || at.bus ||
+		!at.device || at.function)
+		return err_set(err, -EINVAL,
+			"addr: expected segment:00:slot.0 with a slot 01 to 1f, got \"%s\"",
+			grammar_show(v->addr).text);
+	if (v->at.pci_device_id != CONFIG_SLOT_ANY || v->at.pci_segment)
+		return err_set(err, -EINVAL,
+			"addr: expected no pci_segment and pci_device_id beside it");
+	v->at.pci_segment = (uint16_t)at.domain;
+	v->at.pci_device_id = at.device;
+	free(v->addr);
+	v->addr = NULL;
+	return 0;
+}
+
+static int check_vvu_proxy(void *item, struct err *err)
+{
+	struct vvu_proxy_config *v = item;
+	int rc = v->addr ? check_addr(v, err) : 0;
+
+	if (!rc && v->uuid)
+		rc = check_uuid(v->uuid, err);
+	if (rc)
+		return rc;
+	if (v->shmem_size && (!is_pow2(v->shmem_size) || v->shmem_size < MIB))
+		return err_set(err, -EINVAL,
+			"shmem-size: expected a power of two, 1M or more, got %llu",
+			(unsigned long long)v->shmem_size);
+	return 0;
+}
+
 /* --- host devices --- */
 
 static int check_host_device(
@@ -334,6 +384,8 @@ static const struct kind kinds[] = {
 		generic_vhost_user_config, offsetof(struct generic_vhost_user_config, socket),
 		check_generic, false),
 	KIND("fs", "_fs", fs, fs_config, offsetof(struct fs_config, socket), check_fs, false),
+	KIND("vvu-proxy", "_vvu_proxy", vvu_proxies, vvu_proxy_config,
+		offsetof(struct vvu_proxy_config, socket), check_vvu_proxy, false),
 	KIND("disk", "_disk", disks, disk_config, offsetof(struct disk_config, socket), check_disk, false),
 	KIND("net", "_net", nets, net_config, offsetof(struct net_config, socket), check_net, false),
 	ONE("rng", "_rng", rng, NO_SOCKET, NULL, has_rng, false),
@@ -558,4 +610,13 @@ void config_mac(const char *text, uint8_t mac[6])
 {
 	for (unsigned i = 0; i < 6; i++)
 		mac[i] = config_byte(text + 3 * i);
+}
+
+void config_uuid(const char *text, uint8_t uuid[16])
+{
+	memset(uuid, 0, 16);
+	for (unsigned i = 0; text && i < 16; i++, text += 2) {
+		text += *text == '-';
+		uuid[i] = config_byte(text);
+	}
 }

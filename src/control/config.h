@@ -177,6 +177,22 @@ struct fs_list {
 	size_t nr;
 };
 
+/* Another machine's device that this guest serves. */
+struct vvu_proxy_config {
+	struct device_config at;
+	char *socket; /* where the other machine connects */
+	char *addr;   /* its place: 0000:00:10.0; read into `at` by options_check() */
+	char *uuid;   /* NULL: none */
+	uint64_t shmem_size; /* room for the other machine's memory; 0: 64 GiB, or what there is */
+	uint16_t max_queues;
+	uint32_t disconnect; /* enum vvu_disconnect */
+};
+
+struct vvu_proxy_list {
+	struct vvu_proxy_config *items;
+	size_t nr;
+};
+
 /* Token buckets; all 0: no limit. */
 struct rate_config {
 	uint64_t bw_size, bw_one_time_burst; /* bytes */
@@ -267,6 +283,7 @@ struct vm_config {
 	struct user_device_list user_devices;
 	struct generic_vhost_user_list generic_vhost_users;
 	struct fs_list fs;
+	struct vvu_proxy_list vvu_proxies;
 	struct disk_list disks;
 	struct net_list nets;
 	struct rng_config rng;
@@ -282,6 +299,8 @@ struct vm_config {
 /* Texts that options_check() has let pass: two hexadecimal digits; "2e:89:a8:e4:bf:95". */
 uint8_t config_byte(const char *hex);
 void config_mac(const char *text, uint8_t mac[6]);
+/* "c36aa4f3-50fd-4a0b-9e43-d2d3e5be7e6c", or NULL: zeros. */
+void config_uuid(const char *text, uint8_t uuid[16]);
 
 /* Whether the guest has an IOMMU. After options_check(). */
 bool config_wants_iommu(const struct vm_config *config);

@@ -39,6 +39,8 @@ static const struct sandbox_call run_calls[] = {
 	{ SYS_unlink, "the serial port's socket, at the end" },
 	{ SYS_kill, "the process that looks after the terminal, at the end" },
 	{ SYS_wait4, "likewise" },
+	{ SYS_memfd_create, "guest memory; inflight areas of devices that our guest serves for another machine" },
+	{ SYS_ftruncate, "its size" },
 };
 
 /* And what it takes to build one, from a client's request to its first instruction. */
@@ -46,8 +48,6 @@ static const struct sandbox_call boot_calls[] = {
 	{ SYS_openat, "/dev/kvm, /dev/vfio, images, terminals, what sysfs says" },
 	{ SYS_lseek, "images" },
 	{ SYS_readlink, "where this program lies: device programs lie beside it" },
-	{ SYS_memfd_create, "guest memory" },
-	{ SYS_ftruncate, "its size" },
 	{ SYS_bind, "the serial port's socket" },
 	{ SYS_listen, "likewise" },
 	{ SYS_pipe2, "the process that looks after the terminal" },

@@ -7,6 +7,7 @@
 #include "control/config.h"
 #include "control/option_rows.h"
 #include "wire/virtio.h"
+#include "wire/vvu.h"
 
 /* a table is read by rows */
 /* clang-format off */
@@ -74,5 +75,37 @@ const struct field_row fs_fields[] = {
 	BACKEND_FIELDS(fs_config),
 	IOMMU_FIELD,
 	DEVICE_FIELDS(fs_config, "_fs0, _fs1, ..."),
+	{ 0 },
+};
+
+static const struct choice disconnects[] = {
+	{ "both", "Both", VVU_DISCONNECT_BOTH },
+	{ "zero-len", "ZeroLen", VVU_DISCONNECT_ZERO_LEN },
+	{ "status", "Status", VVU_DISCONNECT_STATUS },
+	{ 0 },
+};
+
+const struct field_row vvu_proxy_fields[] = {
+	{ .name = "socket", .json = "socket", .type = FIELD_SOCKET, .arg = "PATH", .required = true,
+	  MEMBER(vvu_proxy_config, socket),
+	  .help = "where the other machine connects, with any option of a vhost-user device" },
+	{ .name = "addr", .json = "addr", .type = FIELD_STRING, .arg = "BDF",
+	  MEMBER(vvu_proxy_config, addr),
+	  .help = "its place, segment:00:slot.0: 0000:00:10.0 (default: the first free one)" },
+	{ .name = "uuid", .json = "uuid", .type = FIELD_STRING, .arg = "UUID",
+	  MEMBER(vvu_proxy_config, uuid), .help = "by which the guest may know it (default: zeros)" },
+	{ .name = "shmem-size", .json = "shmem_size", .type = FIELD_SIZE, .arg = "SIZE",
+	  .fallback = "0", .max = 1ull << 40, MEMBER(vvu_proxy_config, shmem_size),
+	  .help = "room for the other machine's memory, a power of two, 1M to 1T (default: 64G, or a "
+		  "quarter of the guest's address space)" },
+	{ .name = "max-queues", .json = "max_queues", .type = FIELD_UINT, .arg = "N",
+	  .fallback = "16", .min = 1, .max = VVU_MAX_QUEUES, MEMBER(vvu_proxy_config, max_queues),
+	  .help = "queues that the other machine's device may have, 1 to 256" },
+	{ .name = "disconnect", .json = "disconnect", .type = FIELD_CHOICE,
+	  .arg = "both|zero-len|status", .fallback = "both", .choices = disconnects,
+	  MEMBER(vvu_proxy_config, disconnect),
+	  .help = "how the driver hears that the other machine has gone: by a buffer without bytes, "
+		  "by its status, by both" },
+	DEVICE_FIELDS(vvu_proxy_config, "_vvu_proxy0, _vvu_proxy1, ..."),
 	{ 0 },
 };

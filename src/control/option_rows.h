@@ -59,6 +59,7 @@ extern const struct field_row host_device_fields[];
 extern const struct field_row user_device_fields[];
 extern const struct field_row generic_vhost_user_fields[];
 extern const struct field_row fs_fields[];
+extern const struct field_row vvu_proxy_fields[];
 
 /* option_programs.c */
 extern const struct field_row disk_fields[];

@@ -355,6 +355,11 @@ const struct option_row option_table[] = {
 	  .fields = fs_fields, IN_CONFIG(fs), .item_size = sizeof(struct fs_config),
 	  .arg = "tag=NAME,socket=PATH[,FIELD=VALUE]... [...]",
 	  .help = "Shared directories, each served by a virtiofsd." },
+	{ .name = "vvu-proxy", .kind = OPTION_LIST, .group = GROUP_DEVICES, .json = "vvu_proxies",
+	  .fields = vvu_proxy_fields, .bare = "socket", IN_CONFIG(vvu_proxies),
+	  .item_size = sizeof(struct vvu_proxy_config),
+	  .arg = "[socket=]PATH[,FIELD=VALUE]... [...]",
+	  .help = "Devices of other machines that a program in this guest serves." },
 
 	{ .name = "api-socket", .kind = OPTION_FIELDS, .group = GROUP_CONTROL,
 	  .fields = api_socket_fields, .bare = "path", IN_CONFIG(api_socket),

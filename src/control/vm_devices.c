@@ -98,6 +98,7 @@ static int (*const routes[])(struct vm_devices *, const struct vm_config *, stru
 	begin_user_devices,
 	vm_begin_generic_vhost_users,
 	vm_begin_fs,
+	vm_begin_vvu_proxies,
 	vm_begin_disks,
 	vm_begin_nets,
 	vm_begin_rng,

@@ -87,6 +87,9 @@ int vm_begin_rng(struct vm_devices *d, const struct vm_config *c, struct err *er
 int vm_begin_vsock(struct vm_devices *d, const struct vm_config *c, struct err *err);
 int vm_begin_console(struct vm_devices *d, const struct vm_config *c, struct err *err);
 
+/* vm_vvu.c */
+int vm_begin_vvu_proxies(struct vm_devices *d, const struct vm_config *c, struct err *err);
+
 /* vm_net.c */
 int vm_begin_nets(struct vm_devices *d, const struct vm_config *c, struct err *err);
 

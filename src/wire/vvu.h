@@ -82,6 +82,13 @@ static_assert(sizeof(struct vvu_config) == 24, "device configuration");
 #define VVU_STATUS_BACKEND_UP  (1u << 0) /* the driver's */
 #define VVU_STATUS_FRONTEND_UP (1u << 1) /* the device's */
 
+/* How the driver hears that its sibling has gone. */
+enum vvu_disconnect {
+	VVU_DISCONNECT_BOTH,
+	VVU_DISCONNECT_ZERO_LEN, /* a buffer of no bytes: what crosvm's drivers know */
+	VVU_DISCONNECT_STATUS,	 /* both status bits cleared, and an interrupt: what the drafts say */
+};
+
 /* Virtqueues of the function */
 #define VVU_QUEUE_RX   0 /* messages for the driver: requests, and answers to what it asked */
 #define VVU_QUEUE_TX   1 /* messages of the driver: likewise */
