@@ -44,6 +44,8 @@ static const struct test tests[] = {
 	{ "virtio-poll", test_virtio_poll },
 	{ "virtio-rng", test_virtio_rng },
 	{ "virtio-shm", test_virtio_shm },
+	{ "vvu", test_vvu },
+	{ "vvu-hostile", test_vvu_hostile },
 };
 
 static void run(void)

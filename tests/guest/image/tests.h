@@ -28,5 +28,7 @@ void test_virtio_disk(void);
 void test_virtio_poll(void);
 void test_virtio_rng(void);
 void test_virtio_shm(void);
+void test_vvu(void);
+void test_vvu_hostile(void);
 
 #endif
