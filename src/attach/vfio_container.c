@@ -310,6 +310,59 @@ static int container_unmap(struct vfio_iommu *io, uint64_t iova, uint64_t size)
 	return vfio_ioctl(io, io->fd, VFIO_IOMMU_UNMAP_DMA, &unmap);
 }
 
+/* --- what was written --- */
+
+static int dirty_pages(struct vfio_iommu *io, uint32_t flags)
+{
+	struct vfio_iommu_type1_dirty_bitmap arg = { .argsz = sizeof(arg), .flags = flags };
+
+	return vfio_ioctl(io, io->fd, VFIO_IOMMU_DIRTY_PAGES, &arg);
+}
+
+static int container_dirty_start(struct vfio_iommu *io)
+{
+	int rc = dirty_pages(io, VFIO_IOMMU_DIRTY_PAGES_FLAG_START);
+
+	return rc == -ENOTTY || rc == -EINVAL ? -EOPNOTSUPP : rc;
+}
+
+/* Also where it was not on: the kernel says so, and nobody needs to know. */
+static void container_dirty_stop(struct vfio_iommu *io)
+{
+	dirty_pages(io, VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP);
+}
+
+/* The kernel writes the bits of its own, smallest pages over what was there. */
+static int container_dirty_report(
+	struct vfio_iommu *io, uint64_t iova, uint64_t size, uint64_t page_size, uint64_t *bitmap)
+{
+	uint64_t pages = size / PAGE_SIZE_4K, words = (pages + 63) / 64;
+	FREE_AUTO uint64_t *got = calloc(words, sizeof(*got));
+	struct {
+		struct vfio_iommu_type1_dirty_bitmap head;
+		struct vfio_iommu_type1_dirty_bitmap_get get;
+	} arg = {
+		.head.argsz = sizeof(arg),
+		.head.flags = VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP,
+		.get.iova = iova,
+		.get.size = size,
+		.get.bitmap = {
+			.pgsize = PAGE_SIZE_4K,
+			.size = words * sizeof(*got),
+			.data = (void *)got,
+		},
+	};
+	int rc = got ? vfio_ioctl(io, io->fd, VFIO_IOMMU_DIRTY_PAGES, &arg) : -ENOMEM;
+
+	for (uint64_t i = 0; i < pages && !rc; i++) {
+		uint64_t to = i * PAGE_SIZE_4K / page_size;
+
+		if (got[i / 64] >> (i % 64) & 1)
+			bitmap[to / 64] |= 1ull << (to % 64);
+	}
+	return rc;
+}
+
 /* --- hot reset --- */
 
 #define MAX_DEPENDENT 256u
@@ -375,4 +428,7 @@ const struct vfio_backend vfio_container = {
 	.map = container_map,
 	.unmap = container_unmap,
 	.hot_reset = container_hot_reset,
+	.dirty_start = container_dirty_start,
+	.dirty_stop = container_dirty_stop,
+	.dirty_report = container_dirty_report,
 };

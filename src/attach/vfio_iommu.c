@@ -360,6 +360,9 @@ static int open_backend(struct vfio_iommu *io, const struct vfio_iommu_device *d
 
 static void close_backend(struct vfio_iommu *io)
 {
+	if (io->dirty)
+		io->backend->dirty_stop(io);
+	io->dirty = false;
 	io->backend->close(io);
 	io->backend = NULL;
 	io->mapped = false;
@@ -521,6 +524,55 @@ void vfio_iommu_unmap(struct vfio_iommu *io, uint64_t iova, uint64_t size)
 			(unsigned long long)iova, strerror(-rc));
 }
 
+/* --- what was written --- */
+
+static int dirty_start(void *self)
+{
+	struct vfio_iommu *io = self;
+	int rc;
+
+	pthread_mutex_lock(&io->lock);
+	if (!io->backend || io->noiommu)
+		rc = -EOPNOTSUPP;
+	else
+		rc = io->dirty ? -EBUSY : io->backend->dirty_start(io);
+	if (!rc)
+		io->dirty = true;
+	else if (rc != -EBUSY && io->backend)
+		io->backend->dirty_stop(io);
+	pthread_mutex_unlock(&io->lock);
+	return rc;
+}
+
+static void dirty_stop(void *self)
+{
+	struct vfio_iommu *io = self;
+
+	pthread_mutex_lock(&io->lock);
+	if (io->dirty)
+		io->backend->dirty_stop(io);
+	io->dirty = false;
+	pthread_mutex_unlock(&io->lock);
+}
+
+static int dirty_report(
+	void *self, uint64_t iova, uint64_t size, uint64_t page_size, uint64_t *bitmap)
+{
+	struct vfio_iommu *io = self;
+	int rc;
+
+	pthread_mutex_lock(&io->lock);
+	rc = io->dirty ? io->backend->dirty_report(io, iova, size, page_size, bitmap) : -EINVAL;
+	pthread_mutex_unlock(&io->lock);
+	return rc;
+}
+
+const struct vfio_dirty_iommu vfio_iommu_dirty = {
+	.start = dirty_start,
+	.stop = dirty_stop,
+	.report = dirty_report,
+};
+
 /* --- life --- */
 
 int vfio_iommu_new(const struct vfio_iommu_params *p, struct vfio_iommu **out, struct err *err)
@@ -561,6 +613,7 @@ void vfio_iommu_drop(struct vfio_iommu *io)
 	assert(!io->nr_devices);
 	vfio_close(io, &io->kvm_fd);
 	pthread_mutex_destroy(&io->lock);
+	free(io->bound);
 	free(io->ram);
 	free(io);
 }

@@ -26,6 +26,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "attach/vfio_dirty.h"
 #include "attach/vfio_sys.h"
 #include "base/err.h"
 #include "machine/kvm.h"
@@ -68,6 +69,7 @@ struct vfio_group;
 struct vfio_binding {
 	int device_fd;
 	bool borrowed;		  /* device_fd is the caller's */
+	uint32_t devid;		  /* iommufd */
 	bool was_bound;		  /* by a run before, with the same descriptor */
 	struct vfio_group *group; /* container */
 };
@@ -103,6 +105,14 @@ void vfio_iommu_unmap(struct vfio_iommu *io, uint64_t iova, uint64_t size);
  * the kernel was found unable.
  */
 bool vfio_iommu_maps_bars(struct vfio_iommu *io);
+
+/*
+ * What the IOMMU can tell of pages that devices have written; self is the struct vfio_iommu. By
+ * iommufd it notes them in page tables of its own (-EOPNOTSUPP: this IOMMU cannot, or a device was
+ * bound by an earlier run), in a container all that is pinned counts as written. A report covers
+ * whole ranges of RAM.
+ */
+extern const struct vfio_dirty_iommu vfio_iommu_dirty;
 
 /* What the pages of RAM come to, in bytes: what has to be lockable. For texts. */
 uint64_t vfio_iommu_pinned(const struct vfio_iommu *io);

@@ -4,6 +4,7 @@
  *   vfio_iommu.c      devices coming and going, RAM and BARs mapped, KVM told
  *   vfio_container.c  by group and container
  *   vfio_iommufd.c    by /dev/iommu and the devices' own files
+ *   vfio_iommufd_dirty.c  what devices wrote, as their page tables note it
  *
  * One lock, io->lock, guards all of it; the functions of struct vfio_backend are called with it
  * held.
@@ -43,6 +44,11 @@ struct vfio_backend {
 	int (*map)(struct vfio_iommu *io, uint64_t iova, uint64_t size, void *hva);
 	int (*unmap)(struct vfio_iommu *io, uint64_t iova, uint64_t size);
 	int (*hot_reset)(struct vfio_iommu *io, const struct vfio_binding *b, struct err *err);
+	/* Of struct vfio_dirty_iommu. stop: after start, also after one that failed. */
+	int (*dirty_start)(struct vfio_iommu *io);
+	void (*dirty_stop)(struct vfio_iommu *io);
+	int (*dirty_report)(struct vfio_iommu *io, uint64_t iova, uint64_t size, uint64_t page_size,
+		uint64_t *bitmap);
 };
 
 struct vfio_group {
@@ -50,6 +56,13 @@ struct vfio_group {
 	int fd;
 	unsigned users;
 	struct vfio_group *next;
+};
+
+/* iommufd: a device that is attached. */
+struct vfio_bound {
+	int fd;
+	uint32_t devid; /* 0: not known */
+	bool tracked;	/* attached to one of hwpts[] */
 };
 
 struct vfio_iommu {
@@ -75,6 +88,11 @@ struct vfio_iommu {
 	uint32_t ioas;	/* iommufd */
 	bool has_iommu; /* container: SET_IOMMU was done */
 	struct vfio_group *groups;
+	struct vfio_bound *bound; /* iommufd; nr_bound of them */
+	unsigned nr_bound;
+	bool dirty;	 /* what is written is noted */
+	uint32_t *hwpts; /* iommufd: page tables that do so, nr_hwpts of them */
+	unsigned nr_hwpts;
 	int kvm_fd; /* KVM's list of VFIO files; -1: none */
 	bool no_kvm_list;
 };
@@ -101,6 +119,12 @@ void vfio_kvm_remove(struct vfio_iommu *io, int fd);
 
 /* Why a file of VFIO's cannot be opened. Returns rc. */
 int vfio_cannot_open(const char *path, int rc, struct err *err);
+
+/* vfio_iommufd_dirty.c */
+int vfio_iommufd_dirty_start(struct vfio_iommu *io);
+void vfio_iommufd_dirty_stop(struct vfio_iommu *io);
+int vfio_iommufd_dirty_report(
+	struct vfio_iommu *io, uint64_t iova, uint64_t size, uint64_t page_size, uint64_t *bitmap);
 
 /* Room for a list of the kernel's whose length it only says once it was asked. */
 #define VFIO_LIST_TRIES 4

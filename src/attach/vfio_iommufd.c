@@ -76,6 +76,7 @@ static int bind(struct vfio_iommu *io, const struct vfio_iommu_device *dev, stru
 	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind), .iommufd = io->fd };
 	int rc = vfio_ioctl(io, b->device_fd, VFIO_DEVICE_BIND_IOMMUFD, &bind);
 
+	b->devid = rc ? 0 : bind.out_devid;
 	/*
 	 * Bound by a run of this machine before: the caller's file is still open. Attaching tells
 	 * whether it fits.
@@ -108,6 +109,27 @@ static int attach(struct vfio_iommu *io, const struct vfio_iommu_device *dev,
 				    : "");
 }
 
+/* For those who ask about all of them later. A device that comes while writes are noted is not. */
+static int remember(struct vfio_iommu *io, const struct vfio_binding *b, struct err *err)
+{
+	struct vfio_bound *more = reallocarray(io->bound, io->nr_bound + 1, sizeof(*more));
+
+	if (!more)
+		return err_set(err, -ENOMEM, "out of memory");
+	io->bound = more;
+	more[io->nr_bound++] = (struct vfio_bound){ .fd = b->device_fd, .devid = b->devid };
+	return 0;
+}
+
+static void forget(struct vfio_iommu *io, int fd)
+{
+	for (unsigned i = 0; i < io->nr_bound; i++)
+		if (io->bound[i].fd == fd) {
+			io->bound[i] = io->bound[--io->nr_bound];
+			return;
+		}
+}
+
 static int iommufd_join(struct vfio_iommu *io, const struct vfio_iommu_device *dev,
 	struct vfio_binding *b, struct err *err)
 {
@@ -120,7 +142,9 @@ static int iommufd_join(struct vfio_iommu *io, const struct vfio_iommu_device *d
 	/* The device takes hold of KVM when it is bound. */
 	vfio_kvm_add(io, b->device_fd);
 	rc = bind(io, dev, b, err);
-	return rc ? rc : attach(io, dev, b, err);
+	if (!rc)
+		rc = attach(io, dev, b, err);
+	return rc ? rc : remember(io, b, err);
 }
 
 static void iommufd_leave(struct vfio_iommu *io, struct vfio_binding *b)
@@ -129,6 +153,7 @@ static void iommufd_leave(struct vfio_iommu *io, struct vfio_binding *b)
 
 	if (b->device_fd < 0)
 		return;
+	forget(io, b->device_fd);
 	/* First: KVM's list keeps a file open. */
 	vfio_kvm_remove(io, b->device_fd);
 	if (b->borrowed)
@@ -244,4 +269,7 @@ const struct vfio_backend vfio_iommufd = {
 	.map = iommufd_map,
 	.unmap = iommufd_unmap,
 	.hot_reset = iommufd_hot_reset,
+	.dirty_start = vfio_iommufd_dirty_start,
+	.dirty_stop = vfio_iommufd_dirty_stop,
+	.dirty_report = vfio_iommufd_dirty_report,
 };

@@ -131,10 +131,59 @@ struct iommu_ioas_unmap {
 #define IOMMU_IOAS_UNMAP _IO(IOMMUFD_TYPE, 0x86)
 #endif
 
+/* Page tables that note what was written (6.7). */
+#ifndef IOMMU_HWPT_ALLOC
+#define IOMMU_HWPT_ALLOC_DIRTY_TRACKING (1 << 1)
+
+struct iommu_hwpt_alloc {
+	__u32 size;
+	__u32 flags;
+	__u32 dev_id;
+	__u32 pt_id;
+	__u32 out_hwpt_id;
+	__u32 __reserved;
+	__u32 data_type;
+	__u32 data_len;
+	__aligned_u64 data_uptr;
+};
+
+#define IOMMU_HWPT_ALLOC _IO(IOMMUFD_TYPE, 0x89)
+#endif
+
+#ifndef IOMMU_HWPT_SET_DIRTY_TRACKING
+#define IOMMU_HWPT_DIRTY_TRACKING_ENABLE 1
+
+struct iommu_hwpt_set_dirty_tracking {
+	__u32 size;
+	__u32 flags;
+	__u32 hwpt_id;
+	__u32 __reserved;
+};
+
+#define IOMMU_HWPT_SET_DIRTY_TRACKING _IO(IOMMUFD_TYPE, 0x8b)
+#endif
+
+#ifndef IOMMU_HWPT_GET_DIRTY_BITMAP
+struct iommu_hwpt_get_dirty_bitmap {
+	__u32 size;
+	__u32 hwpt_id;
+	__u32 flags;
+	__u32 __reserved;
+	__aligned_u64 iova;
+	__aligned_u64 length;
+	__aligned_u64 page_size;
+	__aligned_u64 data; /* pointer to u64; bits are added */
+};
+
+#define IOMMU_HWPT_GET_DIRTY_BITMAP _IO(IOMMUFD_TYPE, 0x8c)
+#endif
+
 static_assert(sizeof(struct vfio_device_bind_iommufd) == 16, "BIND_IOMMUFD");
 static_assert(sizeof(struct iommu_ioas_alloc) == 12, "IOAS_ALLOC");
 static_assert(sizeof(struct iommu_ioas_iova_ranges) == 32, "IOAS_IOVA_RANGES");
 static_assert(sizeof(struct iommu_ioas_map) == 40, "IOAS_MAP");
 static_assert(sizeof(struct iommu_ioas_unmap) == 24, "IOAS_UNMAP");
+static_assert(sizeof(struct iommu_hwpt_set_dirty_tracking) == 16, "SET_DIRTY_TRACKING");
+static_assert(sizeof(struct iommu_hwpt_get_dirty_bitmap) == 48, "GET_DIRTY_BITMAP");
 
 #endif

@@ -56,6 +56,7 @@ struct fk_file {
 	bool bound;	 /* DEVICE, by its own file */
 	bool kvm;	 /* KVM knows it */
 	bool was_kvm;	 /* when it was bound or handed out */
+	uint32_t table;	 /* DEVICE: what it is attached to */
 };
 
 struct fk_region {
@@ -117,6 +118,12 @@ struct fake_kernel {
 
 	unsigned nr_calls;
 	unsigned long calls[FK_CALLS];
+	/* What devices wrote: one page, once it is noted. */
+	bool dirty, no_dirty;
+	uint64_t dirty_iova;
+	unsigned nr_tables; /* that note it */
+	bool tables_unlike; /* each device needs its own */
+
 	unsigned hot_resets;
 	unsigned busy_resets; /* so many find another thread inside */
 };
@@ -389,6 +396,33 @@ static int fk_iommu_info(struct fake_kernel *k, void *arg)
 	return 0;
 }
 
+static void fk_dirty_bit(
+	const struct fake_kernel *k, uint64_t iova, uint64_t size, uint64_t page, uint64_t *bitmap)
+{
+	uint64_t n = (k->dirty_iova - iova) / page;
+
+	if (k->dirty_iova >= iova && k->dirty_iova - iova < size)
+		bitmap[n / 64] |= 1ull << (n % 64);
+}
+
+static int fk_dirty_pages(struct fake_kernel *k, struct vfio_iommu_type1_dirty_bitmap *arg)
+{
+	const struct vfio_iommu_type1_dirty_bitmap_get *get = (const void *)arg->data;
+
+	if (k->no_dirty)
+		return -ENOTTY;
+	if (arg->flags != VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP) {
+		k->dirty = arg->flags == VFIO_IOMMU_DIRTY_PAGES_FLAG_START;
+		return 0;
+	}
+	if (!k->dirty || get->bitmap.pgsize != 4096)
+		return -EINVAL;
+	assert_int_equal(get->bitmap.size, (get->size / 4096 + 63) / 64 * 8);
+	memset(get->bitmap.data, 0, get->bitmap.size);
+	fk_dirty_bit(k, get->iova, get->size, 4096, (uint64_t *)get->bitmap.data);
+	return 0;
+}
+
 static int fk_container(struct fake_kernel *k, unsigned long request, void *arg)
 {
 	const struct vfio_iommu_type1_dma_map *map = arg;
@@ -413,6 +447,8 @@ static int fk_container(struct fake_kernel *k, unsigned long request, void *arg)
 		return fk_map(k, map->iova, map->size, map->vaddr);
 	case VFIO_IOMMU_UNMAP_DMA:
 		return fk_unmap(k, unmap->iova, unmap->size);
+	case VFIO_IOMMU_DIRTY_PAGES:
+		return fk_dirty_pages(k, arg);
 	default:
 		return -ENOTTY;
 	}
@@ -473,8 +509,38 @@ static int fk_ioas_ranges(struct fake_kernel *k, struct iommu_ioas_iova_ranges *
 	return nr > room ? -EMSGSIZE : 0;
 }
 
+/* Tables that note what is written have the numbers from here on. */
+#define FK_TABLES 100u
+
+static int fk_destroy(struct fake_kernel *k, uint32_t id)
+{
+	for (unsigned i = 0; i < FK_FILES; i++)
+		if (k->files[i].kind == FK_DEVICE && k->files[i].in)
+			assert_int_not_equal(k->files[i].table, id);
+	if (id >= FK_TABLES) {
+		k->nr_tables--;
+		return 0;
+	}
+	assert_int_equal(id, FK_IOAS);
+	assert_int_equal(k->nr_tables, 0);
+	k->has_ioas = false;
+	fk_settle(k);
+	return 0;
+}
+
+static int fk_hwpt_alloc(struct fake_kernel *k, struct iommu_hwpt_alloc *alloc)
+{
+	assert_int_equal(alloc->pt_id, FK_IOAS);
+	assert_int_equal(alloc->flags, IOMMU_HWPT_ALLOC_DIRTY_TRACKING);
+	if (k->no_dirty || !alloc->dev_id)
+		return -EOPNOTSUPP;
+	alloc->out_hwpt_id = FK_TABLES + k->nr_tables++;
+	return 0;
+}
+
 static int fk_iommufd(struct fake_kernel *k, unsigned long request, void *arg)
 {
+	const struct iommu_hwpt_get_dirty_bitmap *get = arg;
 	struct iommu_ioas_alloc *alloc = arg;
 	const struct iommu_ioas_map *map = arg;
 	const struct iommu_ioas_unmap *unmap = arg;
@@ -486,10 +552,14 @@ static int fk_iommufd(struct fake_kernel *k, unsigned long request, void *arg)
 		alloc->out_ioas_id = FK_IOAS;
 		return 0;
 	case IOMMU_DESTROY:
-		assert_int_equal(((struct iommu_destroy *)arg)->id, FK_IOAS);
-		assert_int_equal(fk_nr_in(k, FK_DEVICE), 0);
-		k->has_ioas = false;
-		fk_settle(k);
+		return fk_destroy(k, ((struct iommu_destroy *)arg)->id);
+	case IOMMU_HWPT_ALLOC:
+		return fk_hwpt_alloc(k, arg);
+	case IOMMU_HWPT_SET_DIRTY_TRACKING:
+		return 0;
+	case IOMMU_HWPT_GET_DIRTY_BITMAP:
+		fk_dirty_bit(k, get->iova, get->length, get->page_size,
+			(uint64_t *)(uintptr_t)get->data);
 		return 0;
 	case IOMMU_IOAS_IOVA_RANGES:
 		return fk_ioas_ranges(k, arg);
@@ -630,7 +700,7 @@ static int fk_bind(struct fake_kernel *k, struct fk_file *f, struct vfio_device_
 	f->bound = true;
 	f->was_kvm = f->kvm;
 	k->devices[f->device].opens++;
-	bind->out_devid = 1;
+	bind->out_devid = 1 + f->device;
 	return 0;
 }
 
@@ -640,9 +710,13 @@ static int fk_attach(struct fake_kernel *k, struct fk_file *f, uint32_t ioas)
 		return -EINVAL;
 	if (k->no_msi_remapping)
 		return -EPERM;
-	if (!k->has_ioas || ioas != FK_IOAS)
+	if (!k->has_ioas || (ioas != FK_IOAS && ioas >= FK_TABLES + k->nr_tables))
 		return -ENOENT;
+	/* The first device's tables are not for the others. */
+	if (k->tables_unlike && ioas >= FK_TABLES && ioas != FK_TABLES + f->device)
+		return -EINVAL;
 	f->in = true;
+	f->table = ioas;
 	return 0;
 }
 
