@@ -338,21 +338,24 @@ static int container_dirty_report(
 {
 	uint64_t pages = size / PAGE_SIZE_4K, words = (pages + 63) / 64;
 	FREE_AUTO uint64_t *got = calloc(words, sizeof(*got));
-	struct {
-		struct vfio_iommu_type1_dirty_bitmap head;
-		struct vfio_iommu_type1_dirty_bitmap_get get;
-	} arg = {
-		.head.argsz = sizeof(arg),
-		.head.flags = VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP,
-		.get.iova = iova,
-		.get.size = size,
-		.get.bitmap = {
+	const struct vfio_iommu_type1_dirty_bitmap_get get = {
+		.iova = iova,
+		.size = size,
+		.bitmap = {
 			.pgsize = PAGE_SIZE_4K,
 			.size = words * sizeof(*got),
 			.data = (void *)got,
 		},
 	};
-	int rc = got ? vfio_ioctl(io, io->fd, VFIO_IOMMU_DIRTY_PAGES, &arg) : -ENOMEM;
+	/* The head, with the request behind it. */
+	union {
+		struct vfio_iommu_type1_dirty_bitmap head;
+		uint64_t room[(sizeof(struct vfio_iommu_type1_dirty_bitmap) + sizeof(get)) / 8];
+	} arg = { .head = { sizeof(arg), VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP } };
+	int rc;
+
+	memcpy(arg.head.data, &get, sizeof(get));
+	rc = got ? vfio_ioctl(io, io->fd, VFIO_IOMMU_DIRTY_PAGES, &arg) : -ENOMEM;
 
 	for (uint64_t i = 0; i < pages && !rc; i++) {
 		uint64_t to = i * PAGE_SIZE_4K / page_size;

@@ -367,32 +367,26 @@ static FK_UNUSED bool fk_has_map(const struct fake_kernel *k, uint64_t iova, uin
 
 static int fk_iommu_info(struct fake_kernel *k, void *arg)
 {
-	struct {
-		struct vfio_iommu_type1_info info;
-		struct vfio_iommu_type1_info_cap_iova_range cap;
-		struct vfio_iova_range ranges[8];
-	} *all = arg;
+	struct vfio_iommu_type1_info *info = arg;
+	struct vfio_iommu_type1_info_cap_iova_range *cap = (void *)(info + 1);
 	uint32_t need =
-		sizeof(all->info) + sizeof(all->cap) + k->nr_ranges * sizeof(all->ranges[0]);
+		(uint32_t)(sizeof(*info) + sizeof(*cap) + k->nr_ranges * sizeof(k->ranges[0]));
 
 	if (!k->has_iommu)
 		return -EINVAL;
 	if (!k->nr_ranges)
 		return 0;
-	if (all->info.argsz < need) {
-		all->info.argsz = need;
+	if (info->argsz < need) {
+		info->argsz = need;
 		return 0;
 	}
-	assert_int_equal(offsetof(struct vfio_iommu_type1_info, cap_offset) + 8, sizeof(all->info));
-	all->info.flags = VFIO_IOMMU_INFO_CAPS;
-	all->info.cap_offset = sizeof(all->info);
-	all->cap.header.id = VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE;
-	all->cap.header.version = 1;
-	all->cap.header.next = k->iova_caps_loop ? sizeof(all->info) : 0;
-	if (k->iova_caps_loop)
-		all->cap.header.id = 99;
-	all->cap.nr_iovas = k->nr_ranges;
-	memcpy(all->cap.iova_ranges, k->ranges, k->nr_ranges * sizeof(k->ranges[0]));
+	info->flags = VFIO_IOMMU_INFO_CAPS;
+	info->cap_offset = sizeof(*info);
+	cap->header.id = k->iova_caps_loop ? 99 : VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE;
+	cap->header.version = 1;
+	cap->header.next = k->iova_caps_loop ? sizeof(*info) : 0;
+	cap->nr_iovas = k->nr_ranges;
+	memcpy(cap->iova_ranges, k->ranges, k->nr_ranges * sizeof(k->ranges[0]));
 	return 0;
 }
 
