@@ -342,8 +342,9 @@ static int open_backend(struct vfio_iommu *io, const struct vfio_iommu_device *d
 		why = "the device has no file in /dev/vfio/devices (CONFIG_VFIO_DEVICE_CDEV)";
 	if (io->want_iommufd && !why) {
 		io->backend = &vfio_iommufd;
-		log_info("host devices are attached by iommufd, as asked for");
 		rc = io->backend->open(io, err);
+		if (!rc)
+			log_info("host devices are attached by iommufd, as asked for");
 		if (!rc || dev->fd >= 0 || (rc != -ENOENT && rc != -ENODEV))
 			return rc;
 		err_clear(err);
