@@ -16,10 +16,10 @@ bridge=0000:00:0a.0 pair0=0000:00:0b.0 pair1=0000:00:0b.1
 export nvme e1000e edu ahci igb_port bridge pair0 pair1
 sys=/sys/bus/pci/devices
 
-# vfio_guest: makes $work/guest.cpio.
+# vfio_guest [OPTION of lab/mkguest]...: makes $work/guest.cpio.
 vfio_guest()
 {
-	"$lab_dir/mkguest" "$work/guest.cpio" <<'GUEST'
+	"$lab_dir/mkguest" "$@" "$work/guest.cpio" <<'GUEST'
 pci=/sys/bus/pci/devices
 
 # at VENDOR:DEVICE [N]: the address of the Nth device with these numbers.
@@ -119,7 +119,6 @@ rom()
 	echo 0 >$pci/$(at $1)/rom
 }
 
-lspci -k
 dmesg -n 4
 echo ready
 while read -r order; do
