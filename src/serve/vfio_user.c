@@ -26,13 +26,10 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/fd.h"
@@ -106,7 +103,7 @@ static void drop_client(struct vfio_user_port *p)
 	fd_close(&p->twin_client_fd);
 	p->connected = p->negotiated = p->hung_up = p->doomed = false;
 	p->doom.text[0] = 0;
-	if (p->listen_fd < 0 && p->config.deserted)
+	if (p->listener.fd < 0 && p->config.deserted)
 		p->config.deserted(p->config.arg);
 }
 
@@ -406,9 +403,9 @@ void vu_run_soon(struct vfio_user_port *p)
 	loop_post(p->loop, &p->run_work, on_run_work);
 }
 
-/* Takes fd. */
-static int adopt_client(struct vfio_user_port *p, int fd, struct err *err)
+static int adopt_client(struct listener *l, int fd, struct err *err)
 {
+	struct vfio_user_port *p = container_of(l, struct vfio_user_port, listener);
 	int rc = vu_stream_init(&p->main, fd, VFIO_USER_SERVER);
 
 	if (rc)
@@ -429,8 +426,10 @@ static int adopt_client(struct vfio_user_port *p, int fd, struct err *err)
  * Is there still a client? One that hung up just before another connected may be noticed here
  * first: what it left is finite, so finish it.
  */
-static bool still_served(struct vfio_user_port *p)
+static enum listener_state state(struct listener *l)
 {
+	struct vfio_user_port *p = container_of(l, struct vfio_user_port, listener);
+
 	while (p->connected && sock_hung_up(p->main.fd)) {
 		if (p->main_src.events == EPOLLOUT) {
 			vu_doom(p, "has left without reading its replies");
@@ -439,44 +438,10 @@ static bool still_served(struct vfio_user_port *p)
 			drop_client(p);
 		}
 	}
-	return p->connected;
+	return p->connected ? LISTENER_BUSY : LISTENER_FREE;
 }
 
-static void listen_again(struct loop_timer *timer)
-{
-	struct vfio_user_port *p = container_of(timer, struct vfio_user_port, listen_again);
-
-	loop_mod(&p->listen_src, EPOLLIN);
-}
-
-static void client_arrives(struct loop_source *src, uint32_t events)
-{
-	struct vfio_user_port *p = container_of(src, struct vfio_user_port, listen_src);
-	struct err err = { 0 };
-	int fd = accept4(src->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-
-	if (fd < 0) {
-		if (errno == EAGAIN || errno == ECONNABORTED || errno == EINTR)
-			return;
-		/*
-		 * Out of descriptors or memory: the connection stays ready, so look away for a
-		 * while.
-		 */
-		log_limited(&p->complaints, LOG_WARN, "%s vfio-user: accept: %s", p->model->name,
-			strerror(errno));
-		loop_mod(src, 0);
-		loop_timer_set(p->loop, &p->listen_again, clock_now_ns() + NS_PER_S, listen_again);
-		return;
-	}
-	if (still_served(p)) {
-		log_limited(&p->refusals, LOG_WARN,
-			"%s vfio-user: another client refused, one is being served",
-			p->model->name);
-		close(fd);
-	} else if (adopt_client(p, fd, &err)) {
-		log_limited(&p->complaints, LOG_WARN, "%s vfio-user: %s", p->model->name, err.text);
-	}
-}
+static const struct listener_ops listener_ops = { .state = state, .adopt = adopt_client };
 
 /* The port's interface to the model */
 
@@ -496,32 +461,6 @@ static void port_trigger(struct pci_port *port, enum pci_irq type, unsigned vect
 
 static const struct pci_port_ops port_ops = { .set_intx = port_set_intx, .trigger = port_trigger };
 
-/* Takes fd. */
-static int take_socket(struct vfio_user_port *p, int fd_in, struct err *err)
-{
-	FD_AUTO fd = fd_in;
-	int listens = 0, domain = 0, type = 0, rc;
-	socklen_t len = sizeof(int);
-
-	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) ||
-		getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) ||
-		getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len))
-		return err_set(err, -errno, "descriptor %d is not a socket", fd);
-	if (domain != AF_UNIX || type != SOCK_STREAM)
-		return err_set(err, -EINVAL, "descriptor %d is not a UNIX stream socket", fd);
-	if (!listens)
-		return adopt_client(p, fd_take(&fd), err);
-	/* accept() must not wait for a client that has thought better of it. */
-	rc = fcntl(fd, F_GETFL);
-	if (rc < 0 || fcntl(fd, F_SETFL, rc | O_NONBLOCK) < 0)
-		return err_set(err, -errno, "descriptor %d: %s", fd, strerror(errno));
-	rc = loop_add(p->loop, &p->listen_src, fd, EPOLLIN, client_arrives);
-	if (rc)
-		return err_set(err, rc, "cannot watch the socket: %s", strerror(-rc));
-	p->listen_fd = fd_take(&fd);
-	return 0;
-}
-
 int vfio_user_port_new(struct vfio_user_port **out, struct loop *loop, struct pci_model *model,
 	int fd_in, const struct vfio_user_port_config *config, struct err *err)
 {
@@ -537,7 +476,15 @@ int vfio_user_port_new(struct vfio_user_port **out, struct loop *loop, struct pc
 	if (!p->config.patience_ms)
 		p->config.patience_ms = DEFAULT_PATIENCE_MS;
 	p->spin.possible = !p->config.no_spin && loop_may_spin(loop);
-	p->listen_fd = p->twin_client_fd = -1;
+	p->twin_client_fd = -1;
+	p->listener = (struct listener){
+		.ops = &listener_ops,
+		.loop = loop,
+		.device = model->name,
+		.protocol = "vfio-user",
+		.peer = "client",
+		.fd = -1,
+	};
 	p->pci_port.ops = &port_ops;
 	p->mig.state = VU_MIG_RUNNING;
 
@@ -551,7 +498,7 @@ int vfio_user_port_new(struct vfio_user_port **out, struct loop *loop, struct pc
 		err_set(err, rc, "guest memory table: %s", strerror(-rc));
 		goto fail;
 	}
-	rc = take_socket(p, fd_take(&fd), err);
+	rc = listener_start(&p->listener, fd_take(&fd), err);
 	if (rc)
 		goto fail;
 	pci_model_attach(model, &p->pci_port, &p->dma.mem);
@@ -570,10 +517,8 @@ void vfio_user_port_free(struct vfio_user_port *p)
 	if (p->connected)
 		drop_client(p);
 	pci_model_detach(p->model);
-	loop_timer_del(&p->listen_again);
-	loop_del(&p->listen_src);
+	listener_fini(&p->listener);
 	loop_del(&p->fault_src);
-	fd_close(&p->listen_fd);
 	dma_fini(&p->dma);
 	vu_irqs_fini(&p->irqs);
 	/* A foul eventfd may have been reported between the client's end and here. */

@@ -25,15 +25,12 @@
 #include "serve/vhost_user.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/fd.h"
@@ -87,10 +84,8 @@ static void free_port(struct vhost_user_port *p)
 	void (*freed)(void *arg) = p->freed;
 	void *arg = p->freed_arg;
 
-	loop_timer_del(&p->listen_again);
-	loop_del(&p->listen_src);
+	listener_fini(&p->listener);
 	loop_del(&p->fault_src);
-	fd_close(&p->listen_fd);
 	fd_close(&p->fault_fd);
 	fd_close(&p->kinds);
 	p->model->on_config = NULL;
@@ -118,8 +113,8 @@ static void client_gone(struct vhost_user_port *p)
 	p->client = VHU_NOBODY;
 	if (p->freeing)
 		free_port(p);
-	else if (p->listen_fd >= 0)
-		loop_mod(&p->listen_src, EPOLLIN);
+	else if (p->listener.fd >= 0)
+		listener_go_on(&p->listener);
 	else if (p->config.deserted)
 		p->config.deserted(p->config.arg);
 }
@@ -144,8 +139,7 @@ static void drop_client(struct vhost_user_port *p)
 	p->after = client_gone;
 	if (!vhu_queues_stop(p, 0, p->nr_queues)) {
 		/* Whoever comes next waits in the backlog. */
-		if (p->listen_fd >= 0)
-			loop_mod(&p->listen_src, 0);
+		listener_hold(&p->listener);
 		return;
 	}
 	p->after = NULL;
@@ -319,9 +313,9 @@ static void client_event(struct loop_source *src, uint32_t events)
 
 /* Front-ends */
 
-/* Takes fd. */
-static int adopt_client(struct vhost_user_port *p, int fd, struct err *err)
+static int adopt_client(struct listener *l, int fd, struct err *err)
 {
+	struct vhost_user_port *p = container_of(l, struct vhost_user_port, listener);
 	int rc;
 
 	vhu_stream_init(&p->main, fd);
@@ -335,43 +329,24 @@ static int adopt_client(struct vhost_user_port *p, int fd, struct err *err)
 	return 0;
 }
 
-static void listen_again(struct loop_timer *timer)
+/* One that hung up just before another connected may be noticed here first. */
+static enum listener_state state(struct listener *l)
 {
-	struct vhost_user_port *p = container_of(timer, struct vhost_user_port, listen_again);
+	struct vhost_user_port *p = container_of(l, struct vhost_user_port, listener);
 
-	loop_mod(&p->listen_src, p->client == VHU_LEAVING ? 0 : EPOLLIN);
-}
-
-static void client_arrives(struct loop_source *src, uint32_t events)
-{
-	struct vhost_user_port *p = container_of(src, struct vhost_user_port, listen_src);
-	struct err err = { 0 };
-	int fd;
-
-	/* One that hung up just before another connected may be noticed here first. */
 	if (p->client == VHU_SERVING && sock_hung_up(p->main.fd))
 		drop_client(p);
-	if (p->client == VHU_LEAVING)
-		return;
-	fd = accept4(src->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	if (fd < 0) {
-		if (errno == EAGAIN || errno == ECONNABORTED || errno == EINTR)
-			return;
-		/* Out of descriptors or memory: the connection stays ready, so look away. */
-		vhu_complain(p, "accept: %s", strerror(errno));
-		loop_mod(src, 0);
-		loop_timer_set(p->loop, &p->listen_again, clock_now_ns() + NS_PER_S, listen_again);
-		return;
-	}
-	if (p->client == VHU_SERVING) {
-		log_limited(&p->refusals, LOG_WARN,
-			"%s vhost-user: another front-end refused, one is being served",
-			p->model->name);
-		close(fd);
-	} else if (adopt_client(p, fd, &err)) {
-		vhu_complain(p, "%s", err.text);
+	switch (p->client) {
+	case VHU_SERVING:
+		return LISTENER_BUSY;
+	case VHU_LEAVING:
+		return LISTENER_WAIT;
+	default:
+		return LISTENER_FREE;
 	}
 }
+
+static const struct listener_ops listener_ops = { .state = state, .adopt = adopt_client };
 
 static void config_changed(struct virtio_model *m, void *arg)
 {
@@ -379,30 +354,6 @@ static void config_changed(struct virtio_model *m, void *arg)
 
 	if (p->client == VHU_SERVING)
 		vhu_channel_config_changed(p);
-}
-
-/* Takes fd. */
-static int take_socket(struct vhost_user_port *p, int fd_in, struct err *err)
-{
-	FD_AUTO fd = fd_in;
-	int listens = 0, rc;
-	socklen_t len = sizeof(int);
-
-	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len))
-		return err_set(err, -errno, "descriptor %d is not a socket", fd);
-	if (!fd_is_stream(fd))
-		return err_set(err, -EINVAL, "descriptor %d is not a UNIX stream socket", fd);
-	if (!listens)
-		return adopt_client(p, fd_take(&fd), err);
-	/* accept() must not wait for a front-end that has thought better of it. */
-	rc = fcntl(fd, F_GETFL);
-	if (rc < 0 || fcntl(fd, F_SETFL, rc | O_NONBLOCK) < 0)
-		return err_set(err, -errno, "descriptor %d: %s", fd, strerror(errno));
-	rc = loop_add(p->loop, &p->listen_src, fd, EPOLLIN, client_arrives);
-	if (rc)
-		return err_set(err, rc, "cannot watch the socket: %s", strerror(-rc));
-	p->listen_fd = fd_take(&fd);
-	return 0;
 }
 
 static int open_own(struct vhost_user_port *p, struct err *err)
@@ -434,14 +385,22 @@ int vhost_user_port_new(struct vhost_user_port **out, struct loop *loop, struct 
 	p->config = *config;
 	if (!p->config.patience_ms)
 		p->config.patience_ms = DEFAULT_PATIENCE_MS;
-	p->listen_fd = p->fault_fd = p->kinds = p->reply_fd = -1;
+	p->listener = (struct listener){
+		.ops = &listener_ops,
+		.loop = loop,
+		.device = model->name,
+		.protocol = "vhost-user",
+		.peer = "front-end",
+		.fd = -1,
+	};
+	p->fault_fd = p->kinds = p->reply_fd = -1;
 	p->channel.fd = p->state.fd = p->main.fd = p->main.out_fd = -1;
 	p->nr_queues = nr;
 	for (unsigned i = 0; i < nr; i++)
 		vhu_queue_init(p, i);
 	rc = open_own(p, err);
 	if (!rc)
-		rc = take_socket(p, fd_take(&fd), err);
+		rc = listener_start(&p->listener, fd_take(&fd), err);
 	if (rc) {
 		free_port(p);
 		return rc;

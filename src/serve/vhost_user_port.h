@@ -18,6 +18,7 @@
 #include "base/loop.h"
 #include "device/virtio_model.h"
 #include "device/virtqueue.h"
+#include "serve/listener.h"
 #include "serve/vhost_user.h"
 #include "serve/vhost_user_mem.h"
 #include "serve/vhost_user_stream.h"
@@ -90,10 +91,9 @@ struct vhost_user_port {
 	void *freed_arg;
 	bool freeing;
 
-	int listen_fd;
-	struct loop_source listen_src, fault_src;
-	struct loop_timer listen_again;
-	struct log_limit refusals, complaints;
+	struct listener listener;
+	struct loop_source fault_src;
+	struct log_limit complaints;
 	int fault_fd; /* readable: memory was truncated */
 	int kinds;    /* fd_kind_open()'s */
 

@@ -16,6 +16,7 @@
 #include "base/loop.h"
 #include "device/pci_model.h"
 #include "serve/dma.h"
+#include "serve/listener.h"
 #include "serve/vfio_user.h"
 #include "serve/vu_irq.h"
 #include "serve/vu_stream.h"
@@ -51,10 +52,9 @@ struct vfio_user_port {
 	struct pci_port pci_port;
 	struct vfio_user_port_config config;
 
-	int listen_fd;
-	struct loop_source listen_src, fault_src;
-	struct loop_timer listen_again;
-	struct log_limit refusals, complaints;
+	struct listener listener;
+	struct loop_source fault_src;
+	struct log_limit complaints;
 
 	struct dma dma;
 	struct vu_irqs irqs;
