@@ -3,7 +3,7 @@
 # vfio-migration.sh - a device's state goes from one into another: the kernel's sample of one that can migrate
 #
 # The functions that do it have no command yet, so a program of the test's own calls them, on two of the kernel's mtty.
-# shellcheck disable=SC2119  # called by check; no arguments meant
+# shellcheck disable=SC2119,SC2317  # called by check; no arguments meant
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 lab_plan 5
@@ -24,12 +24,12 @@ moves()
 {
 	local status
 
-	echo $first >$type/create && echo $second >$type/create || return
-	"$work/vfio-migration" "$1" $first $second >>"$work/moves.out" 2>&1
+	echo "$first" >"$type/create" && echo "$second" >"$type/create" || return
+	"$work/vfio-migration" "$1" "$first" "$second" >>"$work/moves.out" 2>&1
 	status=$?
-	echo 1 >/sys/bus/mdev/devices/$first/remove
-	echo 1 >/sys/bus/mdev/devices/$second/remove
-	return $status
+	echo 1 >"/sys/bus/mdev/devices/$first/remove"
+	echo 1 >"/sys/bus/mdev/devices/$second/remove"
+	return "$status"
 }
 
 check "a device that is stopped gives its state to another" moves stop-copy
