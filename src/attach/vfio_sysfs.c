@@ -20,7 +20,7 @@
 #include "base/fd.h"
 #include "base/util.h"
 
-#define MAX_NAMES 65536 /* of one directory */
+#define FIRST_NAMES 64	  /* that there is room for at first; a power of two */
 
 /* --- files, links, directories --- */
 
@@ -101,20 +101,33 @@ static int by_name(const void *a, const void *b)
 	return strcmp(a, b);
 }
 
-static int add_name(struct vfio_names *list, const char *name)
+/* The room is doubled each time, so it is full at the powers of two. */
+static int make_room(struct vfio_names *list)
 {
+	size_t room = list->nr ? 2 * list->nr : FIRST_NAMES;
 	char(*names)[VFIO_NAME];
 
-	if (strlen(name) >= VFIO_NAME)
-		return -EFBIG;
-	if (list->nr == MAX_NAMES)
-		return -E2BIG;
-	names = reallocarray(list->names, list->nr + 1, sizeof(*names));
+	if (list->nr && (list->nr < FIRST_NAMES || !is_pow2(list->nr)))
+		return 0;
+	names = reallocarray(list->names, room, sizeof(*names));
 	if (!names)
 		return -ENOMEM;
 	list->names = names;
-	strcpy(names[list->nr++], name);
 	return 0;
+}
+
+static int add_name(struct vfio_names *list, const char *name)
+{
+	int rc;
+
+	if (strlen(name) >= VFIO_NAME)
+		return -EFBIG;
+	if (list->nr == VFIO_SYSFS_MAX_NAMES)
+		return -E2BIG;
+	rc = make_room(list);
+	if (!rc)
+		strcpy(list->names[list->nr++], name);
+	return rc;
 }
 
 int vfio_sysfs_list(const char *dir, struct vfio_names *out)
@@ -170,7 +183,7 @@ static void read_link(const char *dir, const char *name, char target[VFIO_NAME])
 /* Its group, and whether VFIO has made it up. */
 static int read_group(const char *sysroot, struct vfio_host *h, struct err *err)
 {
-	char number[VFIO_NAME], dir[VFIO_PATH], name[VFIO_NAME], *end;
+	char number[VFIO_NAME] = "", dir[VFIO_PATH], name[VFIO_NAME], *end;
 	unsigned long group;
 
 	h->group = -1;

@@ -92,6 +92,9 @@ int vfio_sysfs_read(const char *dir, const char *name, char *text, size_t size);
 /* The last word of what the link name in dir points to. 0; -EFBIG; -errno: -ENOENT there is none.
  */
 int vfio_sysfs_link(const char *dir, const char *name, char target[VFIO_NAME]);
+/* More names than these in one directory are an error; /proc is the longest one that is read. */
+#define VFIO_SYSFS_MAX_NAMES 65536
+
 /* The names in a directory, sorted; those that begin with a dot left out. Gives *out, nr of them. 0
  * or -errno. */
 struct vfio_names {

@@ -167,24 +167,20 @@ static FILE *open_proc(const char *sysroot, const char *name)
 	return vfio_sysfs_path(path, sysroot, "/proc/%s", name) ? NULL : fopen(path, "re");
 }
 
-/* The mount whose device or source it is; the root file system wins over the others. */
-static bool find_mount(const char *sysroot, const char *disk, char at[256])
+/* The mount whose device number or source it is; the root file system wins over the others. */
+static bool find_mount(const char *sysroot, const char *number, const char *source, char at[256])
 {
-	char dir[VFIO_PATH], number[MAX_NUMBER] = "", device[VFIO_NAME + 8], line[2048];
 	FILE *in = open_proc(sysroot, "self/mountinfo");
 	bool found = false;
+	char line[2048];
 	struct mount m;
 
 	if (!in)
 		return false;
-	if (!vfio_sysfs_path(dir, sysroot, "/sys/class/block/%s", disk) &&
-		vfio_sysfs_read(dir, "dev", number, sizeof(number)))
-		number[0] = '\0';
-	snprintf(device, sizeof(device), "/dev/%s", disk);
 	for (int i = 0; i < MAX_LINES && next_line(in, line, sizeof(line)); i++) {
 		if (!read_mount(line, &m))
 			continue;
-		if (strcmp(m.number, number) && strcmp(m.source, device))
+		if (strcmp(m.number, number) && strcmp(m.source, source))
 			continue;
 		if (!found || !strcmp(m.at, "/"))
 			strcpy(at, m.at);
@@ -209,15 +205,23 @@ static bool is_swap(const char *sysroot, const char *disk)
 	return found;
 }
 
+static bool say_mounted(struct device_use *out, const char *what, const char *at)
+{
+	bool root = !strcmp(at, "/"); /* nobody unmounts that */
+
+	return say(out, what, "is mounted at", at, root ? "" : "umount", root ? "" : at);
+}
+
 static bool use_of_disk(const char *sysroot, const char *disk, struct device_use *out)
 {
-	char device[VFIO_NAME + 8], at[256];
+	char dir[VFIO_PATH], number[MAX_NUMBER] = "", device[VFIO_NAME + 8], at[256];
 
+	if (!vfio_sysfs_path(dir, sysroot, "/sys/class/block/%s", disk) &&
+		vfio_sysfs_read(dir, "dev", number, sizeof(number)))
+		number[0] = '\0';
 	snprintf(device, sizeof(device), "/dev/%s", disk);
-	if (find_mount(sysroot, disk, at))
-		/* nobody unmounts the root */
-		return say(out, device, "is mounted at", at, strcmp(at, "/") ? "umount" : "",
-			strcmp(at, "/") ? at : "");
+	if (find_mount(sysroot, number, device, at))
+		return say_mounted(out, device, at);
 	if (is_swap(sysroot, disk))
 		return say(out, device, "is", "swap", "swapoff", device);
 	return false;
@@ -245,6 +249,24 @@ static bool use_of_disks(const char *sysroot, const char *directory, struct devi
 }
 
 /* --- the others --- */
+
+/* A directory that is shared with us by 9p over virtio: its tag is what is mounted. */
+static bool use_of_shares(const char *sysroot, const struct vfio_host *h, struct device_use *out)
+{
+	char dir[VFIO_PATH], tag[VFIO_NAME], at[256];
+	struct vfio_names names;
+	bool found = false;
+
+	if (vfio_sysfs_list(h->dir, &names))
+		return false;
+	for (size_t i = 0; i < names.nr && !found; i++)
+		found = !strncmp(names.names[i], "virtio", 6) &&
+			!vfio_sysfs_path(dir, h->dir, "/%s", names.names[i]) &&
+			!vfio_sysfs_read(dir, "mount_tag", tag, sizeof(tag)) && *tag &&
+			find_mount(sysroot, "", tag, at) && say_mounted(out, tag, at);
+	free(names.names);
+	return found;
+}
 
 static unsigned long read_number(const char *dir, const char *name)
 {
@@ -293,7 +315,7 @@ bool device_use_find(const char *sysroot, const struct vfio_host *h, struct devi
 	if (!realpath(h->dir, directory))
 		return false;
 	if (use_of_disks(sysroot, directory, out) || use_of_interfaces(sysroot, directory, out) ||
-		use_of_functions(h, out))
+		use_of_shares(sysroot, h, out) || use_of_functions(h, out))
 		return true;
 	return read_number(h->dir, "boot_vga") &&
 	       say(out, "it", "shows", "this host's console", "", "");
@@ -335,7 +357,9 @@ static bool find_holder(const char *sysroot, const char *file, struct device_use
 	for (size_t i = 0; i < pids.nr && !found; i++) {
 		const char *pid = pids.names[i];
 
-		if (strspn(pid, "0123456789") != strlen(pid) || !has_open(proc, pid, file))
+		/* what we were started with is not held by us */
+		if (strspn(pid, "0123456789") != strlen(pid) || strtol(pid, NULL, 10) == getpid() ||
+			!has_open(proc, pid, file))
 			continue;
 		if (!vfio_sysfs_path(dir, proc, "/%s", pid))
 			vfio_sysfs_read(dir, "comm", comm, sizeof(comm));

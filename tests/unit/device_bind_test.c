@@ -569,6 +569,23 @@ static void interfaces_functions_and_screens_are_uses(void **state)
 	world_fini(&w);
 }
 
+static void a_share_that_is_mounted_is_a_use(void **state)
+{
+	struct fake_sysfs *fs = *state;
+	struct world w;
+
+	world_init(&w, fs);
+	fs_device(fs, DEV, "0x000200\n", 5, "virtio-pci");
+	fs_bytes(fs_path(fs, FS_DEV "/virtio3/mount_tag", DEV), "root\0", 5);
+	fs_file(fs_path(fs, "/proc/self/mountinfo"),
+		MOUNTS("30 1 0:17 / / ro - 9p root ro,access=client"));
+	in_use(&w, "root is mounted at /; expected a device that this host can do without, or "
+		   "--force");
+	fs_bytes(fs_path(fs, FS_DEV "/virtio3/mount_tag", DEV), "\0", 1);
+	assert_int_equal(device_bind(&w.binder, DEV, &w.err), 0);
+	world_fini(&w);
+}
+
 static void what_a_program_holds_is_not_given_back(void **state)
 {
 	struct fake_sysfs *fs = *state;
@@ -601,6 +618,7 @@ static void what_a_program_holds_is_not_given_back(void **state)
 static void files_of_proc_that_make_no_sense_are_no_use(void **state)
 {
 	struct fake_sysfs *fs = *state;
+	static const char bits[16] = "259:0 /-\\\n\0\xff%s ";
 	FREE_AUTO char *garbage = malloc(MIB);
 	struct device_use use;
 	struct vfio_host h;
@@ -611,7 +629,7 @@ static void files_of_proc_that_make_no_sense_are_no_use(void **state)
 	add_disk(fs, NVME_BELOW, "nvme0n1", "259:0\n");
 	assert_int_equal(vfio_host_find(fs->root, DEV, &h, &err), 0);
 	for (unsigned i = 0; i < MIB; i++)
-		garbage[i] = "259:0 /-\\\n\0\xff%s"[(i * 2654435761u) >> 28];
+		garbage[i] = bits[(i * 2654435761u) >> 28];
 	fs_bytes(fs_path(fs, "/proc/self/mountinfo"), garbage, MIB);
 	fs_bytes(fs_path(fs, "/proc/swaps"), garbage, MIB);
 	assert_false(device_use_find(fs->root, &h, &use));
@@ -670,6 +688,7 @@ int main(void)
 		ON_TREE(a_disk_under_others_is_not_taken),
 		ON_TREE(a_disk_with_several_ways_to_it_is_not_taken),
 		ON_TREE(interfaces_functions_and_screens_are_uses),
+		ON_TREE(a_share_that_is_mounted_is_a_use),
 		ON_TREE(what_a_program_holds_is_not_given_back),
 		ON_TREE(files_of_proc_that_make_no_sense_are_no_use),
 		ON_TREE(the_list_says_what_each_is_good_for),
