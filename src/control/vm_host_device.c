@@ -5,10 +5,19 @@
  * holds nothing after the last one has left.
  */
 #include <errno.h>
+#include <fcntl.h>
 
 #include "attach/host_device.h"
 #include "base/util.h"
 #include "control/vm_devices_priv.h"
+
+/* CONFIG_NO_FD is not meant to be one. */
+static int check_fd(const char *what, uint32_t fd, struct err *err)
+{
+	if (fd == CONFIG_NO_FD || fcntl((int)fd, F_GETFD) >= 0)
+		return 0;
+	return err_set(err, -EBADF, "%s: descriptor %u is not open", what, fd);
+}
 
 static int begin_iommu(struct vm_devices *d, const struct platform_config *c, struct err *err)
 {
@@ -20,8 +29,10 @@ static int begin_iommu(struct vm_devices *d, const struct platform_config *c, st
 		.no_p2p = !c->vfio_p2p_dma,
 		.unsafe_noiommu = c->vfio_unsafe_noiommu,
 	};
-	int rc;
+	int rc = check_fd("--platform: iommufd_fd", c->iommufd_fd, err);
 
+	if (rc)
+		return rc;
 	pci_lock(d->m->pci);
 	rc = vfio_iommu_new(&p, &d->iommu, err);
 	pci_unlock(d->m->pci);
@@ -46,8 +57,10 @@ static int begin_device(struct vm_devices *d, const struct platform_config *c,
 		.arg = d,
 	};
 	struct device *dev;
-	int rc;
+	int rc = check_fd("fd", h->fd, err);
 
+	if (rc)
+		return err_prefix(err, rc, "device %s", h->at.id);
 	for (size_t i = 0; i < h->x_exclude_mmap_bars.nr; i++)
 		p.unmapped_bars |= 1u << h->x_exclude_mmap_bars.items[i];
 	rc = host_device_attach(d->m, &p, &dev, err);

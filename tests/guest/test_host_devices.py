@@ -100,6 +100,15 @@ PATHS = [
 ]
 
 
+def test_descriptors_that_are_not_open(vmm):
+    guest = vmm("command", "--device", "fd=999", "--platform", "iommufd=on", verbose=0)
+    refused(guest, "fd: descriptor 999 is not open")
+    guest = vmm("command", "--device", "fd=999", "--platform", "iommufd_fd=998", verbose=0)
+    assert guest.wait() == 1, guest.said()
+    assert said(guest) == [
+        "outboard: --platform: iommufd_fd: descriptor 998 is not open"], guest.said()
+
+
 def test_requests(served):
     """The same in a VMM that goes on, behind its filter of system calls; it boots without them."""
     vmm = served()
