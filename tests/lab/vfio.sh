@@ -7,12 +7,17 @@
 # lines, and no reset at all), one of these in a group with another e1000. Then a guest that may use no MSI. What the
 # guest writes is compared with the image on the machine outside.
 #
-# vfio-amd.sh is the same with the other IOMMU.
+# vfio-amd.sh is the same with the other IOMMU, without what is behind bridges.
 # shellcheck disable=SC2119,SC2317  # called by check; no arguments meant
 # shellcheck source-path=SCRIPTDIR source=vfio-lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/vfio-lib.sh"
 iommu=${iommu:-intel}
-lab_plan 42
+# QEMU's AMD IOMMU does not know what is behind bridges: such a device's DMA goes nowhere, in L1 itself, too.
+behind_bridges=(--device igb --device e1000)
+if [ "$iommu" = amd ]; then
+	behind_bridges=()
+fi
+lab_plan $((34 + 4 * ${#behind_bridges[@]} / 2))
 
 if lab_outside; then
 	vfio_guest
@@ -21,7 +26,7 @@ if lab_outside; then
 	head -c 1M /dev/urandom >"$work/disks/sata.img"
 	truncate -s 16M "$work/disks/sata.img"
 	lab_boot --iommu "$iommu" --memory 2560 --write "$work/disks" --timeout 600 --device nvme="$work/disks/nvme.img" \
-		--device e1000e --device edu --device ahci="$work/disks/sata.img" --device igb --device e1000 --device pair
+		--device e1000e --device edu --device ahci="$work/disks/sata.img" --device pair "${behind_bridges[@]}"
 fi
 
 # on_host IMAGE MIB: the sum of an image's first MIB, read on the machine outside.
@@ -82,21 +87,26 @@ all_devices()
 	check "its interrupts are MSI-X" interrupts PCI-MSIX
 	check "the AHCI's disk reads as it is" reads_sata
 	check "its interrupts are MSI" counts ahci PCI-MSI
-	check "the network answers through a virtual function" ask "net 8086:10ca"
-	check "its interrupts are MSI-X" interrupts PCI-MSIX
-	check "the network answers through a device behind a bridge" ask "net 8086:100e"
-	check "its interrupts are those of a line" interrupts IO-APIC
+	if [ -n "$behind" ]; then
+		check "the network answers through a virtual function" ask "net 8086:10ca"
+		check "its interrupts are MSI-X" interrupts PCI-MSIX
+		check "the network answers through a device behind a bridge" ask "net 8086:100e"
+		check "its interrupts are those of a line" interrupts IO-APIC
+	fi
 	check "a device that cannot be reset works, with its line" edu_works 1
-	check "the network answers through one of a group's two devices" ask "net 8086:100e 2"
+	check "the network answers through one of a group's two devices" ask "net 8086:100e ${behind:+2}"
 	check "the other one works, too" edu_works 2
 	check "a ROM is what it is on the host" same_rom
 	check "the guest ends, and outboard with 0" ends
 }
 
-vf=$(vfio_vf)
-behind=$(basename $sys/$bridge/????:??:??.?)
+vf='' behind=''
+if [ ${#behind_bridges[@]} -gt 0 ]; then
+	vf=$(vfio_vf)
+	behind=$(basename $sys/$bridge/????:??:??.?)
+fi
 echo 1 >$sys/$e1000e/rom && rom=$(head -c 16384 $sys/$e1000e/rom | sum_of) && echo 0 >$sys/$e1000e/rom
-all=("$nvme" "$e1000e" "$edu" "$ahci" "$vf" "$behind" "$pair0" "$pair1")
+all=("$nvme" "$e1000e" "$edu" "$ahci" ${vf:+"$vf" "$behind"} "$pair0" "$pair1")
 check "each device is bound" vfio_bind "${all[@]}"
 
 all_devices container
