@@ -42,6 +42,11 @@ static int put(const struct device_binder *b, const char *path, const char *text
 	return b->write ? b->write(b->arg, path, text) : really_write(path, text);
 }
 
+static const char *whose_right(int rc)
+{
+	return rc == -EACCES || rc == -EPERM ? "; expected to be run by root" : "";
+}
+
 /* The file name in dir. The text says which one it was, and whose right it is. */
 static int put_in(const struct device_binder *b, const char *dir, const char *name,
 	const char *text, struct err *err)
@@ -53,8 +58,7 @@ static int put_in(const struct device_binder *b, const char *dir, const char *na
 		rc = put(b, path, text);
 	if (!rc)
 		return 0;
-	return err_set(err, rc, "%s/%s: %s%s", dir, name, strerror(-rc),
-		rc == -EACCES || rc == -EPERM ? "; expected to be run by root" : "");
+	return err_set(err, rc, "%s/%s: %s%s", dir, name, strerror(-rc), whose_right(rc));
 }
 
 __attribute__((format(printf, 3, 4))) static void step(
@@ -106,11 +110,12 @@ static int write_note(const struct device_binder *b, const struct vfio_host *h, 
 	if (!rc)
 		rc = note_path(b, h, path);
 	if (rc)
-		return err_set(err, rc, "%s: %s", DEVICE_BIND_NOTES, strerror(-rc));
+		return err_set(
+			err, rc, "%s: %s%s", DEVICE_BIND_NOTES, strerror(-rc), whose_right(rc));
 	n = snprintf(line, sizeof(line), "driver %s\n", h->driver);
 	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
 	if (fd < 0 || write(fd, line, (size_t)n) != n)
-		return err_set(err, -errno, "%s: %s", path, strerror(errno));
+		return err_set(err, -errno, "%s: %s%s", path, strerror(errno), whose_right(-errno));
 	return 0;
 }
 
@@ -153,7 +158,8 @@ static int really_load(const char *module, struct err *err)
 {
 	static const char *const places[] = { "/sbin/modprobe", "/usr/sbin/modprobe",
 		"/bin/modprobe" };
-	char *argv[] = { (char *)"modprobe", (char *)module, NULL };
+	/* what it says would be a second line */
+	char *argv[] = { (char *)"modprobe", (char *)"-q", (char *)module, NULL };
 	char *environment[] = { NULL };
 	int rc = ENOENT, status;
 	pid_t pid;
@@ -167,7 +173,9 @@ static int really_load(const char *module, struct err *err)
 			return err_set(err, -errno, "modprobe: %s", strerror(errno));
 	if (WIFEXITED(status) && !WEXITSTATUS(status))
 		return 0;
-	return err_set(err, -ENODEV, "modprobe %s failed", module);
+	return err_set(err, -ENODEV, "modprobe %s failed%s", module,
+		geteuid() ? "; expected to be run by root"
+			  : "; expected this kernel to have a module of that name");
 }
 
 /* The driver is there, loaded if need be. */

@@ -398,6 +398,23 @@ static void what_cannot_be_is_refused_before_anything_is_written(void **state)
 	world_fini(&w);
 }
 
+static void a_module_that_is_not_there_is_said(void **state)
+{
+	struct fake_sysfs *fs = *state;
+	struct world w;
+
+	world_init(&w, fs);
+	fs_device(fs, DEV, NVME, 5, "nvme");
+	w.binder.load = NULL; /* really */
+	w.binder.driver = "vfio-nosuch";
+	assert_true(device_bind(&w.binder, DEV, &w.err) < 0);
+	assert_non_null(strstr(w.err.text, DEV ": driver vfio-nosuch: modprobe"));
+	assert_int_equal(w.kernel.nr_writes, 0);
+	assert_string_equal(driver_of(&w.kernel, DEV), "nvme");
+	assert_false(noted(fs));
+	world_fini(&w);
+}
+
 static void without_an_iommu_it_has_to_be_wanted(void **state)
 {
 	struct fake_sysfs *fs = *state;
@@ -682,6 +699,7 @@ int main(void)
 		ON_TREE(a_way_back_that_is_closed_is_said),
 		ON_TREE(numbers_left_in_new_id_are_found),
 		ON_TREE(what_cannot_be_is_refused_before_anything_is_written),
+		ON_TREE(a_module_that_is_not_there_is_said),
 		ON_TREE(without_an_iommu_it_has_to_be_wanted),
 		ON_TREE(others_in_the_group_are_named_when_all_are_bound),
 		ON_TREE(a_mounted_disk_is_not_taken),
