@@ -59,6 +59,16 @@ void memory_unlisten(struct memory *m, struct memory_listener *l)
 	m->listener = NULL;
 }
 
+unsigned memory_nr_ranges(const struct memory *m)
+{
+	return 1;
+}
+
+const struct mem_range *memory_range(const struct memory *m, unsigned i)
+{
+	return &m->range;
+}
+
 void *memory_ptr(const struct memory *m, uint64_t gpa, uint64_t len)
 {
 	return range_ok(gpa, len, m->range.size) ? (char *)m->range.hva + gpa : NULL;

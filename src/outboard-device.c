@@ -42,6 +42,7 @@ enum {
 	OPT_FD,
 	OPT_NAME,
 	OPT_STATE,
+	OPT_IOMMU,
 	OPT_SECCOMP,
 	OPT_LOG_FILE,
 	OPT_LOG_FD,
@@ -57,6 +58,8 @@ static const struct device_option common[NR_COMMON] = {
 	[OPT_FD] = { "fd", "N", "serve on descriptor N: connected, or listening" },
 	[OPT_NAME] = { "name", "TEXT", "what the device is called in messages" },
 	[OPT_STATE] = { "state", "FILE", "keep the device's state in FILE, and start from it" },
+	[OPT_IOMMU] = { "iommu", NULL,
+		"the device can be behind the guest's IOMMU (a virtio device, of outboard)" },
 	[OPT_SECCOMP] = { "seccomp", "MODE", "true (default), false, log or errno" },
 	[OPT_LOG_FILE] = { "log-file", "FILE", "append to FILE instead of writing to stderr" },
 	[OPT_LOG_FD] = { "log-fd", "N", "write to descriptor N instead, likewise" },
@@ -96,6 +99,7 @@ struct program {
 	struct state_file *state;
 	struct virtio_model *virtio;
 	struct vhost_user_port *virtio_port;
+	bool iommu;
 	const char *socket_path; /* made by us: to be removed */
 };
 
@@ -269,6 +273,10 @@ static int check_args(struct args *a, struct err *err)
 	if (a->values[OPT_STATE] && !a->model->new_pci)
 		return err_set(
 			err, -EINVAL, "--state: %s keeps no state of its own", a->model->name);
+	if (a->values[OPT_IOMMU] && a->model->new_pci)
+		return err_set(err, -EINVAL,
+			"--iommu: %s needs no word for that: it is told what it may reach",
+			a->model->name);
 	if (a->values[OPT_LOG_FILE] && a->values[OPT_LOG_FD])
 		return err_set(err, -EINVAL, "expected at most one of --log-file and --log-fd");
 	if (a->values[OPT_LOG_FD])
@@ -401,7 +409,9 @@ static int make_model(struct program *prog, const struct args *a, struct err *er
 static int make_port(struct program *prog, int fd, struct err *err)
 {
 	const struct vfio_user_port_config pci = { .deserted = deserted, .arg = prog };
-	const struct vhost_user_port_config virtio = { .deserted = deserted, .arg = prog };
+	const struct vhost_user_port_config virtio = {
+		.deserted = deserted, .arg = prog, .iommu = prog->iommu
+	};
 
 	if (prog->virtio)
 		return vhost_user_port_new(
@@ -424,6 +434,7 @@ static int set_up(struct program *prog, const struct args *a, struct err *err)
 		rc = loop_signals(prog->loop, signals, on_signal, prog);
 	if (rc)
 		return err_set(err, rc, "event loop: %s", strerror(-rc));
+	prog->iommu = a->values[OPT_IOMMU];
 	rc = make_model(prog, a, err);
 	if (rc)
 		return rc;

@@ -103,6 +103,7 @@ int vhost_user_new(const struct vhost_user_params *p, struct vhost_user_source *
 	vu->features_ours = p->features_ours;
 	vu->loop = p->loop;
 	vu->memory = p->memory;
+	vu->dma = p->dma;
 	vu->owner = p->owner;
 	vu->times = times_of(&p->times);
 	vu->inflight_fd = vu->err_fd = -1;
@@ -119,6 +120,7 @@ int vhost_user_new(const struct vhost_user_params *p, struct vhost_user_source *
 		return rc;
 	}
 	vuf_mem_listen(vu);
+	vuf_iotlb_listen(vu);
 	*out = vu;
 	return 0;
 }
@@ -337,6 +339,7 @@ void vuf_hangup(struct vhost_user *vu)
 		vu->rings[i].started = false;
 	}
 	vuf_mem_forget(vu);
+	vuf_iotlb_forget(vu);
 	pthread_mutex_unlock(&vu->lock);
 	/* What a back-end says of queues that it has no more is of the past. */
 	if (served && !vu->stopped)
@@ -357,6 +360,7 @@ void vhost_user_stop(struct vhost_user *vu)
 	loop_timer_del(&vu->timer);
 	vuf_unwatch_errors(vu);
 	vuf_mem_unlisten(vu);
+	vuf_iotlb_unlisten(vu);
 	vuf_hangup(vu);
 	loop_unpost(vu->loop, &vu->park_work);
 	vu->source->free(vu->source);

@@ -12,6 +12,7 @@
 
 #include "attach/virtio_backend.h"
 #include "base/loop.h"
+#include "machine/dma.h"
 #include "machine/memory.h"
 
 /*
@@ -68,6 +69,7 @@ struct vhost_user_params {
 	uint64_t features_ours;
 	struct loop *loop;
 	struct memory *memory;
+	struct dma_space *dma; /* behind an IOMMU: what the device sees of it; NULL: all. Borrowed */
 	struct virtio_owner *owner;
 	struct vhost_user_times times;
 };

@@ -237,7 +237,7 @@ static int run_done(struct vhost_user *vu, struct err *err)
 	bool overtaken, refused = vu->refusal.text[0];
 
 	pthread_mutex_lock(&vu->want_lock);
-	overtaken = vu->generation != vu->told;
+	overtaken = vu->generation != vu->told || vuf_iotlb_missed(vu);
 	if (!overtaken && !refused)
 		/* Whoever changes something from here on tells the back-end himself. */
 		atomic_store(&vu->state, VUF_READY);

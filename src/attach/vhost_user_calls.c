@@ -125,6 +125,12 @@ static int start(struct virtio_backend *b, uint64_t features, const struct virti
 
 	if (rc)
 		return rc;
+	if (vuf_is_translated(vu) && !(features & VIRTIO_BIT(VIRTIO_BIT_ACCESS_PLATFORM))) {
+		log_limited(&vu->refusal_limit, LOG_WARN,
+			"%s: the driver does not accept ACCESS_PLATFORM, and the device is behind an IOMMU",
+			vu->b.id);
+		return -EINVAL;
+	}
 	if (atomic_load(&vu->gave_up))
 		return -ENOTCONN;
 	pthread_mutex_lock(&vu->want_lock);

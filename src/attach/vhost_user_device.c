@@ -26,6 +26,8 @@ struct vhost_user_device {
 	int slot;
 	device_attached_fn attached;
 	void *arg;
+	struct dma_space *dma; /* NULL: not behind an IOMMU */
+	struct viommu *iommu;
 	struct vhost_user *vu;
 	struct virtio_pci *vp;
 	struct loop_work report_work;
@@ -65,8 +67,13 @@ static int plug(struct device *dev, struct err *err)
 {
 	struct vhost_user_device *vd = of(dev);
 
+	int rc;
+
 	assert(vd->connected);
-	return virtio_pci_plug(vd->vp, vd->segment, vd->slot, err);
+	rc = virtio_pci_plug(vd->vp, vd->segment, vd->slot, err);
+	if (!rc && vd->iommu)
+		rc = viommu_add(vd->iommu, virtio_pci_bdf(vd->vp), vd->dma, err);
+	return rc;
 }
 
 static const char *bdf(const struct device *dev)
@@ -89,6 +96,7 @@ static void free_parts(void *arg)
 
 	virtio_pci_free(vd->vp);
 	vhost_user_free(vd->vu);
+	dma_space_free(vd->dma);
 	free((char *)vd->dev.id);
 	free(vd);
 }
@@ -104,6 +112,8 @@ static void hang_up(struct device *dev)
 	if (vd->vu)
 		vhost_user_stop(vd->vu);
 	pci_unlock(m->pci);
+	if (vd->dma)
+		iommu_remove(vd->dma);
 	if (vd->vp)
 		virtio_pci_unplug(vd->vp);
 	pci_lock(m->pci);
@@ -140,7 +150,15 @@ static int make_parts(struct vhost_user_device *vd, const struct vhost_user_devi
 	vp.memory = vd->m->memory;
 	vp.owner = virtio_pci_owner(vd->vp);
 	pci_lock(vd->m->pci);
-	rc = vhost_user_new(&vp, source, &vd->vu);
+	if (vd->iommu)
+		rc = dma_space_new(vd->m->memory, p->vu.id, &vd->dma);
+	if (vd->dma)
+		dma_will_be_translated(vd->dma);
+	vp.dma = vd->dma;
+	if (rc)
+		source->free(source);
+	else
+		rc = vhost_user_new(&vp, source, &vd->vu);
 	pci_unlock(vd->m->pci);
 	if (!rc)
 		virtio_pci_set_backend(vd->vp, vhost_user_backend(vd->vu));
@@ -160,6 +178,7 @@ int vhost_user_device_attach(struct machine *m, const struct vhost_user_device_p
 	vd->dev.ops = &ops;
 	vd->kind = p->kind;
 	vd->m = m;
+	vd->iommu = p->iommu;
 	vd->segment = p->segment;
 	vd->slot = p->slot;
 	vd->attached = p->attached;

@@ -9,6 +9,7 @@
  *   vhost_user_rings.c   starting and stopping queues
  *   vhost_user_config.c  the device configuration
  *   vhost_user_mem.c     guest RAM for the back-end
+ *   vhost_user_iotlb.c   what of it a device behind an IOMMU reaches
  *   vhost_user_back.c    what the back-end asks
  *   vhost_user_source.c  where connections come from
  */
@@ -119,6 +120,8 @@ struct vhost_user {
 	uint64_t features_off, features_ours;
 	struct loop *loop;
 	struct memory *memory;
+	struct dma_space *dma; /* NULL: not behind an IOMMU */
+	struct dma_listener dma_listener;
 	struct virtio_owner *owner;
 	struct vhost_user_times times;
 	struct vhost_user_source *source;
@@ -136,6 +139,9 @@ struct vhost_user {
 	struct mem_range *sent; /* RAM that it was told of */
 	unsigned nr_sent;
 	bool reset_since_mem;
+	bool iotlb_told; /* this connection's back-end, of all mappings */
+	int iotlb_error; /* it refused one */
+	bool iotlb_anew; /* it holds what may have gone meanwhile */
 	unsigned told; /* the last generation of the driver's wishes that it heard of */
 
 	/* What the driver wants. Held for a moment only. */
@@ -145,6 +151,7 @@ struct vhost_user {
 	bool unfit;	     /* what came back cannot serve this run: wait for the driver's reset */
 	uint64_t features;
 	unsigned run; /* counts starts and stops */
+	bool iotlb_missed; /* mappings changed while a connection was set up */
 	struct vuf_ring *rings;
 	int inflight_fd; /* -1: none */
 	struct vhost_user_inflight inflight;
@@ -303,6 +310,24 @@ uint32_t vuf_mem_patience_ms(struct vhost_user *vu);
 void vuf_mem_forget(struct vhost_user *vu);
 void vuf_mem_listen(struct vhost_user *vu);
 void vuf_mem_unlisten(struct vhost_user *vu);
+
+/* --- vhost_user_iotlb.c --- */
+
+bool vuf_is_translated(const struct vhost_user *vu);
+/*
+ * Tell a back-end that was not told of all mappings. 0 or -errno with a text. The socket's holder,
+ * want_lock held.
+ */
+int vuf_iotlb_sync(struct vhost_user *vu, struct err *err);
+/* Mappings have changed since, and it is to be told of all once more. As above. */
+bool vuf_iotlb_missed(struct vhost_user *vu);
+/* A connection ended. */
+void vuf_iotlb_forget(struct vhost_user *vu);
+void vuf_iotlb_listen(struct vhost_user *vu);
+void vuf_iotlb_unlisten(struct vhost_user *vu);
+/* As the device sees it: whether it is RAM, in one piece; and a copy of it, 0 or -EFAULT. */
+bool vuf_is_ram(const struct vhost_user *vu, uint64_t addr, uint64_t len);
+int vuf_ram_read(const struct vhost_user *vu, uint64_t addr, void *buf, uint64_t len);
 
 /* --- vhost_user_back.c --- */
 

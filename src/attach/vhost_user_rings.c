@@ -73,7 +73,7 @@ int vuf_ring_check(const struct vhost_user *vu, uint64_t features, unsigned inde
 	bool packed = is_packed(features);
 	const struct {
 		const char *name;
-		uint64_t gpa, len;
+		uint64_t at, len;
 	} parts[] = {
 		{ "descriptors", q->desc, 16ull * q->size },
 		{ "driver's part", q->driver, packed ? 4 : 6 + 2ull * q->size },
@@ -81,9 +81,9 @@ int vuf_ring_check(const struct vhost_user *vu, uint64_t features, unsigned inde
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(parts); i++)
-		if (!memory_ptr(vu->memory, parts[i].gpa, parts[i].len))
+		if (!vuf_is_ram(vu, parts[i].at, parts[i].len))
 			return err_set(err, -EFAULT, "queue %u: %s at 0x%llx, which is not RAM",
-				index, parts[i].name, (unsigned long long)parts[i].gpa);
+				index, parts[i].name, (unsigned long long)parts[i].at);
 	return 0;
 }
 
@@ -99,7 +99,7 @@ static bool packed_untouched(const struct vhost_user *vu, const struct vuf_ring 
 	} d;
 	bool avail, used;
 
-	if (memory_read(vu->memory, r->desc, &d, sizeof(d)))
+	if (vuf_ram_read(vu, r->desc, &d, sizeof(d)))
 		return false;
 	avail = d.flags >> 7 & 1;
 	used = d.flags >> 15 & 1;
@@ -121,7 +121,7 @@ static int ring_base(const struct vhost_user *vu, const struct vuf_ring *r, uint
 	if (!r->ran)
 		return 0;
 	/* virtio 1.3, 2.7.8: used ring: flags, then idx */
-	if (memory_read(vu->memory, r->device + 2, &used_idx, sizeof(used_idx)))
+	if (vuf_ram_read(vu, r->device + 2, &used_idx, sizeof(used_idx)))
 		return -EPROTO;
 	*base = used_idx;
 	return 0;
@@ -223,6 +223,8 @@ static int prepare(struct vhost_user *vu, unsigned index, struct err *err)
 		rc = vuf_send_u64(vu, VHOST_USER_SET_FEATURES, acknowledged(vu), -1, err);
 	if (!rc)
 		rc = vuf_mem_sync(vu, err);
+	if (!rc)
+		rc = vuf_iotlb_sync(vu, err);
 	if (rc == 1) {
 		vu->refusal = *err;
 		err->text[0] = 0;
@@ -251,11 +253,13 @@ int vuf_rings_prepare(struct vhost_user *vu, unsigned index, struct err *err)
 static int send_addr(struct vhost_user *vu, unsigned i, struct err *err)
 {
 	const struct vuf_ring *r = &vu->rings[i];
+	/* An IOVA is one whoever translates it. */
+	uint64_t base = vuf_is_translated(vu) ? 0 : VUF_USER_BASE;
 	const struct vhost_user_vring_addr addr = {
 		.index = i,
-		.desc = VUF_USER_BASE + r->desc,
-		.avail = VUF_USER_BASE + r->driver,
-		.used = VUF_USER_BASE + r->device,
+		.desc = base + r->desc,
+		.avail = base + r->driver,
+		.used = base + r->device,
 	};
 	const struct vuf_request rq = {
 		.request = VHOST_USER_SET_VRING_ADDR, .payload = &addr, .len = sizeof(addr)

@@ -55,6 +55,8 @@ uint64_t vuf_offer(const struct vhost_user *vu, unsigned nr_queues)
 	offer &= ~bits(TRANSPORT_FIRST, TRANSPORT_LAST) | transport_features();
 	if (vu->b.info.type == VIRTIO_ID_NET && nr_queues % 2 == 0)
 		offer &= ~NET_NEEDS_CONTROL;
+	if (vuf_is_translated(vu))
+		offer |= VIRTIO_BIT(VIRTIO_BIT_ACCESS_PLATFORM);
 	return offer | vu->features_ours;
 }
 
@@ -153,6 +155,11 @@ static int check_features(const struct vhost_user *vu, struct err *err)
 {
 	char name[16];
 
+	if (vuf_is_translated(vu) && !(vu->offered >> VIRTIO_BIT_ACCESS_PLATFORM & 1))
+		return err_set(err, -EPROTO,
+			"the back-end offers features 0x%llx without VIRTIO_F_ACCESS_PLATFORM: it cannot be "
+			"behind an IOMMU (one of outboard's own: --iommu)",
+			(unsigned long long)vu->offered);
 	if (vu->offered >> VIRTIO_BIT_VERSION_1 & 1)
 		return 0;
 	return err_set(err, -EPROTO,

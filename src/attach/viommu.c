@@ -224,6 +224,7 @@ static void *viommu_thread(void *arg)
 {
 	struct viommu *v = arg;
 
+	pthread_setname_np(pthread_self(), "viommu");
 	while (!rest(v)) {
 		struct pollfd p[1 + NR_QUEUES] = { { .fd = v->wake_fd, .events = POLLIN } };
 
@@ -276,8 +277,6 @@ static int begin_thread(struct viommu *v)
 	rc = -pthread_create(&v->thread, NULL, viommu_thread, v);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	v->has_thread = !rc;
-	if (!rc)
-		pthread_setname_np(v->thread, "viommu");
 	return rc;
 }
 

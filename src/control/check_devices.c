@@ -382,15 +382,15 @@ static const struct kind kinds[] = {
 		offsetof(struct user_device_config, socket), NULL, true),
 	KIND("generic-vhost-user", "_generic_vhost_user", generic_vhost_users,
 		generic_vhost_user_config, offsetof(struct generic_vhost_user_config, socket),
-		check_generic, false),
-	KIND("fs", "_fs", fs, fs_config, offsetof(struct fs_config, socket), check_fs, false),
+		check_generic, true),
+	KIND("fs", "_fs", fs, fs_config, offsetof(struct fs_config, socket), check_fs, true),
 	KIND("vvu-proxy", "_vvu_proxy", vvu_proxies, vvu_proxy_config,
 		offsetof(struct vvu_proxy_config, socket), check_vvu_proxy, false),
-	KIND("disk", "_disk", disks, disk_config, offsetof(struct disk_config, socket), check_disk, false),
-	KIND("net", "_net", nets, net_config, offsetof(struct net_config, socket), check_net, false),
-	ONE("rng", "_rng", rng, NO_SOCKET, NULL, has_rng, false),
-	ONE("vsock", "_vsock", vsock, offsetof(struct vsock_config, socket), check_vsock, has_vsock, false),
-	ONE("console", "_console", console, NO_SOCKET, NULL, has_console, false),
+	KIND("disk", "_disk", disks, disk_config, offsetof(struct disk_config, socket), check_disk, true),
+	KIND("net", "_net", nets, net_config, offsetof(struct net_config, socket), check_net, true),
+	ONE("rng", "_rng", rng, NO_SOCKET, NULL, has_rng, true),
+	ONE("vsock", "_vsock", vsock, offsetof(struct vsock_config, socket), check_vsock, has_vsock, true),
+	ONE("console", "_console", console, NO_SOCKET, NULL, has_console, true),
 };
 
 /* --- all devices of all kinds, one after the other --- */

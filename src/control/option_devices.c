@@ -56,7 +56,7 @@ const struct field_row generic_vhost_user_fields[] = {
 	  MEMBER(generic_vhost_user_config, config),
 	  .help = "device configuration, for a back-end that has none of its own" },
 	BACKEND_FIELDS(generic_vhost_user_config),
-	IOMMU_FIELD,
+	IOMMU_FIELD_OF(generic_vhost_user_config),
 	DEVICE_FIELDS(generic_vhost_user_config, "_generic_vhost_user0, ..."),
 	{ 0 },
 };
@@ -73,7 +73,7 @@ const struct field_row fs_fields[] = {
 	  .fallback = "1024", .min = 1, .max = VIRTIO_QUEUE_MAX_SIZE, MEMBER(fs_config, queue_size),
 	  .help = "their size, a power of two" },
 	BACKEND_FIELDS(fs_config),
-	IOMMU_FIELD,
+	IOMMU_FIELD_OF(fs_config),
 	DEVICE_FIELDS(fs_config, "_fs0, _fs1, ..."),
 	{ 0 },
 };

@@ -83,7 +83,7 @@ const struct field_row disk_fields[] = {
 	{ .name = "queue_affinity", .json = "queue_affinity", .type = FIELD_STRING, .arg = "LIST",
 	  .refused = "queues run where the host's scheduler puts them",
 	  .help = "processors of each queue" },
-	IOMMU_FIELD,
+	IOMMU_FIELD_OF(disk_config),
 	DEVICE_FIELDS(disk_config, "_disk0, _disk1, ..."),
 	{ 0 },
 };
@@ -133,7 +133,7 @@ const struct field_row net_fields[] = {
 	  .help = "who listens at the socket" },
 	RATE_FIELDS(net_config),
 	BACKEND_FIELDS(net_config),
-	IOMMU_FIELD,
+	IOMMU_FIELD_OF(net_config),
 	DEVICE_FIELDS(net_config, "_net0, _net1, ..."),
 	{ 0 },
 };
@@ -142,7 +142,7 @@ const struct field_row rng_fields[] = {
 	{ .name = "src", .json = "src", .type = FIELD_PATH, .arg = "PATH", .makes = true,
 	  MEMBER(rng_config, src),
 	  .help = "where the host's end reads: /dev/urandom" },
-	IOMMU_FIELD,
+	IOMMU_FIELD_OF(rng_config),
 	DEVICE_FIELDS(rng_config, "_rng0"),
 	{ 0 },
 };
@@ -157,7 +157,7 @@ const struct field_row vsock_fields[] = {
 	  .fallback = "off", MEMBER(vsock_config, vhost_user),
 	  .help = "socket is that of a vhost-user back-end, which knows the cid" },
 	BACKEND_FIELDS(vsock_config),
-	IOMMU_FIELD,
+	IOMMU_FIELD_OF(vsock_config),
 	DEVICE_FIELDS(vsock_config, "_vsock0"),
 	{ 0 },
 };
@@ -181,7 +181,7 @@ const struct field_row console_fields[] = {
 	{ .name = "socket", .json = "socket", .type = FIELD_SOCKET, .arg = "PATH",
 	  MEMBER(virtio_console_config, socket), .implies = "mode", .implied = CONSOLE_SOCKET,
 	  .help = "listen at a UNIX socket, for one client at a time" },
-	IOMMU_FIELD,
+	IOMMU_FIELD_OF(virtio_console_config),
 	DEVICE_FIELDS(virtio_console_config, "_console0"),
 	{ 0 },
 };

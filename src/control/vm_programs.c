@@ -44,6 +44,7 @@ int vm_begin_program(struct vm_devices *d, const struct vm_program *program,
 		},
 		.segment = at->pci_segment,
 		.slot = vm_device_slot(at),
+		.iommu = at->iommu ? d->viommu : NULL,
 		.attached = vm_device_attached,
 		.arg = d,
 	};
@@ -55,7 +56,11 @@ int vm_begin_program(struct vm_devices *d, const struct vm_program *program,
 	};
 	struct vhost_user_source *source;
 	struct device *dev;
-	int rc = program_args_check(a, err);
+	int rc;
+
+	if (at->iommu)
+		program_arg(a, "--iommu");
+	rc = program_args_check(a, err);
 
 	if (!rc)
 		rc = supervised_source_new(d->spawner, &s, &source, err);

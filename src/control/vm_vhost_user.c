@@ -64,6 +64,7 @@ static int begin(struct vm_devices *d, const struct wanted *w, struct err *err)
 		},
 		.segment = w->at->pci_segment,
 		.slot = vm_device_slot(w->at),
+		.iommu = w->at->iommu ? d->viommu : NULL,
 		.attached = vm_device_attached,
 		.arg = d,
 	};

@@ -121,6 +121,12 @@ void dma_unlisten(struct dma_space *s, struct dma_listener *l);
  */
 int dma_replay(struct dma_space *s, struct dma_listener *l, void (*begin)(struct dma_listener *l));
 
+/*
+ * Call fn for all that is mapped, without being told of changes: each is seen or not. It ends with the first
+ * value of fn's that is not 0, which is returned.
+ */
+int dma_walk(struct dma_space *s, int (*fn)(void *arg, const struct dma_range *r), void *arg);
+
 /* --- export --- */
 
 struct dma_export {

@@ -122,6 +122,32 @@ void dma_unlisten(struct dma_space *s, struct dma_listener *l)
 	pthread_mutex_unlock(&s->notify);
 }
 
+/* s->lock keeps the domain for the moment of each step. */
+static bool next_now(struct dma_space *s, uint64_t at, struct dma_range *r)
+{
+	bool found;
+
+	pthread_mutex_lock(&s->lock);
+	found = dma_next_range(s, &(struct dma_target){ s->view, s->domain, s->io }, at, r);
+	pthread_mutex_unlock(&s->lock);
+	return found;
+}
+
+int dma_walk(struct dma_space *s, int (*fn)(void *arg, const struct dma_range *r), void *arg)
+{
+	struct dma_range r;
+	uint64_t at = 0;
+	int rc = 0;
+
+	while (!rc && next_now(s, at, &r)) {
+		rc = fn(arg, &r);
+		at = behind(&r);
+		if (!at)
+			break;
+	}
+	return rc;
+}
+
 int dma_replay(struct dma_space *s, struct dma_listener *l, void (*begin)(struct dma_listener *l))
 {
 	int rc;

@@ -88,6 +88,7 @@ static void free_port(struct vhost_user_port *p)
 	loop_del(&p->fault_src);
 	fd_close(&p->fault_fd);
 	fd_close(&p->kinds);
+	vhu_iotlb_fini(&p->iotlb);
 	p->model->on_config = NULL;
 	free(p);
 	if (freed)
@@ -101,8 +102,11 @@ static void client_gone(struct vhost_user_port *p)
 		vhu_queue_fini(&p->queues[i]);
 	vhu_state_fini(p);
 	vhu_inflight_fini(p);
+	guest_mem_put(p->seen);
+	p->seen = NULL;
 	vhu_mem_put(p->mem);
 	p->mem = NULL;
+	vhu_iotlb_clear(&p->iotlb);
 	vhu_log_fini(&p->log);
 	if (p->model->ops->reset)
 		p->model->ops->reset(p->model);
@@ -380,6 +384,7 @@ int vhost_user_port_new(struct vhost_user_port **out, struct loop *loop, struct 
 
 	if (!p)
 		return err_set(err, -ENOMEM, "out of memory");
+	vhu_iotlb_init(&p->iotlb);
 	p->loop = loop;
 	p->model = model;
 	p->config = *config;

@@ -25,6 +25,10 @@ struct vhost_user_port_config {
 	/* How long a front-end may take over the rest of a message, and over reading our answers.
 	 * 0: 5000. */
 	uint32_t patience_ms;
+	/*
+	 * The device may be behind the guest's IOMMU. Then the front-end has to tell of each mapping unasked.
+	 */
+	bool iommu;
 	/* The front-end has gone and there is no listening socket to bring another. May be NULL. */
 	void (*deserted)(void *arg);
 	void *arg;

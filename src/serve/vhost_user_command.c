@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <linux/vhost_types.h>
 #include <linux/virtio_config.h>
 #include <string.h>
 
@@ -25,16 +26,20 @@
 /* Between front-end and port; the model does not hear of them. */
 #define LINK_FEATURES                                                                              \
 	(VIRTIO_BIT(VHOST_USER_F_LOG_ALL) | VIRTIO_BIT(VHOST_USER_F_PROTOCOL_FEATURES))
+/* The port's affair, too, but not to be changed under running queues. */
+#define PORT_ALONE VIRTIO_BIT(VIRTIO_BIT_ACCESS_PLATFORM)
 
 uint64_t vhu_features(const struct vhost_user_port *p)
 {
-	return p->model->features | PORT_FEATURES;
+	uint64_t iommu = p->config.iommu ? VIRTIO_BIT(VIRTIO_BIT_ACCESS_PLATFORM) : 0;
+
+	return p->model->features | PORT_FEATURES | iommu;
 }
 
 void vhu_tell_features(struct vhost_user_port *p)
 {
 	if (!p->features_told && p->model->ops->set_features)
-		p->model->ops->set_features(p->model, p->features & ~LINK_FEATURES);
+		p->model->ops->set_features(p->model, p->features & ~(LINK_FEATURES | PORT_ALONE));
 	p->features_told = true;
 }
 
@@ -112,6 +117,8 @@ static int set_features(struct vhost_user_port *p, struct err *err)
 		return err_set(
 			err, -EBUSY, "features 0x%" PRIx64 " change under running queues", changed);
 	p->features = f;
+	if (changed & PORT_ALONE && vhu_queues_see(p))
+		return err_set(err, -ENOMEM, "out of memory");
 	p->features_set = true;
 	if (changed)
 		p->features_told = false;
@@ -204,6 +211,23 @@ static int set_log_base(struct vhost_user_port *p, struct err *err)
 	vhu_resume(p);
 	reply_u64(p, 0);
 	return rc;
+}
+
+static int iotlb_msg(struct vhost_user_port *p, struct err *err)
+{
+	struct err why = { 0 };
+	int rc = p->config.iommu ? vhu_iotlb_message(&p->iotlb, &p->main.payload.iotlb, &why) :
+				   err_set(&why, -ENOTSUP, "no device behind an IOMMU");
+
+	reply_u64(p, (uint64_t)-rc);
+	if (rc) {
+		vhu_complain(p, "IOTLB_MSG refused: %s", why.text);
+		return 0;
+	}
+	/* What lacked it may start. */
+	if (p->main.payload.iotlb.type == VHOST_IOTLB_UPDATE)
+		vhu_queues_start(p);
+	return 0;
 }
 
 /* Queues */
@@ -497,6 +521,7 @@ static const vhu_then_fn handlers[VHOST_USER_REQUEST_END] = {
 	[VHOST_USER_GET_QUEUE_NUM] = get_queue_num,
 	[VHOST_USER_SET_VRING_ENABLE] = set_vring_enable,
 	[VHOST_USER_SET_BACKEND_REQ_FD] = set_backend_req_fd,
+	[VHOST_USER_IOTLB_MSG] = iotlb_msg,
 	[VHOST_USER_GET_CONFIG] = get_config,
 	[VHOST_USER_SET_CONFIG] = set_config,
 	[VHOST_USER_GET_INFLIGHT_FD] = get_inflight_fd,

@@ -20,6 +20,7 @@
 #include "device/virtqueue.h"
 #include "serve/listener.h"
 #include "serve/vhost_user.h"
+#include "serve/vhost_user_iotlb.h"
 #include "serve/vhost_user_mem.h"
 #include "serve/vhost_user_stream.h"
 #include "wire/vhost_user.h"
@@ -118,6 +119,8 @@ struct vhost_user_port {
 	bool features_told; /* to the model; it forgets them when it is reset */
 	uint8_t status;
 	struct vhu_mem *mem; /* NULL: none yet */
+	struct guest_mem *seen; /* what queues see of it: mem itself, or through the IOTLB. Counted */
+	struct vhu_iotlb iotlb;
 	struct vhu_log log;
 	struct vhu_inflight inflight;
 	struct vhu_channel channel;
@@ -189,6 +192,8 @@ void vhu_queue_set_kick(struct vhu_queue *q, int fd);
 int vhu_queue_set_addr(struct vhu_queue *q, const struct vhost_user_vring_addr *a, struct err *err);
 /* Let all queues work in this memory from now on. Takes mem. */
 void vhu_queues_set_mem(struct vhost_user_port *p, struct vhu_mem *mem);
+/* Features have changed: what the queues, which rest, see of the memory there is. 0 or -ENOMEM. */
+int vhu_queues_see(struct vhost_user_port *p);
 /* It rests. Back to what a new connection has, but for its call and error descriptors. */
 void vhu_queue_reset(struct vhu_queue *q);
 /* The front-end has gone: those as well. */

@@ -53,13 +53,22 @@ static bool is_ready(const struct vhu_queue *q)
 {
 	const struct vhost_user_port *p = q->port;
 
-	return q->state == VHU_IDLE && q->kicked && q->num && q->has_addr && p->mem &&
+	return q->state == VHU_IDLE && q->kicked && q->num && q->has_addr && p->seen &&
 	       p->features_set && (q->enabled || !has(p, VIRTIO_BIT_VHOST_USER));
 }
 
+static bool is_translated(const struct vhost_user_port *p)
+{
+	return has(p, VIRTIO_BIT_ACCESS_PLATFORM);
+}
+
+/* Behind an IOMMU addresses are what the driver said. */
 static int translate(
 	const struct vhu_queue *q, const char *part, uint64_t user, uint64_t *gpa, struct err *err)
 {
+	*gpa = user;
+	if (is_translated(q->port))
+		return 0;
 	if (vhu_mem_from_user(q->port->mem, user, gpa))
 		return 0;
 	return err_set(err, -EFAULT, "%s: the front-end's address 0x%" PRIx64 " is not shared",
@@ -102,7 +111,7 @@ static int set_up(struct vhu_queue *q, struct err *err)
 	if (rc)
 		return rc;
 	s.inflight = vhu_inflight_region(q, &s.inflight_size);
-	return vq_setup(q->vq, &s, &p->mem->mem, err);
+	return vq_setup(q->vq, &s, p->seen, err);
 }
 
 static void retire(struct vhu_queue *q)
@@ -246,6 +255,8 @@ static bool is_there(const struct vhu_queue *q, uint64_t user, uint64_t was)
 {
 	uint64_t new_gpa, gpa;
 
+	if (is_translated(q->port))
+		return user == was;
 	return vhu_mem_from_user(q->port->mem, user, &new_gpa) &&
 	       vhu_mem_from_user(q->port->mem, was, &gpa) && new_gpa == gpa;
 }
@@ -264,17 +275,35 @@ int vhu_queue_set_addr(struct vhu_queue *q, const struct vhost_user_vring_addr *
 	return 0;
 }
 
+int vhu_queues_see(struct vhost_user_port *p)
+{
+	struct guest_mem *seen = NULL;
+	int rc = 0;
+
+	if (p->mem && is_translated(p))
+		rc = vhu_iotlb_mem_new(&p->iotlb, p->mem, &seen);
+	else if (p->mem)
+		seen = guest_mem_get(&p->mem->mem);
+	if (rc)
+		return rc;
+	guest_mem_put(p->seen);
+	p->seen = seen;
+	return 0;
+}
+
 void vhu_queues_set_mem(struct vhost_user_port *p, struct vhu_mem *mem)
 {
 	struct vhu_mem *old = p->mem;
 
 	vhu_pause(p);
 	p->mem = mem;
+	if (vhu_queues_see(p))
+		vhu_doom(p, "out of memory");
 	for (unsigned i = 0; i < p->nr_queues; i++) {
 		struct vhu_queue *q = &p->queues[i];
 		struct err why = { 0 };
 
-		if (q->state != VHU_IDLE && vq_set_mem(q->vq, &mem->mem, &why)) {
+		if (q->state != VHU_IDLE && vq_set_mem(q->vq, p->seen, &why)) {
 			vhu_complain(p, "queue %u has lost its memory: %s", i, why.text);
 			if (q->err_fd >= 0)
 				kick(q->err_fd);

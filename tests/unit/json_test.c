@@ -229,8 +229,8 @@ static void errors_name_the_place_and_what_was_expected(void **state)
 		{ "{\"vdpa\":[{\"path\":\"/v\"}]}", "vdpa is not available in this version" },
 		{ "{\"devices\":[{\"fd\":5}]}", "devices[0].fd: unknown key" },
 		{ "{\"devices\":[{\"path\":\"/x\",\"iommu\":true}]}",
-			"devices[0].iommu=on is not available in this version: there is no virtual "
-			"IOMMU" },
+			"devices[0].iommu=on is not available in this version: a device of this kind "
+			"cannot be behind the virtual IOMMU" },
 		{ "{\"devices\":[{\"path\":\"/x\",\"x_exclude_mmap_bars\":[6]}]}",
 			"devices[0].x_exclude_mmap_bars: expected a list of whole numbers from 0 to 5 "
 			"([1,2]), got \"[6]\"" },

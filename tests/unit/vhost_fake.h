@@ -109,6 +109,16 @@ void memory_listen(struct memory *m, struct memory_listener *l)
 	l->commit(l);
 }
 
+MAYBE_UNUSED unsigned memory_nr_ranges(const struct memory *m)
+{
+	return m->nr;
+}
+
+MAYBE_UNUSED const struct mem_range *memory_range(const struct memory *m, unsigned i)
+{
+	return &m->ranges[i];
+}
+
 void memory_unlisten(struct memory *m, struct memory_listener *l)
 {
 	if (m->listener == l)

@@ -38,6 +38,8 @@ static const struct test tests[] = {
 	{ "power", test_power },
 	{ "serial", test_serial },
 	{ "smp", test_smp },
+	{ "viommu", test_viommu },
+	{ "viommu-many", test_viommu_many },
 	{ "virtio", test_virtio },
 	{ "virtio-chaos", test_virtio_chaos },
 	{ "virtio-disk", test_virtio_disk },

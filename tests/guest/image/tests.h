@@ -22,6 +22,8 @@ void test_pci(void);
 void test_power(void);
 void test_serial(void);
 void test_smp(void);
+void test_viommu(void);
+void test_viommu_many(void);
 void test_virtio(void);
 void test_virtio_chaos(void);
 void test_virtio_disk(void);

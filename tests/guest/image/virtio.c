@@ -38,7 +38,8 @@ struct ring_memory {
 #define DESC_AVAIL (1u << 7)
 #define DESC_USED  (1u << 15)
 
-static struct ring_memory memories[VIRTIO_MAX_QUEUES] __attribute__((aligned(4096)));
+static struct ring_memory memories[VIRTIO_MAX_AT_ONCE][VIRTIO_MAX_QUEUES]
+	__attribute__((aligned(4096)));
 
 /* --- registers --- */
 
@@ -158,7 +159,7 @@ void virtio_queue(struct virtio *v, unsigned index, unsigned size, uint16_t vect
 {
 	struct ring *r = &v->rings[index];
 
-	*r = (struct ring){ .index = index, .size = size, .memory = &memories[index] };
+	*r = (struct ring){ .index = index, .size = size, .memory = &memories[v->bank][index] };
 	memset(r->memory, 0, sizeof(*r->memory));
 	write16(v->common + COMMON_QUEUE_SELECT, (uint16_t)index);
 	write16(v->common + COMMON_QUEUE_SIZE, (uint16_t)size);

@@ -52,6 +52,7 @@
 #define VIRTIO_CAP_WINDOW 5
 
 #define VIRTIO_MAX_QUEUES 4
+#define VIRTIO_MAX_AT_ONCE 2
 #define RING_MAX	  64
 
 struct ring {
@@ -70,6 +71,7 @@ struct virtio {
 	uint64_t table; /* of MSI-X */
 	uint64_t offered;
 	bool packed; /* the rings, by what was agreed on */
+	unsigned bank; /* 1: of a second device, used beside the first; where its rings lie */
 	struct ring rings[VIRTIO_MAX_QUEUES];
 };
 
