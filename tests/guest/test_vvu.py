@@ -430,6 +430,8 @@ def test_descriptors_by_the_hundred(server):
         event = front.keep(vu.eventfd())
         for _ in range(20):
             nack(front, vu.SET_MEM_TABLE, table((0, 4096, 0, 0)), [event] * 200)
+        # what came with a message is closed when the next one is read
+        assert front.alive()
         assert sum(host.guest.fds().values()) == before
     host.wait("has gone")
     host.ends_well()
