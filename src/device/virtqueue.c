@@ -286,6 +286,11 @@ void vq_set_call(struct vq *vq, int call_fd)
 	atomic_store_explicit(&vq->call_fd, call_fd, memory_order_relaxed);
 }
 
+void vq_set_bell(struct vq *vq, volatile uint16_t *bell)
+{
+	vq->bell = bell;
+}
+
 void vq_set_kick(struct vq *vq, int kick_fd)
 {
 	vq->kick_fd = kick_fd;
@@ -561,6 +566,9 @@ static void signal_driver(struct vq *vq)
 {
 	int fd = atomic_load_explicit(&vq->call_fd, memory_order_relaxed);
 
+	/* Registers are written in order with memory, so the used index is there before it. */
+	if (vq->bell)
+		*vq->bell = 1;
 	/* Whoever lets it fill up and makes it blocking has had his signals. */
 	if (fd >= 0 && kick(fd) == -ETIMEDOUT)
 		atomic_compare_exchange_strong(&vq->call_fd, &fd, -1);

@@ -109,6 +109,7 @@ struct vq {
 	uint8_t *taken_heads;
 	int kick_fd, err_fd;
 	atomic_int call_fd;
+	volatile uint16_t *bell;
 };
 
 /*

@@ -6,7 +6,8 @@
  * the mapping reads as zeros and the descriptor that was given for it becomes readable
  * (base/sigbus.h).
  *
- * What may be memory, fd_memory_identify() says.
+ * What may be memory, fd_memory_identify() says. A device's descriptor is none; who knows that a
+ * piece of it is memory has that piece mapped alone.
  *
  * Threads: any; a file is not changed after it was made.
  */
@@ -24,7 +25,8 @@
 
 struct mem_file {
 	struct fd_memory id;
-	uint64_t size; /* bytes mapped: the file's size when it came */
+	uint64_t start; /* where in the file the mapping begins: 0, but for a piece of a device */
+	uint64_t size;	/* bytes mapped: the file's size when it came */
 	uint8_t *hva;
 	size_t mapped; /* size in whole pages */
 	atomic_uint refs;
@@ -38,6 +40,20 @@ struct mem_file {
  */
 int mem_file_new(struct mem_file **out, int fd, const struct fd_memory *id, uint64_t size,
 	int fault_fd, struct err *err);
+
+/*
+ * Map [offset, offset + size) of a device's descriptor and what is needed around it to have whole
+ * pages. Nothing is asked about it: its giver knows that the range is memory, not empty, and does not
+ * wrap. Otherwise as above.
+ */
+int mem_file_new_piece(struct mem_file **out, int fd, uint64_t offset, uint64_t size, int fault_fd,
+	struct err *err);
+
+/* Where the byte at this offset of the file lies. It is among those that are mapped. */
+static inline uint8_t *mem_file_at(const struct mem_file *f, uint64_t offset)
+{
+	return f->hva + (offset - f->start);
+}
 
 static inline struct mem_file *mem_file_get(struct mem_file *f)
 {

@@ -24,6 +24,7 @@
  */
 #include "serve/vhost_user.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -86,7 +87,7 @@ static void free_port(struct vhost_user_port *p)
 
 	listener_fini(&p->listener);
 	loop_del(&p->fault_src);
-	fd_close(&p->fault_fd);
+	fd_close(&p->source.fault_fd);
 	fd_close(&p->kinds);
 	vhu_iotlb_fini(&p->iotlb);
 	p->model->on_config = NULL;
@@ -113,7 +114,7 @@ static void client_gone(struct vhost_user_port *p)
 	p->features = p->protocol_features = 0;
 	p->features_set = p->features_told = false;
 	p->status = 0;
-	fd_clear(p->fault_fd);
+	fd_clear(p->source.fault_fd);
 	p->client = VHU_NOBODY;
 	if (p->freeing)
 		free_port(p);
@@ -163,7 +164,7 @@ static void memory_lost(struct loop_source *src, uint32_t events)
 {
 	struct vhost_user_port *p = container_of(src, struct vhost_user_port, fault_src);
 
-	fd_clear(p->fault_fd);
+	fd_clear(p->source.fault_fd);
 	if (p->client != VHU_SERVING)
 		return;
 	vhu_doom(p, "its memory was truncated under us");
@@ -367,10 +368,11 @@ static int open_own(struct vhost_user_port *p, struct err *err)
 	p->kinds = fd_kind_open();
 	if (p->kinds < 0)
 		return err_set(err, p->kinds, "/proc/self/fd: %s", strerror(-p->kinds));
-	p->fault_fd = fd_eventfd();
-	if (p->fault_fd < 0)
-		return err_set(err, p->fault_fd, "eventfd: %s", strerror(-p->fault_fd));
-	rc = loop_add(p->loop, &p->fault_src, p->fault_fd, EPOLLIN, memory_lost);
+	p->source.fault_fd = fd_eventfd();
+	if (p->source.fault_fd < 0)
+		return err_set(err, p->source.fault_fd, "eventfd: %s",
+			strerror(-p->source.fault_fd));
+	rc = loop_add(p->loop, &p->fault_src, p->source.fault_fd, EPOLLIN, memory_lost);
 	return rc ? err_set(err, rc, "cannot watch an eventfd: %s", strerror(-rc)) : 0;
 }
 
@@ -398,13 +400,14 @@ int vhost_user_port_new(struct vhost_user_port **out, struct loop *loop, struct 
 		.peer = "front-end",
 		.fd = -1,
 	};
-	p->fault_fd = p->kinds = p->reply_fd = -1;
+	p->source = (struct vhu_source){ .fault_fd = -1, .pieces = config->bell != NULL };
+	p->kinds = p->reply_fd = -1;
 	p->channel.fd = p->state.fd = p->main.fd = p->main.out_fd = -1;
 	p->nr_queues = nr;
 	for (unsigned i = 0; i < nr; i++)
 		vhu_queue_init(p, i);
 	rc = open_own(p, err);
-	if (!rc)
+	if (!rc && fd >= 0)
 		rc = listener_start(&p->listener, fd_take(&fd), err);
 	if (rc) {
 		free_port(p);
@@ -414,6 +417,12 @@ int vhost_user_port_new(struct vhost_user_port **out, struct loop *loop, struct 
 	model->on_config_arg = p;
 	*out = p;
 	return 0;
+}
+
+int vhost_user_port_connect(struct vhost_user_port *p, int fd, struct err *err)
+{
+	assert(p->client == VHU_NOBODY && !p->freeing);
+	return adopt_client(&p->listener, fd, err);
 }
 
 void vhost_user_port_free(struct vhost_user_port *p, void (*freed)(void *arg), void *arg)

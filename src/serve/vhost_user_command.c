@@ -172,7 +172,7 @@ static int set_mem_table(struct vhost_user_port *p, struct err *err)
 
 	if (!rc)
 		rc = vhu_mem_new(&mem, p->mem, &p->log, t->regions, p->main.fds.fds, t->nr,
-			p->fault_fd, err);
+			&p->source, err);
 	return change_mem(p, rc, mem);
 }
 
@@ -189,7 +189,7 @@ static int add_mem_reg(struct vhost_user_port *p, struct err *err)
 	int rc = vhost_user_check_region(r, err);
 
 	if (!rc)
-		rc = vhu_mem_add(&mem, p->mem, &p->log, r, p->main.fds.fds[0], p->fault_fd, err);
+		rc = vhu_mem_add(&mem, p->mem, &p->log, r, p->main.fds.fds[0], &p->source, err);
 	return change_mem(p, rc, mem);
 }
 
@@ -207,7 +207,7 @@ static int set_log_base(struct vhost_user_port *p, struct err *err)
 	int rc;
 
 	vhu_pause(p);
-	rc = vhu_log_set(&p->log, l->size, l->offset, p->main.fds.fds[0], p->fault_fd, err);
+	rc = vhu_log_set(&p->log, l->size, l->offset, p->main.fds.fds[0], &p->source, err);
 	vhu_resume(p);
 	reply_u64(p, 0);
 	return rc;

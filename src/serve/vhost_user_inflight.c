@@ -47,14 +47,18 @@ static int check(
 	return 0;
 }
 
-static int use(
-	struct vhost_user_port *p, const struct vhost_user_inflight *i, int fd, struct err *err)
+/* Map it, as the front-end's descriptors are to be treated. */
+static int map(struct mem_file **out, const struct vhost_user_port *p,
+	const struct vhost_user_inflight *i, int fd, struct err *err)
 {
 	struct fd_memory id;
-	struct mem_file *file;
 	uint64_t size;
-	int rc = fd_memory_identify(fd, &id, &size, err);
+	int rc;
 
+	if (p->source.pieces && i->mmap_size && !(i->mmap_offset & 7))
+		return mem_file_new_piece(
+			out, fd, i->mmap_offset, i->mmap_size, p->source.fault_fd, err);
+	rc = fd_memory_identify(fd, &id, &size, err);
 	if (rc)
 		return rc;
 	if (!i->mmap_size || i->mmap_offset & 7 || !range_ok(i->mmap_offset, i->mmap_size, size))
@@ -63,7 +67,15 @@ static int use(
 			i->mmap_offset, i->mmap_size, size);
 	if (!id.writable)
 		return err_set(err, -EACCES, "the area cannot be written");
-	rc = mem_file_new(&file, fd, &id, size, p->fault_fd, err);
+	return mem_file_new(out, fd, &id, size, p->source.fault_fd, err);
+}
+
+static int use(
+	struct vhost_user_port *p, const struct vhost_user_inflight *i, int fd, struct err *err)
+{
+	struct mem_file *file;
+	int rc = map(&file, p, i, fd, err);
+
 	if (rc)
 		return rc;
 	vhu_inflight_fini(p);
@@ -124,7 +136,7 @@ static void *find_region(const struct vhu_queue *q, uint64_t *size)
 	if (!i->file || q->index >= i->nr_queues)
 		return NULL;
 	*size = align_down(i->size / i->nr_queues, REGION_ALIGN);
-	return i->file->hva + i->offset + q->index * *size;
+	return mem_file_at(i->file, i->offset) + q->index * *size;
 }
 
 void *vhu_inflight_region(const struct vhu_queue *q, uint64_t *size)

@@ -202,13 +202,16 @@ static struct mem_file *find_file(
 
 /* [offset, offset + size) of fd, from what one of two tables has mapped or anew. */
 static int get_file(struct mem_file **out, const struct vhu_mem *a, const struct vhu_mem *b,
-	uint64_t offset, uint64_t size, int fd, int fault_fd, struct err *err)
+	uint64_t offset, uint64_t size, int fd, const struct vhu_source *source, struct err *err)
 {
 	struct fd_memory id;
 	struct mem_file *f;
 	uint64_t file_size;
-	int rc = fd_memory_identify(fd, &id, &file_size, err);
+	int rc;
 
+	if (source->pieces)
+		return mem_file_new_piece(out, fd, offset, size, source->fault_fd, err);
+	rc = fd_memory_identify(fd, &id, &file_size, err);
 	if (rc)
 		return rc;
 	if (!range_ok(offset, size, file_size))
@@ -220,7 +223,7 @@ static int get_file(struct mem_file **out, const struct vhu_mem *a, const struct
 	if (!f)
 		f = find_file(b, &id, offset + size);
 	if (!f)
-		return mem_file_new(out, fd, &id, file_size, fault_fd, err);
+		return mem_file_new(out, fd, &id, file_size, source->fault_fd, err);
 	*out = mem_file_get(f);
 	return 0;
 }
@@ -241,7 +244,7 @@ static int insert(struct vhu_mem *m, const struct vhost_user_mem_region *r, stru
 		.gpa = r->gpa,
 		.size = r->size,
 		.user = r->user_addr,
-		.hva = file->hva + r->mmap_offset,
+		.hva = mem_file_at(file, r->mmap_offset),
 		.file = file,
 	};
 	m->nr++;
@@ -249,10 +252,10 @@ static int insert(struct vhu_mem *m, const struct vhost_user_mem_region *r, stru
 }
 
 static int map(struct vhu_mem *m, const struct vhu_mem *old, const struct vhost_user_mem_region *r,
-	int fd, int fault_fd, struct err *err)
+	int fd, const struct vhu_source *source, struct err *err)
 {
 	struct mem_file *file;
-	int rc = get_file(&file, m, old, r->mmap_offset, r->size, fd, fault_fd, err);
+	int rc = get_file(&file, m, old, r->mmap_offset, r->size, fd, source, err);
 
 	if (rc)
 		return err_prefix(err, rc, "region at 0x%" PRIx64, r->gpa);
@@ -263,8 +266,8 @@ static int map(struct vhu_mem *m, const struct vhu_mem *old, const struct vhost_
 }
 
 int vhu_mem_new(struct vhu_mem **out, const struct vhu_mem *old, struct vhu_log *log,
-	const struct vhost_user_mem_region *regions, const int *fds, unsigned nr, int fault_fd,
-	struct err *err)
+	const struct vhost_user_mem_region *regions, const int *fds, unsigned nr,
+	const struct vhu_source *source, struct err *err)
 {
 	struct vhu_mem *m = mem_alloc(log, nr);
 	int rc = 0;
@@ -272,7 +275,7 @@ int vhu_mem_new(struct vhu_mem **out, const struct vhu_mem *old, struct vhu_log 
 	if (!m)
 		return err_set(err, -ENOMEM, "out of memory");
 	for (unsigned i = 0; !rc && i < nr; i++)
-		rc = map(m, old, &regions[i], fds[i], fault_fd, err);
+		rc = map(m, old, &regions[i], fds[i], source, err);
 	if (rc) {
 		vhu_mem_put(m);
 		return rc;
@@ -297,7 +300,8 @@ static struct vhu_mem *copy(
 }
 
 int vhu_mem_add(struct vhu_mem **out, const struct vhu_mem *old, struct vhu_log *log,
-	const struct vhost_user_mem_region *region, int fd, int fault_fd, struct err *err)
+	const struct vhost_user_mem_region *region, int fd, const struct vhu_source *source,
+	struct err *err)
 {
 	struct vhu_mem *m;
 	int rc;
@@ -307,7 +311,7 @@ int vhu_mem_add(struct vhu_mem **out, const struct vhu_mem *old, struct vhu_log 
 	m = copy(old, log, NULL);
 	if (!m)
 		return err_set(err, -ENOMEM, "out of memory");
-	rc = map(m, NULL, region, fd, fault_fd, err);
+	rc = map(m, NULL, region, fd, source, err);
 	if (rc) {
 		vhu_mem_put(m);
 		return rc;
@@ -345,8 +349,8 @@ static void activate(struct vhu_log *log)
 	atomic_store_explicit(&log->active, log->wanted ? log->area : NULL, memory_order_release);
 }
 
-int vhu_log_set(
-	struct vhu_log *log, uint64_t size, uint64_t offset, int fd, int fault_fd, struct err *err)
+int vhu_log_set(struct vhu_log *log, uint64_t size, uint64_t offset, int fd,
+	const struct vhu_source *source, struct err *err)
 {
 	struct vhu_log_area *a, *old = log->area;
 	int rc;
@@ -356,14 +360,14 @@ int vhu_log_set(
 	a = calloc(1, sizeof(*a));
 	if (!a)
 		return err_set(err, -ENOMEM, "out of memory");
-	rc = get_file(&a->file, NULL, NULL, offset, size, fd, fault_fd, err);
+	rc = get_file(&a->file, NULL, NULL, offset, size, fd, source, err);
 	if (!rc && !a->file->id.writable)
 		rc = err_set(err, -EACCES, "the log cannot be written");
 	if (rc) {
 		area_free(a);
 		return rc;
 	}
-	a->bits = a->file->hva + offset;
+	a->bits = mem_file_at(a->file, offset);
 	a->size = size;
 	log->area = a;
 	activate(log);

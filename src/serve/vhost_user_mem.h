@@ -31,6 +31,16 @@ struct vhu_log {
 	bool wanted;			       /* F_LOG_ALL */
 };
 
+/* What a front-end's descriptors of memory are. */
+struct vhu_source {
+	int fault_fd; /* becomes readable when a file was truncated; stays open as long as any table */
+	/*
+	 * Descriptors of a device, which has memory where they are said to have it: each piece is mapped by
+	 * itself, and not looked at. Else files, which are looked at and mapped whole.
+	 */
+	bool pieces;
+};
+
 struct vhu_mem {
 	struct guest_mem mem;
 	atomic_uint refs;
@@ -45,16 +55,16 @@ struct vhu_mem {
 
 /*
  * A table of these nr regions, each with its descriptor: borrowed. Files that `old` (or NULL) has
- * mapped are shared. log is borrowed for as long as any table lives; fault_fd becomes readable when
- * a file was truncated, and stays open as long. Gives *out with one reference. 0 or -errno with a
- * text.
+ * mapped are shared. log is borrowed for as long as any table lives. Gives *out with one reference.
+ * 0 or -errno with a text.
  */
 int vhu_mem_new(struct vhu_mem **out, const struct vhu_mem *old, struct vhu_log *log,
-	const struct vhost_user_mem_region *regions, const int *fds, unsigned nr, int fault_fd,
-	struct err *err);
+	const struct vhost_user_mem_region *regions, const int *fds, unsigned nr,
+	const struct vhu_source *source, struct err *err);
 /* The regions of old (or NULL) and one more. Errors as above; -EEXIST: it overlaps one of them. */
 int vhu_mem_add(struct vhu_mem **out, const struct vhu_mem *old, struct vhu_log *log,
-	const struct vhost_user_mem_region *region, int fd, int fault_fd, struct err *err);
+	const struct vhost_user_mem_region *region, int fd, const struct vhu_source *source,
+	struct err *err);
 /* The regions of old but this one. 0, -ENOENT or -ENOMEM with a text. */
 int vhu_mem_remove(struct vhu_mem **out, const struct vhu_mem *old,
 	const struct vhost_user_mem_region *region, struct err *err);
@@ -68,8 +78,8 @@ bool vhu_mem_from_user(const struct vhu_mem *m, uint64_t user, uint64_t *gpa);
  * Another area for the log, of size bytes at offset in fd: borrowed. 0 or -errno with a text. While
  * the model pauses, as vhu_log_want().
  */
-int vhu_log_set(
-	struct vhu_log *log, uint64_t size, uint64_t offset, int fd, int fault_fd, struct err *err);
+int vhu_log_set(struct vhu_log *log, uint64_t size, uint64_t offset, int fd,
+	const struct vhu_source *source, struct err *err);
 /* From now on, or no more. */
 void vhu_log_want(struct vhu_log *log, bool wanted);
 /* No table that uses it is left. */

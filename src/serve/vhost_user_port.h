@@ -95,8 +95,8 @@ struct vhost_user_port {
 	struct listener listener;
 	struct loop_source fault_src;
 	struct log_limit complaints;
-	int fault_fd; /* readable: memory was truncated */
-	int kinds;    /* fd_kind_open()'s */
+	struct vhu_source source; /* of memory; the descriptor in it is ours */
+	int kinds;		  /* fd_kind_open()'s */
 
 	/* The front-end */
 	enum { VHU_NOBODY, VHU_SERVING, VHU_LEAVING } client;

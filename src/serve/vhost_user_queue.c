@@ -131,6 +131,21 @@ static void report(struct vhu_queue *q, const char *text)
 		kick(q->err_fd);
 }
 
+static void tell_call(struct vhu_queue *q)
+{
+	const struct vhost_user_port_config *c = &q->port->config;
+
+	if (c->bell)
+		vq_set_bell(q->vq, q->call_fd >= 0 ? c->bell(c->arg, q->index) : NULL);
+	else
+		vq_set_call(q->vq, q->call_fd);
+}
+
+static void tell_err(struct vhu_queue *q)
+{
+	vq_set_err(q->vq, q->err_fd);
+}
+
 static int start(struct vhu_queue *q, struct err *err)
 {
 	struct virtio_model *m = q->port->model;
@@ -139,8 +154,8 @@ static int start(struct vhu_queue *q, struct err *err)
 	if (rc)
 		return err_set(err, rc, "out of memory");
 	vq_set_kick(q->vq, q->kick_fd);
-	vq_set_call(q->vq, q->call_fd);
-	vq_set_err(q->vq, q->err_fd);
+	tell_call(q);
+	tell_err(q);
 	rc = set_up(q, err);
 	if (!rc) {
 		vhu_tell_features(q->port);
@@ -219,14 +234,14 @@ bool vhu_queues_stop(struct vhost_user_port *p, unsigned first, unsigned nr)
 
 /* Changing */
 
-static void exchange(struct vhu_queue *q, int *at, int fd, void (*tell)(struct vq *vq, int fd))
+static void exchange(struct vhu_queue *q, int *at, int fd, void (*tell)(struct vhu_queue *q))
 {
 	int old = *at;
 
 	*at = fd;
 	if (q->vq) {
 		vhu_pause(q->port);
-		tell(q->vq, fd);
+		tell(q);
 		vhu_resume(q->port);
 	}
 	/* Nobody can be about to write to it any more. */
@@ -235,12 +250,12 @@ static void exchange(struct vhu_queue *q, int *at, int fd, void (*tell)(struct v
 
 void vhu_queue_set_call(struct vhu_queue *q, int fd)
 {
-	exchange(q, &q->call_fd, fd, vq_set_call);
+	exchange(q, &q->call_fd, fd, tell_call);
 }
 
 void vhu_queue_set_err(struct vhu_queue *q, int fd)
 {
-	exchange(q, &q->err_fd, fd, vq_set_err);
+	exchange(q, &q->err_fd, fd, tell_err);
 }
 
 void vhu_queue_set_kick(struct vhu_queue *q, int fd)
