@@ -1,8 +1,8 @@
 /*
  * outboard-device.c - one device as a process
  *
- * `outboard-device MODEL (--socket-path=PATH | --fd=N) [options]`. Steps: parse -> make the model
- * -> open (log, saved state, socket) -> drop capabilities -> Landlock -> seccomp -> serve. Nothing
+ * `outboard-device MODEL (--socket-path=PATH | --fd=N | --vfio=ADDRESS) [options]`. Steps: parse ->
+ * make the model -> open (log, saved state, socket or PCI function) -> drop capabilities -> Landlock -> seccomp -> serve. Nothing
  * of a client is read before the last step.
  *
  * Follows the conventions for back-end programs of the vfio-user and vhost-user
@@ -27,6 +27,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/pci_address.h"
 #include "base/sandbox.h"
 #include "base/sock.h"
 #include "base/util.h"
@@ -34,12 +35,14 @@
 #include "device/state_file.h"
 #include "serve/vfio_user.h"
 #include "serve/vhost_user.h"
+#include "serve/vvu.h"
 
 #define EXIT_USAGE 2
 
 enum {
 	OPT_SOCKET_PATH,
 	OPT_FD,
+	OPT_VFIO,
 	OPT_NAME,
 	OPT_STATE,
 	OPT_IOMMU,
@@ -56,6 +59,8 @@ enum {
 static const struct device_option common[NR_COMMON] = {
 	[OPT_SOCKET_PATH] = { "socket-path", "PATH", "listen at PATH" },
 	[OPT_FD] = { "fd", "N", "serve on descriptor N: connected, or listening" },
+	[OPT_VFIO] = { "vfio", "ADDRESS",
+		"serve another machine by this PCI function (a virtio device)" },
 	[OPT_NAME] = { "name", "TEXT", "what the device is called in messages" },
 	[OPT_STATE] = { "state", "FILE", "keep the device's state in FILE, and start from it" },
 	[OPT_IOMMU] = { "iommu", NULL,
@@ -99,6 +104,7 @@ struct program {
 	struct state_file *state;
 	struct virtio_model *virtio;
 	struct vhost_user_port *virtio_port;
+	struct vvu_port *vvu_port;
 	bool iommu;
 	const char *socket_path; /* made by us: to be removed */
 };
@@ -118,9 +124,10 @@ static void print_help(FILE *out)
 	size_t nr;
 	const struct device_model *const *models = device_models(&nr);
 
-	fprintf(out, "usage: outboard-device MODEL (--socket-path=PATH | --fd=N) [OPTIONS]\n\n"
+	fprintf(out, "usage: outboard-device MODEL (--socket-path=PATH | --fd=N | --vfio=ADDRESS) [OPTIONS]\n\n"
 		     "Serve one device over a socket: a PCI device by vfio-user, a virtio device "
-		     "by vhost-user.\n\noptions:\n");
+		     "by vhost-user;\nor a virtio device by a virtio-vhost-user function of this "
+		     "machine.\n\noptions:\n");
 	for (size_t i = 0; i < ARRAY_SIZE(common); i++)
 		print_option(out, &common[i]);
 	for (size_t m = 0; m < nr; m++) {
@@ -255,6 +262,25 @@ static int parse_fd(const char *option, const char *text, int *fd, struct err *e
 	return 0;
 }
 
+/* One place to serve at. */
+static int check_place(const struct args *a, struct err *err)
+{
+	int nr = !!a->values[OPT_SOCKET_PATH] + !!a->values[OPT_FD] + !!a->values[OPT_VFIO];
+	struct pci_address address;
+
+	if (a->model->new_pci && a->values[OPT_VFIO])
+		return err_set(err, -EINVAL, "--vfio: %s is no virtio device", a->model->name);
+	if (nr != 1)
+		return err_set(err, -EINVAL, "%s",
+			a->model->new_pci
+				? "expected either --socket-path=PATH or --fd=N"
+				: "exactly one of --socket-path or --vfio is required (or --fd)");
+	if (a->values[OPT_VFIO] && pci_address_of_path(a->values[OPT_VFIO], &address))
+		return err_set(err, -EINVAL, "--vfio: '%.64s', expected a PCI address, as 0000:00:10.0",
+			a->values[OPT_VFIO]);
+	return 0;
+}
+
 static int check_args(struct args *a, struct err *err)
 {
 	const char *mode = a->values[OPT_SECCOMP];
@@ -262,8 +288,9 @@ static int check_args(struct args *a, struct err *err)
 
 	a->sandbox = SANDBOX_KILL;
 	a->fd = -1;
-	if (!!a->values[OPT_SOCKET_PATH] + !!a->values[OPT_FD] != 1)
-		return err_set(err, -EINVAL, "expected either --socket-path=PATH or --fd=N");
+	rc = check_place(a, err);
+	if (rc)
+		return rc;
 	if (a->values[OPT_SOCKET_PATH])
 		rc = sock_check_path(a->values[OPT_SOCKET_PATH], err);
 	if (rc)
@@ -323,6 +350,13 @@ static void deserted(void *arg)
 	loop_quit(prog->loop, EXIT_SUCCESS);
 }
 
+static void lost(void *arg)
+{
+	struct program *prog = arg;
+
+	loop_quit(prog->loop, EXIT_FAILURE);
+}
+
 static int open_dir_of(const char *path)
 {
 	const char *slash = strrchr(path, '/');
@@ -354,6 +388,8 @@ static int confine_calls(const struct args *a, struct err *err)
 	add_calls(&list, a->model->calls, a->model->nr_calls);
 	if (a->model->new_virtio)
 		add_calls(&list, vhost_user_port_calls, ARRAY_SIZE(vhost_user_port_calls));
+	if (a->values[OPT_VFIO])
+		add_calls(&list, vvu_port_calls, ARRAY_SIZE(vvu_port_calls));
 	return sandbox_calls(list.calls, list.nr, a->sandbox, err);
 }
 
@@ -419,10 +455,29 @@ static int make_port(struct program *prog, int fd, struct err *err)
 	return vfio_user_port_new(&prog->pci_port, prog->loop, prog->pci, fd, &pci, err);
 }
 
+/* Where the device is served. */
+static int open_place(struct program *prog, const struct args *a, struct err *err)
+{
+	const struct vvu_port_config vvu = { .iommu = prog->iommu, .lost = lost, .arg = prog };
+	FD_AUTO fd = a->fd;
+
+	if (a->values[OPT_VFIO])
+		return vvu_port_new(&prog->vvu_port, prog->loop, prog->virtio,
+			a->values[OPT_VFIO], &vvu, err);
+	if (a->values[OPT_SOCKET_PATH]) {
+		fd = sock_listen(a->values[OPT_SOCKET_PATH], 16, err);
+		if (fd < 0)
+			return fd;
+		prog->socket_path = a->values[OPT_SOCKET_PATH];
+	} else if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
+		return err_set(err, -errno, "--fd: %s", strerror(errno));
+	}
+	return make_port(prog, fd_take(&fd), err);
+}
+
 static int set_up(struct program *prog, const struct args *a, struct err *err)
 {
 	static const int signals[] = { SIGTERM, SIGINT, SIGHUP, 0 };
-	FD_AUTO fd = a->fd;
 	int rc;
 
 	/* Made now: the JSON library wants random numbers from a file. */
@@ -436,17 +491,8 @@ static int set_up(struct program *prog, const struct args *a, struct err *err)
 		return err_set(err, rc, "event loop: %s", strerror(-rc));
 	prog->iommu = a->values[OPT_IOMMU];
 	rc = make_model(prog, a, err);
-	if (rc)
-		return rc;
-	if (a->values[OPT_SOCKET_PATH]) {
-		fd = sock_listen(a->values[OPT_SOCKET_PATH], 16, err);
-		if (fd < 0)
-			return fd;
-		prog->socket_path = a->values[OPT_SOCKET_PATH];
-	} else if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
-		return err_set(err, -errno, "--fd: %s", strerror(errno));
-	}
-	rc = make_port(prog, fd_take(&fd), err);
+	if (!rc)
+		rc = open_place(prog, a, err);
 	if (!rc)
 		rc = confine(prog, a, err);
 	if (!rc && prog->state)
@@ -459,6 +505,7 @@ static void port_freed(void *arg)
 	struct program *prog = arg;
 
 	prog->virtio_port = NULL;
+	prog->vvu_port = NULL;
 	loop_quit(prog->loop, 0);
 }
 
@@ -469,6 +516,11 @@ static void tear_down(struct program *prog)
 	if (prog->virtio_port) {
 		vhost_user_port_free(prog->virtio_port, port_freed, prog);
 		while (prog->virtio_port)
+			loop_run(prog->loop);
+	}
+	if (prog->vvu_port) {
+		vvu_port_free(prog->vvu_port, port_freed, prog);
+		while (prog->vvu_port)
 			loop_run(prog->loop);
 	}
 	if (prog->socket_path)
