@@ -20,7 +20,8 @@ printf '%s\n' "${COMPREPLY[@]}"
     "line,candidates",
     [
         ("gp", ["gpio"]),
-        ("gpio --lo", ["--log-file=", "--loopback"]),
+        ("gpio --loo", ["--loopback"]),
+        ("gpio --log", ["--log-fd=", "--log-file="]),
         ("gpio --print", ["--print-capabilities"]),
         ("rng --loop", []),
         ("--sock", ["--socket-path="]),
