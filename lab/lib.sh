@@ -126,7 +126,7 @@ take_lock()
 }
 
 # Modules of Debian's own kernel that the guest of ./demo needs.
-export demo_modules='gpio-regmap gpio-idio-16 gpio-pci-idio-16 virtio_blk ext4'
+export demo_modules='gpio-regmap gpio-idio-16 gpio-pci-idio-16 virtio_blk ext4 nvme'
 # Packages of trixie that make the part called peers.
 peers=(virtiofsd qemu-utils qemu-block-extra fio passt)
 
