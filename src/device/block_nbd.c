@@ -42,6 +42,7 @@
 #define SHAKE_NS (10 * NS_PER_S)
 
 static void next_chunk(struct nbd_job *j);
+static void check_state(struct nbd_connection *c);
 
 /* Answers */
 
@@ -51,6 +52,7 @@ static int on_complete(void *arg, int *error)
 	struct nbd_connection *c = j->c;
 
 	j->error = *error;
+	j->complete = true;
 	j->next = NULL;
 	*c->done_end = j;
 	c->done_end = &j->next;
@@ -126,11 +128,13 @@ static void chunk_done(struct nbd_job *j)
 {
 	struct block_io *io = j->io;
 
+	/* Whether it has failed or only its connection: a call for another one may have found that out. */
+	if (j->error)
+		check_state(j->c);
 	if (j->error && j->c->state != NBD_UP && !j->c->lost) {
 		park(j, true);
 		return;
 	}
-
 	if (!j->error && !j->flushing) {
 		if (j->bounce && io->op == BLOCK_READ)
 			copy_chunk(j, false);
@@ -159,6 +163,7 @@ static void answer_done(struct nbd_connection *c)
 		c->done = j->next;
 		if (!c->done)
 			c->done_end = &c->done;
+		j->complete = false;
 		chunk_done(j);
 	}
 	c->answering = false;
@@ -232,8 +237,6 @@ static bool take_bounce(struct nbd_job *j)
 	return j->bounce;
 }
 
-static void check_state(struct nbd_connection *c);
-
 static void next_chunk(struct nbd_job *j)
 {
 	struct nbd_connection *c = j->c;
@@ -257,6 +260,9 @@ static void next_chunk(struct nbd_job *j)
 		j->again = false;
 		return;
 	}
+	/* The call has failed, and been answered with the connection's end as well. */
+	if (j->complete)
+		return;
 	error = c->lost ? ENOTCONN : c->n->f.get_errno();
 	check_state(c);
 	if (c->state != NBD_UP && !c->lost)
