@@ -77,6 +77,7 @@ struct nbd_job {
 	uint64_t chunk; /* bytes of the command under way */
 	uint64_t off;	/* and where */
 	bool again;	/* it was under way when the connection was lost */
+	bool complete;	/* it is on the list of those that are done */
 	bool flushing;	/* that is what is under way, for a durable write */
 	int error;
 };
