@@ -87,6 +87,7 @@ int vhost_user_new(const struct vhost_user_params *p, struct vhost_user_source *
 	struct vhost_user **out)
 {
 	struct vhost_user *vu = calloc(1, sizeof(*vu));
+	pthread_condattr_t monotonic;
 	int rc = -ENOMEM;
 
 	if (!vu) {
@@ -110,6 +111,10 @@ int vhost_user_new(const struct vhost_user_params *p, struct vhost_user_source *
 	atomic_flag_clear(&vu->config_said);
 	pthread_mutex_init(&vu->lock, NULL);
 	pthread_mutex_init(&vu->want_lock, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&vu->iotlb_settled, &monotonic);
+	pthread_condattr_destroy(&monotonic);
 	pthread_mutex_init(&vu->mem_lock, NULL);
 	rc = copy_params(vu, p);
 	if (!rc)
@@ -385,6 +390,7 @@ void vhost_user_free(struct vhost_user *vu)
 	free((char *)vu->b.id);
 	free(vu->where);
 	pthread_mutex_destroy(&vu->lock);
+	pthread_cond_destroy(&vu->iotlb_settled);
 	pthread_mutex_destroy(&vu->want_lock);
 	pthread_mutex_destroy(&vu->mem_lock);
 	free(vu);

@@ -241,6 +241,7 @@ static int run_done(struct vhost_user *vu, struct err *err)
 	if (!overtaken && !refused)
 		/* Whoever changes something from here on tells the back-end himself. */
 		atomic_store(&vu->state, VUF_READY);
+	vuf_iotlb_settled(vu);
 	pthread_mutex_unlock(&vu->want_lock);
 	if (overtaken) {
 		vu->attach.step = STEP_QUIESCE;

@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "attach/vhost_user_priv.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/util.h"
 
@@ -71,6 +72,32 @@ static int send_entry(
 	return vuf_send(vu, &rq, err);
 }
 
+/*
+ * A back-end that was told of all mappings but cannot be told of more yet: its queues are being
+ * started, and would find a hole. The guest waits a little longer; after too long a while all is
+ * said once more.
+ */
+static void wait_settled(struct vhost_user *vu)
+{
+	uint64_t deadline = vuf_deadline(vu->times.request_ms);
+	const struct timespec until = {
+		.tv_sec = (time_t)(deadline / NS_PER_S),
+		.tv_nsec = (long)(deadline % NS_PER_S),
+	};
+	int rc = 0;
+
+	pthread_mutex_lock(&vu->want_lock);
+	while (!rc && vu->iotlb_told && atomic_load(&vu->state) == VUF_CONNECTING)
+		rc = pthread_cond_timedwait(&vu->iotlb_settled, &vu->want_lock, &until);
+	vu->iotlb_missed |= rc != 0;
+	pthread_mutex_unlock(&vu->want_lock);
+}
+
+void vuf_iotlb_settled(struct vhost_user *vu)
+{
+	pthread_cond_broadcast(&vu->iotlb_settled);
+}
+
 /* A change, for a back-end that was told of the rest already. */
 static void tell(struct dma_listener *l, uint8_t type, const struct dma_range *r)
 {
@@ -78,10 +105,7 @@ static void tell(struct dma_listener *l, uint8_t type, const struct dma_range *r
 	struct err err = { 0 };
 	int rc = 0;
 
-	/* Whoever sets a connection up looks at this before it is READY, under the same lock. */
-	pthread_mutex_lock(&vu->want_lock);
-	vu->iotlb_missed |= !vuf_is_ready(vu);
-	pthread_mutex_unlock(&vu->want_lock);
+	wait_settled(vu);
 	if (!vuf_call_begin(vu))
 		return;
 	if (vu->iotlb_told)
@@ -159,9 +183,11 @@ bool vuf_iotlb_missed(struct vhost_user *vu)
 
 void vuf_iotlb_forget(struct vhost_user *vu)
 {
-	vu->iotlb_anew = false;
-	vu->iotlb_told = false;
+	pthread_mutex_lock(&vu->want_lock);
+	vu->iotlb_anew = vu->iotlb_told = false;
 	vu->iotlb_error = 0;
+	pthread_cond_broadcast(&vu->iotlb_settled);
+	pthread_mutex_unlock(&vu->want_lock);
 }
 
 void vuf_iotlb_listen(struct vhost_user *vu)
@@ -175,8 +201,11 @@ void vuf_iotlb_listen(struct vhost_user *vu)
 
 void vuf_iotlb_unlisten(struct vhost_user *vu)
 {
-	if (vu->dma)
-		dma_unlisten(vu->dma, &vu->dma_listener);
+	if (!vu->dma)
+		return;
+	/* Nobody is to wait for what does not come any more. */
+	vuf_iotlb_forget(vu);
+	dma_unlisten(vu->dma, &vu->dma_listener);
 }
 
 /* --- rings, which lie at IOVAs --- */

@@ -151,7 +151,8 @@ struct vhost_user {
 	bool unfit;	     /* what came back cannot serve this run: wait for the driver's reset */
 	uint64_t features;
 	unsigned run; /* counts starts and stops */
-	bool iotlb_missed; /* mappings changed while a connection was set up */
+	bool iotlb_missed; /* a mapping changed while a connection was set up, for too long */
+	pthread_cond_t iotlb_settled; /* the set-up is over, or iotlb_told has changed */
 	struct vuf_ring *rings;
 	int inflight_fd; /* -1: none */
 	struct vhost_user_inflight inflight;
@@ -321,6 +322,8 @@ bool vuf_is_translated(const struct vhost_user *vu);
 int vuf_iotlb_sync(struct vhost_user *vu, struct err *err);
 /* Mappings have changed since, and it is to be told of all once more. As above. */
 bool vuf_iotlb_missed(struct vhost_user *vu);
+/* The connection is set up. want_lock held. */
+void vuf_iotlb_settled(struct vhost_user *vu);
 /* A connection ended. */
 void vuf_iotlb_forget(struct vhost_user *vu);
 void vuf_iotlb_listen(struct vhost_user *vu);

@@ -39,6 +39,7 @@ static const struct test tests[] = {
 	{ "serial", test_serial },
 	{ "smp", test_smp },
 	{ "viommu", test_viommu },
+	{ "viommu-kill", test_viommu_kill },
 	{ "viommu-many", test_viommu_many },
 	{ "virtio", test_virtio },
 	{ "virtio-chaos", test_virtio_chaos },

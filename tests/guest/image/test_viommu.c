@@ -152,20 +152,41 @@ static bool start_rng(void)
 	return !(virtio_status(&rng) & STATUS_NEEDS_RESET);
 }
 
-/* How many bytes of the page the device has filled, which it sees `shift` above its place. */
-static unsigned fill(uint64_t shift)
+static void do_nothing(void)
 {
+}
+
+/* Mappings change while the device works, or is away. */
+static void map_another(void)
+{
+	uint64_t at = SHIFT * 2;
+
+	map(1, at, at + 0xfff, (uint64_t)page, MAP_READ);
+	unmap(1, at, at + 0xfff);
+}
+
+/* As fill(), and so long as the device takes, do something else. */
+static unsigned fill_while(uint64_t shift, void (*meanwhile)(void))
+{
+	volatile uint64_t seen = (uint64_t)page + shift;
 	unsigned filled = 0;
 
 	memset(page, 0, sizeof(page));
 	/* Its first piece is empty for a device that only writes. */
-	virtio_give(&rng, 0, page + shift, 1, page + shift, sizeof(page));
+	virtio_give(&rng, 0, (void *)seen, 1, (void *)seen, sizeof(page));
 	virtio_kick(&rng, 0);
-	wait_for(&rng, 1);
+	while (!virtio_waiting(&rng, 0))
+		meanwhile();
 	virtio_take(&rng, 0);
 	for (unsigned i = 0; i < sizeof(page); i++)
 		filled += page[i] != 0;
 	return filled;
+}
+
+/* How many bytes of the page the device has filled, which it sees `shift` above its place. */
+static unsigned fill(uint64_t shift)
+{
+	return fill_while(shift, do_nothing);
 }
 
 /* Most bytes are not 0; most is what a random page has. */
@@ -395,4 +416,25 @@ void test_viommu_many(void)
 	ok(start_rng() && fill(0) > FULL, "the device goes on");
 	equal(attach(1, endpoint, 0), S_OK, "it is put into a domain again");
 	equal(map_some(0, 8), 8, "which is empty");
+}
+
+/* --- a device whose process dies --- */
+
+void test_viommu_kill(void)
+{
+	uint64_t at = (uint64_t)page + SHIFT;
+	unsigned bad = 0, n = (unsigned)boot_number("n", 600);
+
+	if (!set_up() || !equal(attach(1, endpoint, 0), S_OK, "the device is put into a domain"))
+		return;
+	equal(map(1, 0, 0xbfffffff, 0, MAP_READ | MAP_WRITE), S_OK, "the rings' memory is mapped");
+	ok(start_rng(), "and the device started");
+	for (unsigned i = 0; i < n; i++) {
+		bad += map(1, at, at + 0xfff, (uint64_t)page, MAP_READ | MAP_WRITE) != S_OK;
+		bad += fill_while(SHIFT, map_another) <= FULL;
+		bad += unmap(1, at, at + 0xfff) != S_OK;
+		if (i % 100 == 99)
+			note("%u rounds", i + 1);
+	}
+	equal(bad, 0, "each page that was mapped is filled");
 }

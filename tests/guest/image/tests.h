@@ -23,6 +23,7 @@ void test_power(void);
 void test_serial(void);
 void test_smp(void);
 void test_viommu(void);
+void test_viommu_kill(void);
 void test_viommu_many(void);
 void test_virtio(void);
 void test_virtio_chaos(void);
