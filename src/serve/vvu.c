@@ -60,6 +60,7 @@ static void lost(struct vvu_port *p, const char *why)
 	log_err("%s vvu %s: %s: given up", p->model->name, p->pci.dev.name, why);
 	vvu_link_close(p);
 	p->state = VVU_RESETTING;
+	p->given_up = true;
 	loop_timer_del(&p->again);
 	if (p->config.lost && !p->freeing)
 		p->config.lost(p->config.arg);
@@ -115,9 +116,11 @@ static void try_reset(struct loop_timer *timer)
 {
 	struct vvu_port *p = container_of(timer, struct vvu_port, again);
 	struct err err = { 0 };
-	int rc = vvu_pci_reset(&p->pci);
+	int rc = p->looks ? 0 : vvu_pci_reset(&p->pci);
 
-	if (rc == -EAGAIN && ++p->resets < RESET_TRIES) {
+	if (!rc)
+		rc = vvu_pci_reset_done(&p->pci);
+	if (rc == -EAGAIN && ++p->looks < RESET_TRIES) {
 		loop_timer_set(p->loop, timer, clock_now_ns() + RESET_STEP_NS, try_reset);
 		return;
 	}
@@ -134,7 +137,7 @@ void vvu_reset(struct vvu_port *p)
 	if (p->state == VVU_RESETTING)
 		return;
 	p->state = VVU_RESETTING;
-	p->resets = 0;
+	p->looks = 0;
 	vvu_link_close(p);
 	vvu_wake(p);
 }
@@ -214,7 +217,7 @@ static void on_work(struct loop_work *work)
 
 	if (p->freeing)
 		return;
-	if (p->state == VVU_RESETTING && !p->busy && !p->again.loop && p->resets < RESET_TRIES)
+	if (p->state == VVU_RESETTING && !p->busy && !p->again.loop && !p->given_up)
 		loop_timer_set(p->loop, &p->again, clock_now_ns() + RESET_PAUSE_NS, try_reset);
 	if (p->state == VVU_ALONE)
 		let_in(p);
@@ -331,8 +334,8 @@ static void finish(void *arg)
 		fd_close(&p->errs[i].fd);
 	}
 	/* The device lets go of our memory before it goes. */
-	if (p->pci.common.len)
-		vvu_pci_reset(&p->pci);
+	if (p->pci.common.len && !vvu_pci_reset(&p->pci))
+		vvu_pci_reset_done(&p->pci);
 	vvu_pci_fini(&p->pci);
 	if (p->rings_at)
 		munmap(p->rings_at, BLOCK_BYTES);
@@ -464,9 +467,11 @@ static int first_reset(struct vvu_port *p, struct err *err)
 	const struct timespec step = { .tv_nsec = (long)RESET_STEP_NS };
 	int rc = vvu_pci_reset(&p->pci);
 
+	if (!rc)
+		rc = vvu_pci_reset_done(&p->pci);
 	for (unsigned n = 0; rc == -EAGAIN && n < RESET_TRIES; n++) {
 		nanosleep(&step, NULL);
-		rc = vvu_pci_reset(&p->pci);
+		rc = vvu_pci_reset_done(&p->pci);
 	}
 	return rc ? err_set(err, rc, "%s does not come back from a reset: %s", p->pci.dev.name,
 			    strerror(-rc))

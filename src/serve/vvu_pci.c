@@ -274,11 +274,14 @@ int vvu_pci_device_status(struct vvu_pci *p, uint8_t *status)
 
 int vvu_pci_reset(struct vvu_pci *p)
 {
-	uint8_t status;
-	int rc = put(p, COMMON(device_status), 0);
+	return put(p, COMMON(device_status), 0);
+}
 
-	if (!rc)
-		rc = vvu_pci_device_status(p, &status);
+int vvu_pci_reset_done(struct vvu_pci *p)
+{
+	uint8_t status;
+	int rc = vvu_pci_device_status(p, &status);
+
 	if (!rc && status == 0xff)
 		rc = -ENODEV;
 	return rc ? rc : status ? -EAGAIN : 0;

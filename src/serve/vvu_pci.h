@@ -45,8 +45,10 @@ struct vvu_pci_ring {
 int vvu_pci_init(struct vvu_pci *p, struct err *err);
 void vvu_pci_fini(struct vvu_pci *p);
 
-/* Begin a reset. 0: it is done; -EAGAIN: ask again, later; or -errno. */
+/* Begin a reset. 0 or -errno. */
 int vvu_pci_reset(struct vvu_pci *p);
+/* 0: it is done; -EAGAIN: not yet; or -errno. */
+int vvu_pci_reset_done(struct vvu_pci *p);
 /* After a reset: features are agreed on. 0 or -errno with a text. */
 int vvu_pci_begin(struct vvu_pci *p, struct err *err);
 /* How many entries the queue may have, a power of two. 0 or -errno with a text. */

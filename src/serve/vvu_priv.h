@@ -72,7 +72,8 @@ struct vvu_port {
 
 	struct loop_work work;
 	struct loop_timer again; /* the function did not come back from its reset yet */
-	unsigned resets;	 /* tries of this one */
+	unsigned looks;		 /* how often we looked */
+	bool given_up;		 /* nothing is served any more */
 
 	enum vvu_state state;
 	bool busy;    /* the vhost-user port has a front-end, or is about to get rid of it */
