@@ -62,10 +62,10 @@ void vhu_iotlb_fini(struct vhu_iotlb *t)
 static int update(struct vhu_iotlb *t, const struct vhost_user_iotlb *m, struct err *err)
 {
 	struct entry *e = calloc(1, sizeof(*e));
-	int rc = e ? 0 : err_set(err, -ENOMEM, "out of memory");
+	int rc = 0;
 
-	if (rc)
-		return rc;
+	if (!e)
+		return err_set(err, -ENOMEM, "out of memory");
 	*e = (struct entry){
 		.node = { .first = m->iova, .last = m->iova + (m->size - 1) },
 		.user = m->user_addr,
