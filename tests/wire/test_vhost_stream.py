@@ -89,7 +89,16 @@ def test_requests_that_were_not_offered_are_refused(echo):
         assert c.alive()
 
 
-@pytest.mark.parametrize("request_,size", [(IOTLB_MSG, 32), (CREATE_CRYPTO_SESSION, 100),
+def test_translations_are_refused_where_there_is_no_iommu(echo):
+    with echo.client() as c:
+        assert c.ask_u64(IOTLB_MSG, bytes(32)) != 0
+        c.handshake()
+        assert c.ask_u64(IOTLB_MSG, bytes(32)) != 0
+        assert c.alive()
+    echo.wait_for_log("IOTLB_MSG refused")
+
+
+@pytest.mark.parametrize("request_,size", [(CREATE_CRYPTO_SESSION, 100),
                                            (POSTCOPY_ADVISE, 0), (POSTCOPY_END, 0),
                                            (GET_SHARED_OBJECT, 16), (GET_SHMEM_CONFIG, 0)])
 def test_who_waits_for_an_answer_that_does_not_exist_is_dropped(echo, request_, size):
