@@ -14,6 +14,7 @@ if lab_outside; then
 	gcc -static -O2 -Wall -Werror -o "$work/vsock" "$tree/tests/lab/vsock-guest.c" || exit 1
 	"$lab_dir/mkguest" --file "$work/vsock" "$work/guest.cpio" <<'END'
 dd if=/dev/urandom of=/tmp/data bs=1M count=16 2>/dev/null
+mkfifo /tmp/quiet
 echo "data $(md5sum </tmp/data)"
 while read -r order arg; do
 	case $order in
@@ -21,7 +22,7 @@ while read -r order arg; do
 	serve) vsock listen 5001 </tmp/data >/dev/null; echo "served $?" ;;
 	give) vsock connect 2 "$arg" </tmp/data | md5sum | sed "s/^/answer /" ;;
 	many) vsock many 5002 "$arg"; echo "many $?" ;;
-	hold) (tail -f /dev/null | vsock connect 2 "$arg" >/dev/null 2>/tmp/why; echo "held $? $(cat /tmp/why)") & ;;
+	hold) (vsock connect 2 "$arg" <>/tmp/quiet >/dev/null 2>/tmp/why; echo "held $? $(cat /tmp/why)") & ;;
 	off) exit 0 ;;
 	esac
 done
@@ -176,7 +177,7 @@ killed()
 	within 60 grep -q connected "$work/talk.out" || return
 	pid=$(vsock_pid) && kill -9 "$pid"
 	wait "$receiver"
-	guest_says "^held 1 vsock: read: Connection reset by peer" && [ "$(vsock_pid)" != "$pid" ]
+	guest_says "^held 1 vsock: read: " && [ "$(vsock_pid)" != "$pid" ]
 }
 
 head -c 16M /dev/urandom >"$work/host.data"
