@@ -7,31 +7,15 @@
  *   byte 0     bits 0-4: number of accesses n; bit 5: after them, give a lost device time to come back
  *   n * 8      accesses: kind, size, offset (2), value (4)
  *   the rest   one answer after the other: a control byte, then what it asks for
+ *              (fuzz_server.h); the server's own is a DMA_READ or DMA_WRITE of its.
  *
- *   bits 0-1   0 a good answer
- *              1 a good one with bytes changed: a count, then position (2) and value each
- *              2 a good header and a payload from here: its length (2) and bytes
- *              3 bytes as they are: length (2) and bytes
- *   bits 2-3   that many descriptors with it: a file, an eventfd, a socket
- *   bit 4      a DMA_READ or DMA_WRITE of the server's goes before it
- *
- * The server runs in a thread and hangs up when the input is used up. No KVM: its ioctls succeed
- * and do nothing. What must hold: no crash, no hang, no leak, a text of one line for each refusal,
- * and as many descriptors after it as before.
+ * No KVM: its ioctls succeed and do nothing. What must hold: no crash, no hang, no leak, a text of
+ * one line for each refusal, and as many descriptors after it as before.
  */
-#include <errno.h>
-#include <poll.h>
-#include <pthread.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "attach/user_device.h"
-#include "base/clock.h"
-#include "base/fd.h"
 #include "base/log.h"
-#include "base/sock.h"
-#include "fuzz.h"
+#include "fuzz_server.h"
 #include "machine/layout.h"
 #include "wire/vfio_user.h"
 
@@ -39,7 +23,6 @@
 #define MAX_REPLY    8192u
 #define ACCESS_SIZE  8u
 #define CONFIG_SIZE  256u
-#define SERVE_MS     2000
 #define COME_BACK_MS 5
 
 int kvm_vm_ioctl(const struct kvm *kvm, unsigned long request, void *arg)
@@ -47,26 +30,7 @@ int kvm_vm_ioctl(const struct kvm *kvm, unsigned long request, void *arg)
 	return 0;
 }
 
-/* A length, then that many bytes, of which at most `most` are there. */
-static uint32_t take_copy(struct input *in, void *to, uint32_t most)
-{
-	size_t said = take16(in), len = MIN(said, most);
-	const uint8_t *bytes = take_bytes(in, &len);
-
-	memcpy(to, bytes, len);
-	return (uint32_t)len;
-}
-
 /* --- the server --- */
-
-static struct server {
-	int listen_fd;
-	char path[64];
-	int fds[3]; /* one of each kind to send along */
-	struct input in;
-	pthread_t thread;
-	int wake;
-} server;
 
 /* A conventional device: BAR 0 of 8 KiB memory, partly mappable, BAR 2 ports, MSI-X and MSI. */
 static const uint8_t *good_config(void)
@@ -189,23 +153,6 @@ static uint32_t good_payload(const struct vfio_user_header *h, const uint8_t *re
 	}
 }
 
-static void send_message(int fd, const uint8_t *message, uint32_t len, int nr_fds)
-{
-	while (len) {
-		struct iovec iov = { (void *)message, len };
-		struct pollfd p = { .fd = fd, .events = POLLOUT };
-		ssize_t n = sock_send(fd, &iov, 1, server.fds, nr_fds);
-
-		if (n == -EAGAIN && poll(&p, 1, SERVE_MS) == 1)
-			continue;
-		if (n <= 0)
-			return;
-		message += n;
-		len -= (uint32_t)n;
-		nr_fds = 0;
-	}
-}
-
 static void send_dma(int fd, struct input *in)
 {
 	struct {
@@ -214,14 +161,14 @@ static void send_dma(int fd, struct input *in)
 		uint8_t data[64];
 	} m = { 0 };
 	bool write = take8(in) & 1;
-	uint32_t len = write ? take_copy(in, m.data, sizeof(m.data)) : 0;
+	uint32_t len = write ? take_copy(in, take16(in), m.data, sizeof(m.data)) : 0;
 
 	m.h.command = write ? VFIO_USER_DMA_WRITE : VFIO_USER_DMA_READ;
 	m.h.size = (uint32_t)(sizeof(m.h) + sizeof(m.a)) + len;
 	m.h.flags = take8(in) & 0x30;
 	m.a.addr = take32(in);
 	m.a.count = write ? len : take16(in);
-	send_message(fd, (const uint8_t *)&m, m.h.size, 0);
+	send_message(fd, &m, m.h.size, 0);
 }
 
 /* False: hang up. */
@@ -236,49 +183,24 @@ static bool answer(int fd, const struct vfio_user_header *h, const uint8_t *requ
 	if (!in->left)
 		return false;
 	control = take8(in);
-	if (control & 0x10)
+	if (control & ANSWER_OWN_BEFORE)
 		send_dma(fd, in);
 	memset(m, 0, sizeof(m));
 	reply.flags = VFIO_USER_TYPE_REPLY;
-	if ((control & 3) == 3) {
-		len = take_copy(in, m, sizeof(m));
-		send_message(fd, m, len, control >> 2 & 3);
+	if (ANSWER_KIND(control) == ANSWER_BYTES) {
+		len = take_copy(in, take16(in), m, sizeof(m));
+		send_message(fd, m, len, ANSWER_FDS(control));
 		return true;
 	}
-	len = (control & 3) == 2 ? take_copy(in, m + sizeof(*h), MAX_REPLY)
-				 : good_payload(h, request, m + sizeof(*h));
+	len = ANSWER_KIND(control) == ANSWER_PAYLOAD
+		      ? take_copy(in, take16(in), m + sizeof(*h), MAX_REPLY)
+		      : good_payload(h, request, m + sizeof(*h));
 	reply.size = (uint32_t)sizeof(*h) + len;
 	memcpy(m, &reply, sizeof(reply));
-	if ((control & 3) == 1)
-		for (unsigned n = take8(in) & 7; n; n--) {
-			uint32_t pos = take16(in);
-
-			m[pos % reply.size] = take8(in);
-		}
-	if (!(h->flags & VFIO_USER_FLAG_NO_REPLY) || (control & 3))
-		send_message(fd, m, reply.size, control >> 2 & 3);
-	return true;
-}
-
-static bool recv_all(int fd, void *buf, size_t len)
-{
-	char *at = buf;
-
-	while (len) {
-		struct pollfd p[2] = { { .fd = fd, .events = POLLIN },
-			{ .fd = server.wake, .events = POLLIN } };
-		ssize_t n = sock_recv(fd, at, len, NULL);
-
-		if (n == -EAGAIN) {
-			if (poll(p, 2, SERVE_MS) < 1 || p[1].revents)
-				return false;
-			continue;
-		}
-		if (n <= 0)
-			return false;
-		at += n;
-		len -= (size_t)n;
-	}
+	if (ANSWER_KIND(control) == ANSWER_CHANGED)
+		change_bytes(in, m, reply.size);
+	if (!(h->flags & VFIO_USER_FLAG_NO_REPLY) || ANSWER_KIND(control) != ANSWER_GOOD)
+		send_message(fd, m, reply.size, ANSWER_FDS(control));
 	return true;
 }
 
@@ -287,30 +209,14 @@ static bool serve_one(int fd)
 	static uint8_t request[2 * 65536]; /* a DMA_READ may ask for 64 KiB */
 	struct vfio_user_header h;
 
-	if (!recv_all(fd, &h, sizeof(h)))
+	if (!recv_all(fd, &h, sizeof(h), NULL))
 		return false;
 	require(h.size >= sizeof(h) && h.size <= sizeof(request));
 	memset(request, 0, 64);
-	if (!recv_all(fd, request, h.size - sizeof(h)))
+	if (!recv_all(fd, request, h.size - sizeof(h), NULL))
 		return false;
 	/* What it says to our own commands is its business. */
 	return (h.flags & VFIO_USER_FLAG_TYPE) == VFIO_USER_TYPE_REPLY || answer(fd, &h, request);
-}
-
-/* One connection after the other, until the client's side is done. */
-static void *serve(void *arg)
-{
-	for (;;) {
-		struct pollfd p[2] = { { .fd = server.listen_fd, .events = POLLIN },
-			{ .fd = server.wake, .events = POLLIN } };
-		FD_AUTO fd = -1;
-
-		if (poll(p, 2, -1) < 1 || p[1].revents)
-			return NULL;
-		fd = accept4(server.listen_fd, NULL, NULL, SOCK_CLOEXEC);
-		while (fd >= 0 && serve_one(fd))
-			;
-	}
 }
 
 /* --- the machine --- */
@@ -323,7 +229,6 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	struct memory_params mp = { .size = RAM_SIZE };
 	struct pci_params pp = { .nr_segments = 1, .phys_bits = 40, .ram_top = RAM_SIZE };
 	struct err err = { 0 };
-	int pair[2];
 
 	log_init("fuzz", LOG_ERR);
 	machine.kvm.nr_slots = 64;
@@ -332,12 +237,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 		!irqs_new(&machine.kvm, &machine.irqs) && !io_bus_new(1, &machine.bus) &&
 		!pci_new(machine.bus, &pp, &machine.pci, &err));
 	reader = io_bus_reader(machine.bus, 0);
-	snprintf(server.path, sizeof(server.path), "/tmp/fuzz-vfio-user-%d", (int)getpid());
-	server.listen_fd = sock_listen(server.path, 64, &err);
-	server.fds[0] = memfd_create("bar", MFD_CLOEXEC);
-	server.fds[1] = fd_eventfd();
-	require(server.listen_fd >= 0 && !ftruncate(server.fds[0], 0x2000) && !sock_pair(pair));
-	server.fds[2] = pair[0];
+	server_init("vfio-user", serve_one);
 	return 0;
 }
 
@@ -346,20 +246,6 @@ static void attached(void *arg, struct device *dev, int rc, const struct err *er
 	require_text(rc, err);
 	*(int *)arg = rc;
 	loop_quit(machine.loop, 0);
-}
-
-static void time_over(struct loop_timer *timer)
-{
-	loop_quit(machine.loop, 0);
-}
-
-static void run_for(uint32_t ms)
-{
-	struct loop_timer timer = { 0 };
-
-	loop_timer_set(machine.loop, &timer, clock_now_ns() + ms * NS_PER_MS, time_over);
-	loop_run(machine.loop);
-	loop_timer_del(&timer);
 }
 
 static uint64_t bar(unsigned n)
@@ -401,7 +287,7 @@ static void access_once(struct input *in)
 		pci_reset(machine.pci);
 		break;
 	default:
-		run_for(1);
+		run_for(machine.loop, 1);
 	}
 }
 
@@ -418,7 +304,7 @@ static void use(struct device *dev, struct input *accesses, bool come_back)
 	while (accesses->left)
 		access_once(accesses);
 	if (come_back)
-		run_for(COME_BACK_MS);
+		run_for(machine.loop, COME_BACK_MS);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -439,21 +325,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct err err = { 0 };
 	int fds_before = fd_count();
 
-	server.in = (struct input){ in.at + accesses.left, in.left - accesses.left };
-	server.wake = fd_eventfd();
-	require(server.wake >= 0 && !pthread_create(&server.thread, NULL, serve, NULL));
+	server_begin((struct input){ in.at + accesses.left, in.left - accesses.left });
 	require(!user_device_attach(&machine, &p, &dev, &err));
 	loop_run(machine.loop);
 	require(rc <= 0);
 	if (!rc)
 		use(dev, &accesses, first & 32);
 	device_free(dev);
-	fd_signal(server.wake);
-	pthread_join(server.thread, NULL);
-	/* Connections that were not accepted yet */
-	for (int fd; (fd = accept4(server.listen_fd, NULL, NULL, SOCK_CLOEXEC)) >= 0;)
-		close(fd);
-	fd_close(&server.wake);
+	server_end();
 	require(fd_count() == fds_before);
 	return 0;
 }

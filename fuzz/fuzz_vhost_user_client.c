@@ -8,34 +8,20 @@
  *   byte 1    bits of the virtio type
  *   n * 2     actions: kind, argument
  *   the rest  one answer after the other: a control byte, then what it asks for
- *             bits 0-1  0 a good answer; 1 a good one with bytes changed: a count, then position
- *                       (2) and value each; 2 a good header and a payload from here: its length
- *                       (2) and bytes; 3 bytes as they are: length (2) and bytes
- *             bits 2-3  that many descriptors with it: a file, an eventfd, a socket
- *             bit 4     a request of the back-end's own goes before it: length and bytes
+ *             (fuzz_server.h); the back-end's own is a request of its: length and bytes
  *
- * The back-end runs in a thread and hangs up when the input is used up. Guest RAM is an array. What
- * must hold: no crash, no hang, no leak, a text of one line for each refusal, and as many
- * descriptors after it as before.
+ * Guest RAM is an array. What must hold: no crash, no hang, no leak, a text of one line for each
+ * refusal, and as many descriptors after it as before.
  */
 #include <errno.h>
-#include <poll.h>
-#include <pthread.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "attach/vhost_user.h"
-#include "base/clock.h"
-#include "base/fd.h"
 #include "base/log.h"
-#include "base/sock.h"
-#include "fuzz.h"
+#include "fuzz_server.h"
 #include "wire/vhost_user.h"
 
 #define RAM_SIZE     (1 * MIB)
 #define NR_QUEUES    4u
-#define SERVE_MS     2000
 #define COME_BACK_MS 5
 
 /* --- guest RAM --- */
@@ -84,46 +70,9 @@ int memory_read(const struct memory *m, uint64_t gpa, void *buf, uint64_t len)
 	return 0;
 }
 
-/* len bytes, of which at most `most` are there. */
-static uint32_t take_copy(struct input *in, uint32_t said, void *to, uint32_t most)
-{
-	size_t len = MIN(said, most);
-	const uint8_t *bytes = take_bytes(in, &len);
-
-	memcpy(to, bytes, len);
-	return (uint32_t)len;
-}
-
 /* --- the back-end --- */
 
-static struct server {
-	int listen_fd;
-	char path[64];
-	int fds[3]; /* one of each kind to send along */
-	int back_fd;
-	struct input in;
-	pthread_t thread;
-	int wake;
-} server;
-
-static void send_message(int fd, const void *message, size_t len, int nr_fds)
-{
-	const char *at = message;
-
-	while (len) {
-		struct iovec iov = { (void *)at, len };
-		struct pollfd p = { .fd = fd, .events = POLLOUT };
-		ssize_t n = sock_send(fd, &iov, 1, server.fds, nr_fds);
-
-		if (n == -EAGAIN && poll(&p, 1, SERVE_MS) == 1)
-			continue;
-		if (n <= 0)
-			return;
-		at += n;
-		len -= (size_t)n;
-		nr_fds = 0;
-	}
-}
+static int back_fd = -1; /* for requests of its own */
 
 static uint64_t good_number(uint32_t request)
 {
@@ -172,8 +121,8 @@ static void send_own_request(struct input *in)
 	uint8_t bytes[128];
 	uint32_t len = take_copy(in, take8(in) & 127, bytes, sizeof(bytes));
 
-	if (server.back_fd >= 0)
-		send_message(server.back_fd, bytes, len, bytes[0] >> 6 & 3);
+	if (back_fd >= 0)
+		send_message(back_fd, bytes, len, bytes[0] >> 6 & 3);
 }
 
 static bool is_answered(const struct vhost_user_header *h)
@@ -200,48 +149,23 @@ static bool answer(
 	if (!in->left)
 		return false;
 	control = take8(in);
-	if (control & 0x10)
+	if (control & ANSWER_OWN_BEFORE)
 		send_own_request(in);
-	if ((control & 3) == 3) {
+	if (ANSWER_KIND(control) == ANSWER_BYTES) {
 		len = take_copy(in, take16(in), m, sizeof(m));
-		send_message(fd, m, len, control >> 2 & 3);
+		send_message(fd, m, len, ANSWER_FDS(control));
 		return true;
 	}
-	reply.size = (control & 3) == 2 ? take_copy(in, take16(in), &p, sizeof(p))
-					: good_payload(h, &p, &nr_fds);
+	reply.size = ANSWER_KIND(control) == ANSWER_PAYLOAD
+			     ? take_copy(in, take16(in), &p, sizeof(p))
+			     : good_payload(h, &p, &nr_fds);
 	len = (uint32_t)sizeof(reply) + reply.size;
 	memcpy(m, &reply, sizeof(reply));
 	memcpy(m + sizeof(reply), &p, reply.size);
-	if ((control & 3) == 1)
-		for (unsigned n = take8(in) & 7; n; n--) {
-			uint32_t pos = take16(in);
-
-			m[pos % len] = take8(in);
-		}
-	if (is_answered(h) || (control & 3))
-		send_message(fd, m, len, control >> 2 & 3 ? control >> 2 & 3 : nr_fds);
-	return true;
-}
-
-static bool recv_all(int fd, void *buf, size_t len, struct fd_list *fds)
-{
-	char *at = buf;
-
-	while (len) {
-		struct pollfd p[2] = { { .fd = fd, .events = POLLIN },
-			{ .fd = server.wake, .events = POLLIN } };
-		ssize_t n = sock_recv(fd, at, len, fds);
-
-		if (n == -EAGAIN) {
-			if (poll(p, 2, SERVE_MS) < 1 || p[1].revents)
-				return false;
-			continue;
-		}
-		if (n <= 0)
-			return false;
-		at += n;
-		len -= (size_t)n;
-	}
+	if (ANSWER_KIND(control) == ANSWER_CHANGED)
+		change_bytes(in, m, len);
+	if (is_answered(h) || ANSWER_KIND(control) != ANSWER_GOOD)
+		send_message(fd, m, len, ANSWER_FDS(control) ? ANSWER_FDS(control) : nr_fds);
 	return true;
 }
 
@@ -257,28 +181,16 @@ static bool serve_one(int fd)
 		more = recv_all(fd, &request, h.size, &fds);
 	}
 	if (more && h.request == VHOST_USER_SET_BACKEND_REQ_FD) {
-		fd_close(&server.back_fd);
-		server.back_fd = fd_list_take(&fds);
+		fd_close(&back_fd);
+		back_fd = fd_list_take(&fds);
 	}
 	fd_list_close(&fds);
 	return more && answer(fd, &h, &request);
 }
 
-/* One connection after the other, until the front-end's side is done. */
-static void *serve(void *arg)
+static void hung_up(void)
 {
-	for (;;) {
-		struct pollfd p[2] = { { .fd = server.listen_fd, .events = POLLIN },
-			{ .fd = server.wake, .events = POLLIN } };
-		FD_AUTO fd = -1;
-
-		if (poll(p, 2, -1) < 1 || p[1].revents)
-			return NULL;
-		fd = accept4(server.listen_fd, NULL, NULL, SOCK_CLOEXEC);
-		while (fd >= 0 && serve_one(fd))
-			;
-		fd_close(&server.back_fd);
-	}
+	fd_close(&back_fd);
 }
 
 /* --- the owner --- */
@@ -329,38 +241,17 @@ static int kick_fd;
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
-	struct err err = { 0 };
-	int pair[2];
-
 	log_init("fuzz", LOG_ERR);
 	ram.range.fd = memfd_create("ram", MFD_CLOEXEC);
 	ram.range.size = RAM_SIZE;
 	require(ram.range.fd >= 0 && !ftruncate(ram.range.fd, RAM_SIZE));
 	ram.range.hva = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, ram.range.fd, 0);
 	require(ram.range.hva != MAP_FAILED && !loop_new(&loop));
-	snprintf(server.path, sizeof(server.path), "/tmp/fuzz-vhost-user-%d", (int)getpid());
-	server.listen_fd = sock_listen(server.path, 64, &err);
-	server.fds[0] = memfd_create("area", MFD_CLOEXEC);
-	server.fds[1] = fd_eventfd();
-	server.back_fd = -1;
+	server_init("vhost-user", serve_one);
+	server.hung_up = hung_up;
 	kick_fd = fd_eventfd();
-	require(server.listen_fd >= 0 && !ftruncate(server.fds[0], 0x2000) && !sock_pair(pair));
-	server.fds[2] = pair[0];
+	require(kick_fd >= 0);
 	return 0;
-}
-
-static void time_over(struct loop_timer *timer)
-{
-	loop_quit(loop, 0);
-}
-
-static void run_for(uint32_t ms)
-{
-	struct loop_timer timer = { 0 };
-
-	loop_timer_set(loop, &timer, clock_now_ns() + ms * NS_PER_MS, time_over);
-	loop_run(loop);
-	loop_timer_del(&timer);
 }
 
 struct driver {
@@ -424,7 +315,7 @@ static void act(struct driver *d, struct input *in)
 	default:
 		/* What a back-end without an inflight area left behind. */
 		memset((char *)ram.range.hva + 0x1000 * (arg & 3), arg, 0x1000);
-		run_for(1);
+		run_for(loop, 1);
 	}
 }
 
@@ -453,28 +344,21 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct err err = { 0 };
 	int fds_before = fd_count();
 
-	server.in = (struct input){ in.at + actions.left, in.left - actions.left };
-	server.wake = fd_eventfd();
-	require(server.wake >= 0 && !pthread_create(&server.thread, NULL, serve, NULL));
+	server_begin((struct input){ in.at + actions.left, in.left - actions.left });
 	outcome = 1;
 	require(!vhost_user_source_connect(server.path, &source, &err) &&
 		!vhost_user_new(&p, source, &vu) && !vhost_user_start(vu, &err));
 	for (unsigned n = 0; outcome == 1; n++) {
 		require(n < 1000);
-		run_for(1);
+		run_for(loop, 1);
 	}
 	d = (struct driver){ .b = vhost_user_backend(vu) };
 	while (!outcome && actions.left)
 		act(&d, &actions);
 	if (!outcome && first & 32)
-		run_for(COME_BACK_MS);
+		run_for(loop, COME_BACK_MS);
 	vhost_user_free(vu);
-	fd_signal(server.wake);
-	pthread_join(server.thread, NULL);
-	/* Connections that were not accepted yet */
-	for (int fd; (fd = accept4(server.listen_fd, NULL, NULL, SOCK_CLOEXEC)) >= 0;)
-		close(fd);
-	fd_close(&server.wake);
+	server_end();
 	require(fd_count() == fds_before);
 	return 0;
 }
