@@ -278,6 +278,10 @@ class Bench:
         """What is the same on every machine: instructions of user space."""
         lab.instructions(self.programs, self.report, self.few(1, 3))
 
+    def vfio(self):
+        """Host devices, in the lab, beside QEMU."""
+        lab.vfio(self.programs, self.report, self.few(1, 3))
+
 
 CASES = {
     "start": Bench.start,
@@ -290,5 +294,6 @@ CASES = {
     "disk": Bench.disk,
     "boot": Bench.boot,
     "instructions": Bench.instructions,
+    "vfio": Bench.vfio,
 }
-IN_LAB = ("boot", "instructions")
+IN_LAB = ("boot", "instructions", "vfio")

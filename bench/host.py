@@ -149,6 +149,7 @@ class Programs:
         self.off = self._find("bench/off.bzimage")
         self.guest = self._find("bench/guest.bzimage")
         self.init = self._find("bench/init")
+        self.vfio_guest = self._find("bench/vfio_guest")
         self.icount = self._find("bench/icount.so")
 
     def _find(self, name):

@@ -11,6 +11,10 @@
  * guests of the emulated machine) and in the upper half. To be used with one CPU, so that nothing
  * runs beside.
  *
+ * With the argument entry=on the first VMRUN after each MARK_BEGIN counts as mark 4: there the
+ * emulated machine's VMM is done and its guest begins, or goes on. What comes after is still
+ * counted from the marker before.
+ *
  * Debian's QEMU exports this interface but ships no header of it, so what is needed is declared
  * here. Version 4 of the interface is QEMU 9.1's to 10's.
  *
@@ -68,6 +72,8 @@ enum half { USER, KERNEL, HALVES };
 
 static struct qemu_plugin_u64 counter[HALVES];
 static uint64_t at_last_mark[HALVES];
+static bool count_entries; /* the argument entry=on */
+static bool entry_awaited; /* a marker MARK_BEGIN was the last */
 
 static uint64_t since_last_mark(enum half half)
 {
@@ -77,12 +83,36 @@ static uint64_t since_last_mark(enum half half)
 	return since;
 }
 
+static void say_mark(unsigned number, unsigned long long user, unsigned long long kernel)
+{
+	fprintf(stderr, "icount: mark %u user %llu kernel %llu\n", number, user, kernel);
+}
+
 static void mark_executed(unsigned int vcpu, void *arg)
 {
-	unsigned long long user = since_last_mark(USER), kernel = since_last_mark(KERNEL);
+	unsigned number = (unsigned)(uintptr_t)arg;
+	uint64_t user = since_last_mark(USER), kernel = since_last_mark(KERNEL);
 
-	fprintf(stderr, "icount: mark %u user %llu kernel %llu\n", (unsigned)(uintptr_t)arg, user,
-		kernel);
+	say_mark(number, user, kernel);
+	entry_awaited = number == MARK_BEGIN;
+}
+
+static void guest_entered(unsigned int vcpu, void *arg)
+{
+	if (!entry_awaited)
+		return;
+	entry_awaited = false;
+	say_mark(MARK_ENTRY, qemu_plugin_u64_sum(counter[USER]) - at_last_mark[USER],
+		qemu_plugin_u64_sum(counter[KERNEL]) - at_last_mark[KERNEL]);
+}
+
+static bool is_vmrun(const struct qemu_plugin_insn *insn)
+{
+	static const uint8_t vmrun[] = { 0x0f, 0x01, 0xd8 };
+	uint8_t bytes[sizeof(vmrun)];
+
+	return qemu_plugin_insn_data(insn, bytes, sizeof(bytes)) == sizeof(bytes) &&
+	       !memcmp(bytes, vmrun, sizeof(vmrun));
 }
 
 /* The marker's number, or 0: this is another instruction. */
@@ -109,6 +139,9 @@ static void block_translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 		if (number)
 			qemu_plugin_register_vcpu_insn_exec_cb(
 				insn, mark_executed, CALLBACK_NO_REGS, (void *)(uintptr_t)number);
+		if (count_entries && half == KERNEL && is_vmrun(insn))
+			qemu_plugin_register_vcpu_insn_exec_cb(
+				insn, guest_entered, CALLBACK_NO_REGS, NULL);
 		qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(
 			insn, OP_INLINE_ADD_U64, counter[half], 1);
 	}
@@ -116,6 +149,8 @@ static void block_translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 
 int qemu_plugin_install(qemu_plugin_id_t id, const void *info, int argc, char **argv)
 {
+	for (int i = 0; i < argc; i++)
+		count_entries |= !strcmp(argv[i], "entry=on");
 	for (int half = 0; half < HALVES; half++)
 		counter[half].score = qemu_plugin_scoreboard_new(sizeof(uint64_t));
 	qemu_plugin_register_vcpu_tb_trans_cb(id, block_translated);

@@ -10,6 +10,7 @@ import tempfile
 from host import Failure, say
 
 TEXT = "bench: user space"  # init.S
+MARK_ENTRY = 4  # marker.h
 MARK = re.compile(r"icount: mark (\d+) user (\d+) kernel (\d+)$")
 
 
@@ -100,20 +101,31 @@ def boot(programs, report, rounds):
 # --- instructions ---
 
 
+def median_counts(intervals, per=1):
+    """The medians of user's and the kernel's instructions."""
+    return tuple(statistics.median(counted) / per for counted in zip(*intervals))
+
+
 def counts(steps, errors):
-    """{step: [(user, kernel)]}: for each step its intervals, from the marks the plugin printed."""
+    """{step: [(user, kernel)]}: for each step its intervals, from the marks the plugin printed.
+
+    Entries of guests count only in a step that expects them."""
     marks = [tuple(map(int, found.groups())) for found in map(MARK.search, errors.splitlines()) if found]
-    expected = sum(len(step["marks"]) for step in steps)
-    if len(marks) != expected:
-        raise Failure(f"instructions: {len(marks)} marks were counted, {expected} expected")
     result = {}
     for step in steps:
         for number in step["marks"]:
+            while marks and marks[0][0] == MARK_ENTRY != number:
+                marks.pop(0)
+            if not marks:
+                raise Failure(f"instructions: too few marks were counted: none is left for {step['step']}")
             mark, user, kernel = marks.pop(0)
             if mark != number:
                 raise Failure(f"instructions: mark {mark} in {step['step']}, expected {number}")
             if number != 2:  # an interval ends here
                 result.setdefault(step["step"], []).append((user, kernel))
+    left = [mark for mark, _, _ in marks if mark != MARK_ENTRY]
+    if left:
+        raise Failure(f"instructions: {len(left)} marks more than expected were counted")
     return result
 
 
@@ -150,3 +162,55 @@ def instructions(programs, report, repeats):
             client, device = cell.split("-")
             peer = (None, None) if cell == "plain-plain" else (f"{op}/plain-plain", "the plain pair")
             show(f"{op}/{cell}", f"{label}: {client} client, {device} server", f"{op}/{cell}", per, *peer)
+
+
+# --- host devices ---
+
+ROUNDS = 500  # vfio_guest.c
+ACCESSES = (("config/emulated", "configuration space, read: vendor"), ("config/read", "configuration space, read: command"),
+            ("config/write", "configuration space, write"), ("bar/read", "trapped BAR, read"), ("bar/write", "trapped BAR, write"))
+
+
+def vfio(programs, report, repeats):
+    """Host devices: the start with three of them, what attaching asks of the kernel, and an access."""
+    ways, names = ("container", "iommufd"), {"outboard": "outboard", "qemu": "QEMU"}
+    report.heading("Host devices in the lab: exec to the guest with an NVMe, an e1000e and an edu; user space's instructions "
+                   "(kernel's in brackets)")
+    with tempfile.TemporaryDirectory(prefix="bench.") as folder:
+        request = request_of(programs, what="vfio", repeats=repeats, strace="strace", **linux(programs, folder))
+        request["vmlinux"] = os.path.join(os.path.dirname(request["kernel"]), "vmlinux")
+        request["vfio_initramfs"] = os.path.join(folder, "vfio.cpio")
+        output_of([os.path.join(programs.tree, "lab", "mkcpio"), request["vfio_initramfs"], programs.vfio_guest])
+        steps, errors = in_l1(programs, ["--cpus", "1", "--plugin", f"{programs.icount},entry=on", "--iommu", "intel", "--device",
+                                         "nvme", "--device", "e1000e", "--device", "edu"], request)
+    got = counts([step for step in steps if "marks" in step], errors)
+
+    def show(name, label, ours, peers, per=1, bar=None):
+        (value, kernel), (peer, peer_kernel) = median_counts(ours, per), median_counts(peers, per)
+        report.add(f"vfio/{name}/qemu", f"QEMU, {label}", peer, "instructions", detail=f"[{peer_kernel:.0f}]",
+                   kernel=round(peer_kernel, 1))
+        report.add(f"vfio/{name}", f"outboard, {label}", value, "instructions", peer=("QEMU", peer), bar=bar,
+                   detail=f"[{kernel:.0f}]", kernel=round(kernel, 1), samples=[user / per for user, _ in ours])
+
+    for way in ways:
+        start = {vmm: got[f"start/{way}/{vmm}"] for vmm in ("outboard", "qemu")}
+        # Each start has two marks behind its begin: the guest's first instruction, and its user space.
+        show(f"entry/{way}", f"{way}, to the first guest instruction", start["outboard"][::2], start["qemu"][::2])
+        show(f"start/{way}", f"{way}, to init", start["outboard"][1::2], start["qemu"][1::2], bar=("ratio", 0.3))
+    report.heading("ioctl calls of VFIO and of the IOMMU before the guest's first instruction")
+    for way in ways:
+        asked = {step["vmm"]: step for step in steps if step["step"] == f"ioctls/{way}"}
+        if len(asked) != 2:
+            report.skip(f"vfio/ioctls/{way}", "no strace here")
+            continue
+        for vmm, step in asked.items():
+            name = "vfio/ioctls" + ("" if vmm == "outboard" else "/qemu")
+            calls = sum(step["ioctls"].values())
+            report.add(f"{name}/{way}", f"{names[vmm]}, {way}, three devices", calls, "calls", calls=step["ioctls"],
+                       detail=f"{step['total']} until it ends",
+                       peer=("QEMU", sum(asked["qemu"]["ioctls"].values())) if vmm == "outboard" else None)
+    report.heading("One access to a device's registers (the guest's own instructions included)")
+    for at, (name, label) in enumerate(ACCESSES):
+        # All kinds twice: the first time to warm up.
+        pick = slice(len(ACCESSES) + at, None, 2 * len(ACCESSES))
+        show(name, label, got["access/outboard"][pick], got["access/qemu"][pick], ROUNDS, ("ratio", 1.0))

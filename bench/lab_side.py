@@ -8,14 +8,17 @@ programs execute meanwhile reach lab.py through the emulator, in the order of th
 
 import json
 import os
+import re
+import shutil
 import sys
+import tempfile
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 
 from host import Failure, json_lines, run, server  # noqa: E402
 
-GUEST, BEGIN, END = 1, 2, 3  # marker.h
+GUEST, BEGIN, END, ENTRY = 1, 2, 3, 4  # marker.h
 
 
 def put(**values):
@@ -96,6 +99,83 @@ def instructions(request):
                     put(step=f"{op}/{client}-{device}", marks=[BEGIN, END])
 
 
+# --- host devices ---
+
+SYS = "/sys/bus/pci"
+NVME, E1000E, EDU = "0000:00:05.0", "0000:00:06.0", "0000:00:07.0"  # lab/run
+ACCESS_MARKS = [BEGIN, END] * 5 * 2  # vfio_guest.c: five kinds, twice
+
+
+def bind(device):
+    def write(path, text):
+        with open(os.path.join(SYS, path), "w", encoding="utf-8") as file:
+            file.write(text)
+
+    write(f"devices/{device}/driver_override", "vfio-pci")
+    if os.path.exists(f"{SYS}/devices/{device}/driver"):
+        write(f"devices/{device}/driver/unbind", device)
+    write("drivers_probe", device)
+
+
+def with_devices(request, way, devices, trapped, kernel, initramfs):
+    """The command of each VMM; trapped: no BAR is mapped. No ROMs: QEMU's firmware would run them."""
+    line = "console=ttyS0 quiet"
+    ours = [f"path={SYS}/devices/{device}" + (",x_exclude_mmap_bars=[0,1,2,3,4,5]" if trapped else "") for device in devices]
+    qemu = []
+    for device in devices:
+        qemu += ["-device", f"vfio-pci,host={device},rombar=0" + (",iommufd=io" if way == "iommufd" else "") +
+                 (",x-no-mmap=on" if trapped else "")]
+    return {
+        "outboard": [request["outboard"], "--memory", "size=512M", "--console", "off", "--serial", "tty", "--kernel", kernel,
+                     "--initramfs", initramfs, "--cmdline", line, "--device", *ours,
+                     *(["--platform", "iommufd=on"] if way == "iommufd" else [])],
+        "qemu": [request["qemu"], "-M", "q35", "-accel", "kvm", "-cpu", "host", "-m", "512", "-nodefaults", "-no-reboot",
+                 "-display", "none", "-serial", "stdio", "-kernel", kernel, "-initrd", initramfs, "-append", line,
+                 *(["-object", "iommufd,id=io"] if way == "iommufd" else []), *qemu],
+    }
+
+
+def ioctls_of(trace):
+    """How often each of VFIO's and of the IOMMU's came before the guest's first instruction, and how many came in all.
+
+    strace knows the names of most; the others show their letter, ';'."""
+    calls, entered, total = {}, False, 0
+    with open(trace, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            entered = entered or "KVM_RUN" in line
+            found = re.search(r"ioctl\(\d+, (VFIO_\w+|IOMMU_\w+|_IOC\(\w+, 0x3b, 0x\w+, \w+\))", line)
+            if found:
+                total += 1
+                if not entered:
+                    calls[found.group(1)] = calls.get(found.group(1), 0) + 1
+    return calls, total
+
+
+def vfio(request):
+    devices = (NVME, E1000E, EDU)
+    for device in devices:
+        bind(device)
+    for way in ("container", "iommufd"):
+        commands = with_devices(request, way, devices, False, request["vmlinux"], request["initramfs"])
+        for turn in range(request["repeats"] + 1):
+            for vmm, command in commands.items():
+                run([request["launch"], f"--until={request['text']}", "--timeout=300", "--", *command], timeout=400)
+                put(step=f"start/{way}/{vmm}" if turn else "warm-up", marks=[BEGIN, ENTRY, GUEST])
+        if not shutil.which(request["strace"]):
+            continue
+        commands = with_devices(request, way, devices, False, request["vmlinux"], request["vfio_initramfs"])
+        for vmm, command in commands.items():
+            with tempfile.NamedTemporaryFile(prefix="bench.") as trace:
+                run([request["strace"], "-f", "-e", "trace=ioctl", "-o", trace.name, *command], timeout=400)
+                calls, total = ioctls_of(trace.name)
+                put(step=f"ioctls/{way}", vmm=vmm, ioctls=calls, total=total, marks=ACCESS_MARKS)
+    commands = with_devices(request, "container", (EDU,), True, request["vmlinux"], request["vfio_initramfs"])
+    for vmm, command in commands.items():
+        for _ in range(request["repeats"]):
+            run(command)
+            put(step=f"access/{vmm}", marks=ACCESS_MARKS)
+
+
 if __name__ == "__main__":
     wanted = json.loads(sys.argv[1])
-    {"boot": boot, "instructions": instructions}[wanted["what"]](wanted)
+    {"boot": boot, "instructions": instructions, "vfio": vfio}[wanted["what"]](wanted)

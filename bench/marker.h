@@ -10,6 +10,7 @@
 #define MARK_GUEST 0x01 /* the first instruction of a guest, or of its user space */
 #define MARK_BEGIN 0x02 /* what is counted begins ... */
 #define MARK_END   0x03 /* ... and ends */
+#define MARK_ENTRY 0x04 /* no instruction of ours: the first VMRUN after MARK_BEGIN (icount.c) */
 
 #define MARKER_BYTES 0x0f, 0x1f, 0x84, 0x00, 0x42, 0x43, 0x48
 
