@@ -78,7 +78,7 @@ all_devices()
 	local what=$1
 
 	shift
-	vfio_start "" "${all[@]}" -- --cpus 4 --memory size=512M "$@"
+	vfio_start "" "${all[@]}" -- --cpus 2 --memory size=512M "$@"
 	check "$what: a guest has all the devices" guest_says '^ready'
 	check "what its nvme driver writes is in the image" wrote_nvme
 	check "and is what it reads" reads_nvme
