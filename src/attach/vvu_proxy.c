@@ -233,11 +233,16 @@ void vvu_proxy_layout(const struct vvu_proxy_params *params, struct virtio_pci_l
 	};
 }
 
-static void fill_info(struct vvu_proxy *p)
+static void fill_info(struct vvu_proxy *p, const struct dma_space *dma)
 {
+	/* Addresses are translated for drivers that do not accept it, too: old ones do not. */
+	uint64_t platform = dma && dma_is_translated(dma)
+				    ? VIRTIO_BIT(VIRTIO_BIT_ACCESS_PLATFORM) : 0;
+
 	p->b.info = (struct virtio_info){
 		.type = VVU_TYPE,
-		.features = VIRTIO_BIT(VIRTIO_BIT_VERSION_1) | VIRTIO_BIT(VIRTIO_BIT_EVENT_IDX),
+		.features = VIRTIO_BIT(VIRTIO_BIT_VERSION_1) | VIRTIO_BIT(VIRTIO_BIT_EVENT_IDX) |
+			    platform,
 		.nr_queues = VVU_NR_QUEUES,
 		.queue_sizes = { VVU_QUEUE_SIZE, VVU_QUEUE_SIZE },
 		.shm = {
@@ -283,10 +288,10 @@ int vvu_proxy_new(const struct vvu_proxy_params *params, struct vvu_proxy **out,
 	for (unsigned i = 0; i < VVU_NR_QUEUES; i++) {
 		p->rings[i].p = p;
 		p->rings[i].kick_fd = -1;
+		vvu_ram_init(&p->rings[i].ram, p, params);
 	}
-	vvu_ram_init(&p->ram, params->memory);
 	pthread_mutex_init(&p->lock, NULL);
-	fill_info(p);
+	fill_info(p, params->dma);
 	rc = make(p, err);
 	if (rc) {
 		vvu_proxy_free(p);
@@ -331,6 +336,8 @@ void vvu_proxy_stop(struct vvu_proxy *p)
 	p->stopped = true;
 	loop_timer_del(&p->accept_timer);
 	loop_del(&p->listen_src);
+	for (unsigned i = 0; i < VVU_NR_QUEUES; i++)
+		vvu_ring_stop(p, i);
 	vvu_expel(p);
 	vvu_close(p);
 	if (p->listener >= 0)

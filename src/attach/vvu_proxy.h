@@ -14,6 +14,7 @@
 
 #include "attach/virtio_backend.h"
 #include "attach/virtio_pci.h"
+#include "machine/dma.h"
 #include "machine/memory.h"
 #include "wire/vvu.h"
 
@@ -25,6 +26,8 @@ struct vvu_proxy_params {
 	unsigned max_queues; /* 1 to VVU_MAX_QUEUES */
 	enum vvu_disconnect disconnect;
 	struct memory *memory; /* our guest's; borrowed */
+	/* What the function sees of it, behind an IOMMU; NULL: all. Borrowed, until vvu_proxy_free(). */
+	struct dma_space *dma;
 	struct virtio_owner *owner;
 };
 

@@ -25,6 +25,8 @@ struct vvu_device {
 	int slot;
 	device_attached_fn attached;
 	void *arg;
+	struct dma_space *dma; /* NULL: not behind an IOMMU */
+	struct viommu *iommu;
 	struct vvu_proxy *proxy;
 	struct virtio_pci *vp;
 	struct loop_work report_work;
@@ -59,6 +61,8 @@ static int plug(struct device *dev, struct err *err)
 	struct vvu_device *vd = of(dev);
 	int rc = virtio_pci_plug(vd->vp, vd->segment, vd->slot, err);
 
+	if (!rc && vd->iommu)
+		rc = viommu_add(vd->iommu, virtio_pci_bdf(vd->vp), vd->dma, err);
 	return rc ? err_prefix(err, rc, "vvu-proxy %s", dev->id) : 0;
 }
 
@@ -79,6 +83,7 @@ static void free_parts(void *arg)
 
 	virtio_pci_free(vd->vp);
 	vvu_proxy_free(vd->proxy);
+	dma_space_free(vd->dma);
 	free((char *)vd->dev.id);
 	free(vd);
 }
@@ -91,6 +96,8 @@ static void hang_up(struct device *dev)
 	loop_unpost(m->loop, &vd->report_work);
 	if (vd->proxy)
 		vvu_proxy_stop(vd->proxy);
+	if (vd->dma)
+		iommu_remove(vd->dma);
 	if (vd->vp)
 		virtio_pci_unplug(vd->vp);
 	pci_lock(m->pci);
@@ -109,6 +116,18 @@ static const struct device_ops ops = {
 
 /* --- attach --- */
 
+static int make_dma(struct vvu_device *vd, const char *id)
+{
+	int rc;
+
+	pci_lock(vd->m->pci);
+	rc = dma_space_new(vd->m->memory, id, &vd->dma);
+	pci_unlock(vd->m->pci);
+	if (!rc)
+		dma_will_be_translated(vd->dma);
+	return rc;
+}
+
 static int make_parts(
 	struct vvu_device *vd, const struct vvu_proxy_device_params *params, struct err *err)
 {
@@ -119,9 +138,12 @@ static int make_parts(
 	vd->dev.id = strdup(p.id);
 	if (vd->dev.id)
 		rc = virtio_pci_new(vd->m, p.id, attached, vd, &vd->vp);
+	if (!rc && vd->iommu)
+		rc = make_dma(vd, p.id);
 	if (rc)
 		return err_set(err, rc, "%s", strerror(-rc));
 	p.memory = vd->m->memory;
+	p.dma = vd->dma;
 	p.owner = virtio_pci_owner(vd->vp);
 	if (!p.shmem_size)
 		p.shmem_size = MIN(DEFAULT_SHMEM, 1ull << (vd->m->phys_bits - 2));
@@ -143,6 +165,7 @@ int vvu_proxy_device_attach(struct machine *m, const struct vvu_proxy_device_par
 		return err_set(err, -ENOMEM, "vvu-proxy %s: out of memory", p->vvu.id);
 	vd->dev.ops = &ops;
 	vd->m = m;
+	vd->iommu = p->iommu;
 	vd->segment = p->segment;
 	vd->slot = p->slot;
 	vd->attached = p->attached;

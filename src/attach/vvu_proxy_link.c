@@ -414,6 +414,8 @@ static void serve(struct vvu_proxy *p)
 {
 	unsigned n = 0;
 
+	for (unsigned i = 0; i < VVU_NR_QUEUES; i++)
+		vvu_ring_look(p, i);
 	add_sources(p);
 	flush(p, &p->chan);
 	flush(p, &p->back);

@@ -1,5 +1,5 @@
 /*
- * vvu_proxy_mem.c - memory, log and inflight area in shared-memory regions
+ * vvu_proxy_mem.c - memory, log and inflight area in shared-memory regions; our guest's memory
  *
  * What the sibling passes as descriptors is laid into regions of our guest's BARs, and where it lies
  * is written into the message that the driver gets: mmap_offset becomes the offset in the region.
@@ -12,6 +12,10 @@
  * The inflight area is the proxy's: a guest can make no descriptor of its memory. The front-end that
  * asks for one gets a memfd, which comes back with SET_INFLIGHT_FD and is mapped then, so that
  * it outlives the driver.
+ *
+ * Our guest's own memory, for the two queues, is RAM by its address, or what the guest's IOMMU makes
+ * of it. There nothing is pointed to that is not held: the guest that takes back a ring is told that it
+ * has it when the ring has stopped, and a message's buffer when the message is copied.
  *
  * Trusts: nothing about a descriptor. Its kind and size are looked at; that the file can still
  *         lose its end is virtio_pci_shm.c's concern.
@@ -26,38 +30,99 @@
 #include "attach/vvu_proxy_priv.h"
 #include "base/fd.h"
 
-/* --- our guest's memory, which stays for as long as the machine --- */
+/* --- our guest's memory --- */
 
-static struct memory *memory_of(struct guest_mem *mem)
+/* A part of a ring is no longer than this. */
+#define MAX_PART (2 * PAGE_SIZE_4K)
+
+static struct vvu_ram *ram_of(struct guest_mem *mem)
 {
-	return container_of(mem, struct vvu_ram, mem)->memory;
+	return container_of(mem, struct vvu_ram, mem);
 }
 
-static void *ram_ptr(struct guest_mem *mem, uint64_t iova, size_t *len, bool write)
+/* On the thread of the guest's request: whoever uses the ring lets go of it. */
+static void taken(void *arg)
 {
-	const struct memory *m = memory_of(mem);
+	struct vvu_ram *ram = arg;
 
+	atomic_store(&ram->taken, true);
+	vvu_wake(ram->p);
+}
+
+/* A message is copied, then its buffer is let go of; the guest waits for as long. */
+static void wait_for_copy(void *arg)
+{
+}
+
+static void *hold(struct vvu_ram *ram, uint64_t iova, uint64_t len, unsigned access)
+{
+	bool part = ram->nr_parts == 0;
+	struct iovec iov;
+
+	if (ram->nr_holds == VVU_MAX_HOLDS ||
+		dma_export(ram->dma, &ram->holds[ram->nr_holds], iova, len, access, &iov, 1,
+			part ? taken : wait_for_copy, ram) < 0)
+		return NULL;
+	ram->nr_holds++;
+	return iov.iov_base;
+}
+
+/* Mappings are pages, more or less: what is short may be in several and one piece all the same. */
+static void *dma_piece(struct vvu_ram *ram, uint64_t iova, size_t *len, unsigned access)
+{
+	uint64_t n = *len, gpa;
+	void *p;
+
+	if (!n)
+		return NULL;
+	/* Held as far as it goes; the fault of what goes nowhere is reported by that. */
+	if (!dma_translate(ram->dma, iova, &n, access, &gpa) && n < *len && *len <= MAX_PART) {
+		p = hold(ram, iova, *len, access);
+		if (p)
+			return p;
+	}
+	*len = n;
+	return hold(ram, iova, n, access);
+}
+
+static void *ram_piece(const struct memory *m, uint64_t gpa, size_t *len)
+{
 	for (unsigned i = 0; i < memory_nr_ranges(m); i++) {
 		const struct mem_range *r = memory_range(m, i);
 
-		if (iova < r->gpa || iova - r->gpa >= r->size)
+		if (gpa < r->gpa || gpa - r->gpa >= r->size)
 			continue;
-		*len = MIN(*len, r->size - (iova - r->gpa));
-		return (char *)r->hva + (iova - r->gpa);
+		*len = MIN(*len, r->size - (gpa - r->gpa));
+		return (char *)r->hva + (gpa - r->gpa);
 	}
 	return NULL;
 }
 
+static void *ram_ptr(struct guest_mem *mem, uint64_t iova, size_t *len, bool write)
+{
+	struct vvu_ram *ram = ram_of(mem);
+
+	return ram->dma ? dma_piece(ram, iova, len, write ? DMA_CAN_WRITE : DMA_CAN_READ)
+			: ram_piece(ram->memory, iova, len);
+}
+
 static int ram_read(struct guest_mem *mem, uint64_t iova, void *buf, size_t len)
 {
-	return memory_read(memory_of(mem), iova, buf, len);
+	struct vvu_ram *ram = ram_of(mem);
+
+	return ram->dma ? dma_read(ram->dma, iova, buf, len)
+			: memory_read(ram->memory, iova, buf, len);
 }
 
 static int ram_write(struct guest_mem *mem, uint64_t iova, const void *buf, size_t len)
 {
-	return memory_write(memory_of(mem), iova, buf, len);
+	struct vvu_ram *ram = ram_of(mem);
+
+	return ram->dma ? dma_write(ram->dma, iova, buf, len)
+			: memory_write(ram->memory, iova, buf, len);
 }
 
+/* By the queue itself: it goes when the queue stops. */
 static void ram_held(struct guest_mem *mem)
 {
 }
@@ -70,10 +135,17 @@ static const struct guest_mem_ops ram_ops = {
 	.put = ram_held,
 };
 
-struct guest_mem *vvu_ram_init(struct vvu_ram *ram, struct memory *memory)
+void vvu_ram_init(struct vvu_ram *ram, struct vvu_proxy *p, const struct vvu_proxy_params *params)
 {
-	*ram = (struct vvu_ram){ .mem.ops = &ram_ops, .memory = memory };
-	return &ram->mem;
+	*ram = (struct vvu_ram){
+		.mem.ops = &ram_ops, .memory = params->memory, .dma = params->dma, .p = p
+	};
+}
+
+void vvu_ram_let_go(struct vvu_ram *ram, unsigned first)
+{
+	while (ram->nr_holds > first)
+		dma_release(&ram->holds[--ram->nr_holds]);
 }
 
 /* --- regions --- */

@@ -4,7 +4,7 @@
  *   vvu_proxy.c        life, configuration, what the driver does with the function
  *   vvu_proxy_link.c   the sibling: arrival, leaving, messages in and out
  *   vvu_proxy_front.c  what has to be done for a front-end's message, and what for its answer
- *   vvu_proxy_mem.c    memory, log and inflight area in shared-memory regions
+ *   vvu_proxy_mem.c    memory, log and inflight area in shared-memory regions; our guest's memory
  *   vvu_proxy_ring.c   messages in the driver's buffers
  *
  * Threads: "vvu", one a proxy, does all that concerns the sibling. The driver's wishes come on
@@ -16,6 +16,7 @@
 #define ATTACH_VVU_PROXY_PRIV_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "attach/vu_chan.h"
 #include "attach/vvu_proxy.h"
@@ -33,10 +34,23 @@ struct vvu_region {
 	struct fd_memory id;
 };
 
-/* Our guest's memory for the two queues. */
+/* Parts of a ring, and pieces of a message. One piece more is asked for before it is too many. */
+#define VVU_RING_PARTS 3
+#define VVU_MAX_PIECES 32
+#define VVU_MAX_HOLDS  (VVU_RING_PARTS + VVU_MAX_PIECES + 1)
+
+/*
+ * Our guest's memory for one queue. Behind an IOMMU all that the queue has a pointer to is held
+ * (dma_export()): its ring while it runs, a message's buffer until it is used.
+ */
 struct vvu_ram {
 	struct guest_mem mem;
 	struct memory *memory;
+	struct dma_space *dma; /* NULL: not behind an IOMMU */
+	struct vvu_proxy *p;
+	struct dma_export holds[VVU_MAX_HOLDS];
+	unsigned nr_holds, nr_parts; /* the first nr_parts are the ring's, which runs */
+	atomic_bool taken;	     /* the guest wants a part back */
 };
 
 /* A message of the front-end that the driver has to answer. The next one waits for it. */
@@ -55,7 +69,6 @@ struct vvu_proxy {
 	unsigned nr_queues; /* vhost queues of the sibling's device, at most */
 	uint64_t shmem_size;
 	enum vvu_disconnect disconnect;
-	struct vvu_ram ram;
 	int kinds; /* fd_kind_open()'s */
 
 	struct loop *loop; /* the thread's */
@@ -75,6 +88,7 @@ struct vvu_proxy {
 	struct vvu_ring {
 		struct vvu_proxy *p;
 		struct vq *vq;
+		struct vvu_ram ram;
 		bool running;
 		int kick_fd; /* -1: not known yet */
 		struct loop_source src; /* loop thread */
@@ -159,7 +173,10 @@ void vvu_driver_message(
 
 /* --- vvu_proxy_mem.c --- */
 
-struct guest_mem *vvu_ram_init(struct vvu_ram *ram, struct memory *memory);
+/* memory, dma: as in struct vvu_proxy_params. */
+void vvu_ram_init(struct vvu_ram *ram, struct vvu_proxy *p, const struct vvu_proxy_params *params);
+/* All from this one on is not pointed to any more. */
+void vvu_ram_let_go(struct vvu_ram *ram, unsigned first);
 
 /* They change what the driver reads of the message; the descriptors are borrowed. 0 or -errno with a
  * text. */
@@ -180,6 +197,8 @@ void vvu_clear_memory(struct vvu_proxy *p);
 int vvu_ring_start(struct vvu_proxy *p, unsigned i, uint64_t features,
 	const struct virtio_queue *q, struct err *err);
 void vvu_ring_stop(struct vvu_proxy *p, unsigned i);
+/* A ring of which the guest takes memory back runs no more. */
+void vvu_ring_look(struct vvu_proxy *p, unsigned i);
 /* A buffer for a message to the driver is there. */
 bool vvu_rx_ready(struct vvu_proxy *p);
 /* Give the driver a message; there is a buffer. h NULL: one of no bytes. False: it was too small. */

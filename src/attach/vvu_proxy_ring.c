@@ -14,9 +14,6 @@
 
 #include "attach/vvu_proxy_priv.h"
 
-/* A driver may spread a message over as many pieces; more are too many. */
-#define MAX_PIECES 32
-
 int vvu_ring_start(struct vvu_proxy *p, unsigned i, uint64_t features,
 	const struct virtio_queue *q, struct err *err)
 {
@@ -29,11 +26,20 @@ int vvu_ring_start(struct vvu_proxy *p, unsigned i, uint64_t features,
 		.driver = q->driver,
 		.device = q->device,
 	};
-	int rc = vq_setup(r->vq, &setup, &p->ram.mem, err);
+	int rc;
 
+	if (p->stopped)
+		return err_set(err, -ENODEV, "the device is being removed");
+	/* One that is already running begins anew. */
+	vvu_ring_stop(p, i);
+	atomic_store(&r->ram.taken, false);
+	rc = vq_setup(r->vq, &setup, &r->ram.mem, err);
 	r->kick_fd = q->kick_fd;
-	if (rc)
+	if (rc) {
+		vvu_ram_let_go(&r->ram, 0);
 		return rc;
+	}
+	r->ram.nr_parts = r->ram.nr_holds;
 	vq_set_call(r->vq, q->call_fd);
 	vq_set_kick(r->vq, q->kick_fd);
 	r->running = true;
@@ -42,9 +48,23 @@ int vvu_ring_start(struct vvu_proxy *p, unsigned i, uint64_t features,
 
 void vvu_ring_stop(struct vvu_proxy *p, unsigned i)
 {
-	if (p->rings[i].running)
-		vq_stop(p->rings[i].vq);
-	p->rings[i].running = false;
+	struct vvu_ring *r = &p->rings[i];
+
+	if (r->running)
+		vq_stop(r->vq);
+	r->running = false;
+	r->ram.nr_parts = 0;
+	vvu_ram_let_go(&r->ram, 0);
+}
+
+void vvu_ring_look(struct vvu_proxy *p, unsigned i)
+{
+	struct vvu_ring *r = &p->rings[i];
+
+	if (!atomic_load(&r->ram.taken) || !r->running)
+		return;
+	vvu_ring_stop(p, i);
+	vvu_break(p, "queue %u: the guest took its memory back", i);
 }
 
 static void ring_broken(struct vvu_proxy *p, unsigned i)
@@ -59,13 +79,21 @@ bool vvu_rx_ready(struct vvu_proxy *p)
 	return !p->broken && r->running && vq_ready(r->vq);
 }
 
-bool vvu_rx_give(struct vvu_proxy *p, const struct vhost_user_header *h, const void *payload)
+/* The message's buffer is used. */
+static void let_go(struct vvu_proxy *p, unsigned i)
+{
+	struct vvu_ram *ram = &p->rings[i].ram;
+
+	vvu_ram_let_go(ram, ram->nr_parts);
+}
+
+static bool give(struct vvu_proxy *p, const struct vhost_user_header *h, const void *payload)
 {
 	struct vq *vq = p->rings[VVU_QUEUE_RX].vq;
 	uint32_t size = h ? (uint32_t)sizeof(*h) + h->size : 0;
-	uint64_t iova[MAX_PIECES];
-	struct iovec iov[MAX_PIECES];
-	struct vq_req req = { .iov = iov, .iova = iova, .max_iov = MAX_PIECES };
+	uint64_t iova[VVU_MAX_PIECES];
+	struct iovec iov[VVU_MAX_PIECES];
+	struct vq_req req = { .iov = iov, .iova = iova, .max_iov = VVU_MAX_PIECES };
 	int bad = 0, rc = vq_pop(vq, &req, &bad);
 
 	if (rc <= 0) {
@@ -87,12 +115,20 @@ bool vvu_rx_give(struct vvu_proxy *p, const struct vhost_user_header *h, const v
 	return true;
 }
 
-int vvu_tx_take(struct vvu_proxy *p, struct vhost_user_header *h, union vhost_user_payload *payload)
+bool vvu_rx_give(struct vvu_proxy *p, const struct vhost_user_header *h, const void *payload)
+{
+	bool given = give(p, h, payload);
+
+	let_go(p, VVU_QUEUE_RX);
+	return given;
+}
+
+static int take(struct vvu_proxy *p, struct vhost_user_header *h, union vhost_user_payload *payload)
 {
 	struct vq *vq = p->rings[VVU_QUEUE_TX].vq;
-	uint64_t iova[MAX_PIECES], len;
-	struct iovec iov[MAX_PIECES];
-	struct vq_req req = { .iov = iov, .iova = iova, .max_iov = MAX_PIECES };
+	uint64_t iova[VVU_MAX_PIECES], len;
+	struct iovec iov[VVU_MAX_PIECES];
+	struct vq_req req = { .iov = iov, .iova = iova, .max_iov = VVU_MAX_PIECES };
 	int bad = 0, rc = p->broken ? 0 : vq_pop(vq, &req, &bad);
 
 	if (rc <= 0) {
@@ -114,6 +150,14 @@ int vvu_tx_take(struct vvu_proxy *p, struct vhost_user_header *h, union vhost_us
 		return -EINVAL;
 	}
 	return 1;
+}
+
+int vvu_tx_take(struct vvu_proxy *p, struct vhost_user_header *h, union vhost_user_payload *payload)
+{
+	int rc = take(p, h, payload);
+
+	let_go(p, VVU_QUEUE_TX);
+	return rc;
 }
 
 /* A queue of which nothing is wanted now, or has it already, needs no kicks. */

@@ -385,7 +385,7 @@ static const struct kind kinds[] = {
 		check_generic, true),
 	KIND("fs", "_fs", fs, fs_config, offsetof(struct fs_config, socket), check_fs, true),
 	KIND("vvu-proxy", "_vvu_proxy", vvu_proxies, vvu_proxy_config,
-		offsetof(struct vvu_proxy_config, socket), check_vvu_proxy, false),
+		offsetof(struct vvu_proxy_config, socket), check_vvu_proxy, true),
 	KIND("disk", "_disk", disks, disk_config, offsetof(struct disk_config, socket), check_disk, true),
 	KIND("net", "_net", nets, net_config, offsetof(struct net_config, socket), check_net, true),
 	ONE("rng", "_rng", rng, NO_SOCKET, NULL, has_rng, true),

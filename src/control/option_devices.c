@@ -106,6 +106,7 @@ const struct field_row vvu_proxy_fields[] = {
 	  MEMBER(vvu_proxy_config, disconnect),
 	  .help = "how the driver hears that the other machine has gone: by a buffer without bytes, "
 		  "by its status, by both" },
+	IOMMU_FIELD_OF(vvu_proxy_config),
 	DEVICE_FIELDS(vvu_proxy_config, "_vvu_proxy0, _vvu_proxy1, ..."),
 	{ 0 },
 };

@@ -14,6 +14,7 @@ static int begin(struct vm_devices *d, const struct vvu_proxy_config *v, struct 
 			.max_queues = v->max_queues,
 			.disconnect = v->disconnect,
 		},
+		.iommu = v->at.iommu ? d->viommu : NULL,
 		.segment = v->at.pci_segment,
 		.slot = vm_device_slot(&v->at),
 		.attached = vm_device_attached,

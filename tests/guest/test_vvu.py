@@ -77,9 +77,10 @@ def sibling(vmm, path, test, **keywords):
     return vmm(test, "--generic-vhost-user", f"socket={path},{ECHO}", **keywords)
 
 
-def test_a_machine_serves_another(vmm, server):
+@pytest.mark.parametrize("options", ["", ",iommu=on"])
+def test_a_machine_serves_another(vmm, server, options):
     """The other one is larger, and is outboard with its own front-end."""
-    host = server()
+    host = server(options)
     guest = sibling(vmm, host.path, "virtio-poll", memory="128M")
     at, _ = guest.out.wait(r"^# \d+ requests$")
     guest.out.wait(r"^# \d+ requests$", at + 1)

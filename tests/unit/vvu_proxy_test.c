@@ -533,6 +533,151 @@ static void a_reset_takes_everything_back_at_once(void **state)
 	}
 }
 
+/* --- behind an IOMMU --- */
+
+static void begin_behind(void)
+{
+	log_init("test", LOG_ERR);
+	rig_init_behind(r, VVU_DISCONNECT_BOTH, true);
+	assert_int_equal(rig_start(r, RIG_BUFFERS), 0);
+	rig_set_status(r, VVU_STATUS_BACKEND_UP);
+}
+
+static void begin_anew(void)
+{
+	r->b->ops->stop(r->b);
+	rig_new_rings(r);
+	assert_int_equal(rig_start(r, RIG_BUFFERS), 0);
+	rig_set_status(r, VVU_STATUS_BACKEND_UP);
+}
+
+static void behind_an_iommu_all_goes_by_what_is_mapped(void **state)
+{
+	begin_behind();
+	assert_true(r->b->info.features & VIRTIO_BIT(VIRTIO_BIT_ACCESS_PLATFORM));
+	shake_hands(USUAL, USUAL);
+	assert_int_equal(count(&r->faults), 0);
+	assert_int_equal(count(&r->owner.needs_resets), 0);
+	end();
+}
+
+static void without_one_nothing_is_said_of_it(void **state)
+{
+	begin(VVU_DISCONNECT_BOTH);
+	assert_false(r->b->info.features & VIRTIO_BIT(VIRTIO_BIT_ACCESS_PLATFORM));
+	end();
+}
+
+/* As the guest's kernel does when the program that was the driver is killed. */
+static void rings_that_are_taken_back_are_not_touched(void **state)
+{
+	struct rig_msg m;
+	int fd;
+
+	begin_behind();
+	fd = memory_of(REGION);
+	for (unsigned round = 0; round < 20; round++) {
+		shake_hands(USUAL, USUAL);
+		send_table(1, 0, &fd);
+		heard(VHOST_USER_SET_MEM_TABLE);
+		if (round % 2)
+			assert_int_equal(rig_unmap(r, 0, r->mem->size), 0);
+		else
+			assert_int_equal(iommu_detach(r->io, RIG_DOMAIN, RIG_ENDPOINT), 0);
+		/* By now it is done: the unmap has waited for it. */
+		assert_int_equal(count(&r->owner.needs_resets), round + 1);
+		memset(r->mem->hva, 0xa5, r->mem->size);
+		assert_false(rig_recv(r, &m));
+		assert_int_equal(count(&r->owner.nr_maps), 0);
+		assert_int_equal(rig_status(r), 0);
+		fd_close(&r->sock);
+		for (uint64_t i = 0; i < r->mem->size; i++)
+			assert_int_equal(((uint8_t *)r->mem->hva)[i], 0xa5);
+		if (!(round % 2))
+			assert_int_equal(
+				iommu_attach(r->io, RIG_DOMAIN, RIG_ENDPOINT, false), 0);
+		assert_int_equal(rig_map(r, 0, r->mem->size), 0);
+		begin_anew();
+	}
+	close(fd);
+	end();
+}
+
+static void rings_that_are_not_mapped_do_not_start(void **state)
+{
+	begin_behind();
+	r->b->ops->stop(r->b);
+	assert_int_equal(rig_unmap(r, 0, r->mem->size), 0);
+	assert_int_equal(count(&r->owner.needs_resets), 0);
+	assert_int_equal(rig_start(r, 0), -EFAULT);
+	assert_true(count(&r->faults) > 0);
+	assert_int_equal(rig_map(r, 0, r->mem->size), 0);
+	begin_anew();
+	shake_hands(USUAL, USUAL);
+	end();
+}
+
+/* The page that a buffer begins in. */
+static uint64_t page_of(uint64_t iova)
+{
+	return (iova - DRV_IOVA) / IOMMU_PAGE * IOMMU_PAGE;
+}
+
+/* Which the guest may do at any time with one that is not in use yet. */
+static void a_buffer_that_is_taken_back_is_missed_when_it_is_used(void **state)
+{
+	uint64_t page;
+
+	begin_behind();
+	page = page_of(r->rx_at[RIG_BUFFERS - 1]);
+	assert_int_equal(rig_unmap(r, page, IOMMU_PAGE), 0);
+	assert_int_equal(count(&r->owner.needs_resets), 0);
+	rig_connect(r);
+	for (unsigned i = 0; i < RIG_BUFFERS; i++)
+		rig_send_u64(r, VHOST_USER_SET_FEATURES, 0, i, -1);
+	/* Hung up on, since the driver has to begin anew. */
+	assert_false(rig_recv(r, &(struct rig_msg){ 0 }));
+	assert_int_equal(count(&r->owner.needs_resets), 1);
+	assert_true(count(&r->faults) > 0);
+	fd_close(&r->sock);
+	assert_int_equal(rig_map(r, page, IOMMU_PAGE), 0);
+	begin_anew();
+	shake_hands(USUAL, USUAL);
+	end();
+}
+
+static void *unmap_and_map(void *arg)
+{
+	for (unsigned i = 0; i < 200; i++) {
+		assert_int_equal(rig_unmap(r, 0, r->mem->size), 0);
+		assert_int_equal(rig_map(r, 0, r->mem->size), 0);
+	}
+	return NULL;
+}
+
+static void resets_and_unmaps_may_meet(void **state)
+{
+	struct err err = { 0 };
+	pthread_t thread;
+
+	begin_behind();
+	assert_int_equal(pthread_create(&thread, NULL, unmap_and_map, NULL), 0);
+	for (unsigned i = 0; i < 200; i++) {
+		r->b->ops->stop(r->b);
+		rig_new_rings(r);
+		rig_start(r, RIG_BUFFERS); /* if it is mapped just then */
+		rig_set_status(r, VVU_STATUS_BACKEND_UP);
+		/* None is let in until a driver is up, so there may be too many. */
+		r->sock = sock_connect(r->path, &err);
+		if (r->sock >= 0)
+			rig_send(r, VHOST_USER_GET_FEATURES, 0, NULL, 0, NULL, 0);
+		fd_close(&r->sock);
+	}
+	pthread_join(thread, NULL);
+	begin_anew();
+	end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -556,6 +701,12 @@ int main(void)
 		cmocka_unit_test(the_driver_hears_by_the_status),
 		cmocka_unit_test(the_driver_hears_by_both),
 		cmocka_unit_test(a_reset_takes_everything_back_at_once),
+		cmocka_unit_test(behind_an_iommu_all_goes_by_what_is_mapped),
+		cmocka_unit_test(without_one_nothing_is_said_of_it),
+		cmocka_unit_test(rings_that_are_taken_back_are_not_touched),
+		cmocka_unit_test(rings_that_are_not_mapped_do_not_start),
+		cmocka_unit_test(a_buffer_that_is_taken_back_is_missed_when_it_is_used),
+		cmocka_unit_test(resets_and_unmaps_may_meet),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

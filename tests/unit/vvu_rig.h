@@ -2,7 +2,8 @@
  * vvu_rig.h - a VVU proxy between a driver and a sibling of a test's
  *
  * The owner writes down what the proxy asks of the PCI side; guest memory is that of vq_driver.h,
- * which stands here instead of the machine's. The test's thread is the vCPU, the driver and
+ * which stands here instead of the machine's; behind an IOMMU it lies elsewhere, and is mapped page by
+ * page to where the driver says it is. The test's thread is the vCPU, the driver and
  * the sibling in turns; the proxy's thread is its own.
  */
 #ifndef TESTS_VVU_RIG_H
@@ -18,6 +19,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/sock.h"
+#include "machine/iommu.h"
 #include "vq_driver.h"
 #include "wire/vvu.h"
 
@@ -26,6 +28,9 @@
 #define RIG_BUFFERS	 8
 #define RIG_BUF_SIZE	 2100u
 #define RIG_MAPS	 64
+#define RIG_SHIFT	 (1ull << 40) /* behind an IOMMU: from a driver's address to the place in memory */
+#define RIG_ENDPOINT	 8
+#define RIG_DOMAIN	 1
 #define RIG_DEADLINE_MS	 10000
 #define RIG_UNUSED	 __attribute__((unused))
 
@@ -59,6 +64,16 @@ int memory_write(struct memory *m, uint64_t gpa, const void *buf, uint64_t len)
 		return -EFAULT;
 	memcpy((char *)m->range.hva + (gpa - m->range.gpa), buf, len);
 	return 0;
+}
+
+/* RAM is there from the beginning, and stays. */
+void memory_listen(struct memory *m, struct memory_listener *l)
+{
+	l->add(l, &m->range);
+}
+
+void memory_unlisten(struct memory *m, struct memory_listener *l)
+{
 }
 
 /* --- the PCI side --- */
@@ -203,6 +218,9 @@ struct rig {
 	struct drv *drv[VVU_NR_QUEUES];
 	struct virtio_queue queues[VVU_NR_QUEUES];
 	uint64_t rx_at[RIG_BUFFERS], tx_at;
+	struct iommu *io; /* NULL: none */
+	struct dma_space *dma;
+	unsigned faults; /* by owner.lock */
 	struct vvu_proxy *proxy;
 	struct virtio_backend *b;
 	char path[64];
@@ -225,7 +243,46 @@ static inline void rig_new_rings(struct rig *r)
 	}
 }
 
-static inline void rig_init(struct rig *r, enum vvu_disconnect disconnect)
+/* --- behind an IOMMU --- */
+
+/* Bytes [off, off + len) of memory, whole pages, are what the driver says they are. */
+static inline int rig_map(struct rig *r, uint64_t off, uint64_t len)
+{
+	int rc = 0;
+
+	for (uint64_t at = DRV_IOVA + off; at < DRV_IOVA + off + len && !rc; at += IOMMU_PAGE)
+		rc = iommu_map(r->io, RIG_DOMAIN, at, at + IOMMU_PAGE - 1, at + RIG_SHIFT,
+			DMA_CAN_READ | DMA_CAN_WRITE);
+	return rc;
+}
+
+static inline int rig_unmap(struct rig *r, uint64_t off, uint64_t len)
+{
+	return iommu_unmap(r->io, RIG_DOMAIN, DRV_IOVA + off, DRV_IOVA + off + len - 1);
+}
+
+static void rig_fault(void *arg, uint32_t endpoint, bool attached, uint64_t iova, unsigned access)
+{
+	struct rig *r = arg;
+
+	pthread_mutex_lock(&r->owner.lock);
+	r->faults++;
+	pthread_mutex_unlock(&r->owner.lock);
+}
+
+static inline void rig_put_behind(struct rig *r)
+{
+	const struct iommu_params p = { .last = UINT64_MAX, .fault = rig_fault, .arg = r };
+
+	r->memory.range.gpa += RIG_SHIFT;
+	if (iommu_new(&p, &r->io) || dma_space_new(&r->memory, "vvu0", &r->dma) ||
+		iommu_add(r->io, RIG_ENDPOINT, r->dma) ||
+		iommu_attach(r->io, RIG_DOMAIN, RIG_ENDPOINT, false) ||
+		rig_map(r, 0, r->mem->size))
+		abort();
+}
+
+static inline void rig_init_behind(struct rig *r, enum vvu_disconnect disconnect, bool behind)
 {
 	static unsigned number;
 	const struct drv_config config = { .size = 16, .event_idx = true };
@@ -252,7 +309,10 @@ static inline void rig_init(struct rig *r, enum vvu_disconnect disconnect)
 	rig_new_rings(r);
 	snprintf(r->path, sizeof(r->path), "/tmp/vvu-rig-%d-%u", (int)getpid(), number++);
 	p.socket = r->path;
+	if (behind)
+		rig_put_behind(r);
 	p.memory = &r->memory;
+	p.dma = r->dma;
 	p.owner = &r->owner.o;
 	if (vvu_proxy_new(&p, &r->proxy, &err) || vvu_proxy_start(r->proxy, &err)) {
 		fprintf(stderr, "%s\n", err.text);
@@ -261,12 +321,21 @@ static inline void rig_init(struct rig *r, enum vvu_disconnect disconnect)
 	r->b = vvu_proxy_backend(r->proxy);
 }
 
+static inline void rig_init(struct rig *r, enum vvu_disconnect disconnect)
+{
+	rig_init_behind(r, disconnect, false);
+}
+
 /* As many descriptors as before, when all is given back. */
 static inline bool rig_fini(struct rig *r)
 {
 	fd_close(&r->sock);
 	vvu_proxy_stop(r->proxy);
+	if (r->dma)
+		iommu_remove(r->dma);
 	vvu_proxy_free(r->proxy);
+	dma_space_free(r->dma);
+	iommu_free(r->io);
 	for (unsigned i = 0; i < VVU_NR_QUEUES; i++) {
 		drv_free(r->drv[i]);
 		fd_close(&r->queues[i].kick_fd);
