@@ -157,6 +157,11 @@ static int open_by_itself(struct vfio_dev *d, struct err *err)
 		return failed(d, d->fd, path, err);
 	bind.iommufd = d->iommufd;
 	rc = call(d, d->fd, VFIO_DEVICE_BIND_IOMMUFD, &bind);
+	if (rc == -EPERM) {
+		/* Interrupts that are not remapped may be allowed for containers alone. */
+		fd_close(&d->fd);
+		return -ENOENT;
+	}
 	if (rc)
 		return failed(d, rc, "VFIO_DEVICE_BIND_IOMMUFD", err);
 	rc = call(d, d->iommufd, IOMMU_IOAS_ALLOC, &ioas);

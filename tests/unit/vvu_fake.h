@@ -56,6 +56,7 @@ struct vvu_fake {
 	bool cdev;	  /* the kernel has iommufd */
 	bool refuses;	  /* FEATURES_OK */
 	bool unsafe;	  /* interrupts are not remapped, and the kernel minds */
+	bool minds_iommufd; /* it does so for iommufd */
 	bool slow;	  /* a reset takes some time */
 	unsigned resets, hang_ups;
 	uint64_t last_iova; /* of the only range that is allowed */
@@ -324,8 +325,9 @@ static inline int fake_ioctl(const struct vfio_calls *c, int fd, unsigned long r
 		return 0;
 	case VFIO_SET_IOMMU:
 		return f->unsafe ? -EPERM : 0;
-	case VFIO_GROUP_SET_CONTAINER:
 	case VFIO_DEVICE_BIND_IOMMUFD:
+		return f->minds_iommufd ? -EPERM : 0;
+	case VFIO_GROUP_SET_CONTAINER:
 	case VFIO_DEVICE_ATTACH_IOMMUFD_PT:
 		return 0;
 	case VFIO_GROUP_GET_DEVICE_FD:

@@ -275,6 +275,19 @@ static void through_iommufd_as_well(void **state)
 	end(&e);
 }
 
+/* allow_unsafe_interrupts is a parameter of vfio_iommu_type1's, and another of iommufd's. */
+static void through_a_container_where_only_that_may(void **state)
+{
+	struct end e;
+
+	prepare(&e);
+	e.fake.cdev = true;
+	e.fake.minds_iommufd = true;
+	start(&e);
+	sibling(&e);
+	end(&e);
+}
+
 static void siblings_come_and_go_in_each_way(void **state)
 {
 	struct end e;
@@ -562,6 +575,7 @@ static void no_room(struct vvu_fake *f)
 static void unsafe(struct vvu_fake *f)
 {
 	f->unsafe = true;
+	f->cdev = f->minds_iommufd = true;
 }
 
 static void other_driver(struct vvu_fake *f)
@@ -614,6 +628,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_sibling_is_served),
 		cmocka_unit_test(through_iommufd_as_well),
+		cmocka_unit_test(through_a_container_where_only_that_may),
 		cmocka_unit_test(siblings_come_and_go_in_each_way),
 		cmocka_unit_test(queues_beyond_the_vectors_share_one),
 		cmocka_unit_test(inflight_and_log_lie_in_shared_memory),
