@@ -459,6 +459,27 @@ def test_the_socket_is_gone_afterwards(vmm, folder):
     assert not (folder / "vvu.sock").exists()
 
 
+# --- behind the guest's IOMMU ---
+
+
+def test_rings_that_the_guest_takes_back(vmm, folder):
+    """As its kernel does with those of a program that was killed."""
+    path = folder / "vvu.sock"
+    guest = vmm("viommu-vvu", "--vvu-proxy", f"{path},iommu=on")
+    at = 0
+    # The first time it is up without memory.
+    for features in (None, 0x1AF4, 0x1AF5):
+        at = guest.out.wait("^# up$", at)[0] + 1
+        if features is None:
+            continue
+        front = vu.FrontEnd(path, handshake=False)
+        front.send(vu.GET_FEATURES)
+        assert struct.unpack("=Q", front.reply(vu.GET_FEATURES))[0] == features
+        front.expect_gone()
+        front.close()
+    guest.passes()
+
+
 # --- the option ---
 
 

@@ -41,6 +41,7 @@ static const struct test tests[] = {
 	{ "viommu", test_viommu },
 	{ "viommu-kill", test_viommu_kill },
 	{ "viommu-many", test_viommu_many },
+	{ "viommu-vvu", test_viommu_vvu },
 	{ "virtio", test_virtio },
 	{ "virtio-chaos", test_virtio_chaos },
 	{ "virtio-disk", test_virtio_disk },

@@ -4,7 +4,7 @@
  * "viommu": what the tables say; the device through the bypass, through mappings, and not at all;
  * each request that makes no sense, and what it is answered; a reset. "viommu-many": as many
  * mappings as n says (the most there can be, and one too many), and a detach that takes all of them
- * away. Virtio 1.3, 5.13.
+ * away. "viommu-vvu": a VVU function behind it, whose rings are taken away. Virtio 1.3, 5.13.
  */
 #include "acpi.h"
 #include "boot.h"
@@ -437,4 +437,80 @@ void test_viommu_kill(void)
 			note("%u rounds", i + 1);
 	}
 	equal(bad, 0, "each page that was mapped is filled");
+}
+
+/* --- a device that is another machine's --- */
+
+#define TYPE_VVU     61
+#define GET_FEATURES 1
+
+static struct virtio vvu;
+static struct message {
+	uint32_t request, flags, size;
+	uint64_t number;
+} __attribute__((packed)) said;
+
+/* With rings, and a buffer that the device sees elsewhere. It accepts no ACCESS_PLATFORM, as old drivers. */
+static bool start_vvu(void)
+{
+	volatile uint64_t seen = (uint64_t)page + SHIFT;
+
+	if (!virtio_negotiate(&vvu, FEATURE_VERSION_1))
+		return false;
+	virtio_queue(&vvu, 0, RING_MAX, NO_VECTOR);
+	virtio_queue(&vvu, 1, RING_MAX, NO_VECTOR);
+	virtio_driver_ok(&vvu);
+	virtio_give(&vvu, 0, (void *)seen, 1, (void *)seen, sizeof(page));
+	virtio_kick(&vvu, 0);
+	write32(vvu.config, 1);
+	note("up");
+	return virtio_status(&vvu) == 15;
+}
+
+/* Take the sibling's question and answer it. */
+static bool answer_one(uint64_t number)
+{
+	const struct message *asked_for = (const struct message *)page;
+
+	while (!virtio_waiting(&vvu, 0))
+		__builtin_ia32_pause();
+	if (virtio_take(&vvu, 0) != 12 || asked_for->request != GET_FEATURES)
+		return false;
+	said = (struct message){ GET_FEATURES, 1 | 4, 8, number };
+	virtio_give(&vvu, 1, &said, sizeof(said), page, 1);
+	virtio_kick(&vvu, 1);
+	while (!virtio_waiting(&vvu, 1))
+		__builtin_ia32_pause();
+	virtio_take(&vvu, 1);
+	return true;
+}
+
+static bool map_vvu(void)
+{
+	uint64_t at = (uint64_t)page + SHIFT;
+
+	return map(1, 0, 0xbfffffff, 0, MAP_READ | MAP_WRITE) == S_OK &&
+	       map(1, at, at + 0xfff, (uint64_t)page, MAP_READ | MAP_WRITE) == S_OK;
+}
+
+void test_viommu_vvu(void)
+{
+	if (!start_iommu() || !ok(virtio_find(&vvu, TYPE_VVU, 0), "there is a VVU function"))
+		return;
+	vvu.bank = 1;
+	endpoint = pci_slot(vvu.fn) << 3;
+	equal(vvu.offered & FEATURE_ACCESS_PLATFORM, FEATURE_ACCESS_PLATFORM,
+		"that says it is behind an IOMMU");
+	equal(attach(1, endpoint, 0), S_OK, "it is put into a domain");
+	ok(!start_vvu() && virtio_status(&vvu) & STATUS_NEEDS_RESET, "without mappings it does not start");
+	ok(map_vvu(), "its rings and a buffer are mapped");
+	ok(start_vvu() && answer_one(0x1af4), "a sibling is answered");
+	equal(unmap(1, 0, ~0ull), S_OK, "all of it is unmapped");
+	ok(virtio_status(&vvu) & STATUS_NEEDS_RESET, "it needs a reset");
+	equal(read32(vvu.config), 0, "and nobody is up");
+	ok(map_vvu(), "all is mapped again");
+	ok(start_vvu() && answer_one(0x1af5), "and the next sibling answered");
+	equal(detach(1, endpoint), S_OK, "a detach from its domain");
+	ok(virtio_status(&vvu) & STATUS_NEEDS_RESET, "does the same");
+	equal(virtio_status(&iommu) & STATUS_NEEDS_RESET, 0, "the IOMMU is well");
 }

@@ -25,6 +25,7 @@ void test_smp(void);
 void test_viommu(void);
 void test_viommu_kill(void);
 void test_viommu_many(void);
+void test_viommu_vvu(void);
 void test_virtio(void);
 void test_virtio_chaos(void);
 void test_virtio_disk(void);
