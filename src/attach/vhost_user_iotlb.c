@@ -74,12 +74,12 @@ static int send_entry(
 
 /*
  * A back-end that was told of all mappings but cannot be told of more yet: its queues are being
- * started, and would find a hole. The guest waits a little longer; after too long a while all is
- * said once more.
+ * started, and would find a hole. The guest waits for as long as a set-up may take, so that this
+ * has ended, well or not, before all would have to be said once more.
  */
 static void wait_settled(struct vhost_user *vu)
 {
-	uint64_t deadline = vuf_deadline(vu->times.request_ms);
+	uint64_t deadline = vuf_deadline(2 * vu->times.handshake_ms + vuf_mem_patience_ms(vu));
 	const struct timespec until = {
 		.tv_sec = (time_t)(deadline / NS_PER_S),
 		.tv_nsec = (long)(deadline % NS_PER_S),
