@@ -298,9 +298,18 @@ static size_t input_room(struct serial_host *h)
 	return room;
 }
 
+/*
+ * A descriptor that events tell of may be a blocking one, as others share it: nothing is read from it
+ * before the next event.
+ */
 static void resume(struct loop_work *work)
 {
-	pump_input(container_of(work, struct serial_host, resume_work));
+	struct serial_host *h = container_of(work, struct serial_host, resume_work);
+
+	if (h->reading && h->in_polled)
+		input_room(h);
+	if (!h->in_polled)
+		pump_input(h);
 }
 
 /* One read for a descriptor that events tell of; as many as there is room for with others. */

@@ -58,6 +58,35 @@ static void pipes_serve_as_standard_input_and_output(void **state)
 	close(from[1]);
 }
 
+static bool is_over(void *arg)
+{
+	return clock_now_ns() > *(uint64_t *)arg;
+}
+
+/* A full FIFO that the guest empties, and nothing more typed: the loop does not wait for that. */
+static void input_that_just_fills_the_fifo_holds_up_nobody(void **state)
+{
+	uint64_t end;
+	int to[2];
+	FD_AUTO null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+
+	assert_int_equal(pipe2(to, O_CLOEXEC), 0);
+	redirect(to[0], null);
+	must_start(SERIAL_TTY, NULL);
+	open_receiver();
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(write(to[1], "just the FIFO's.", 16), 16);
+		end = clock_now_ns() + 20 * NS_PER_MS;
+		run_until(is_over, &end); /* it is full, and the host end waits for room */
+		expect_input("just the FIFO's.");
+		end = clock_now_ns() + 20 * NS_PER_MS;
+		run_until(is_over, &end);
+	}
+	restore_std();
+	close(to[0]);
+	close(to[1]);
+}
+
 static void plain_file_serves_as_standard_input(void **state)
 {
 	FD_AUTO fd = open(path_of("input"), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
@@ -218,6 +247,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		TEST(pipes_serve_as_standard_input_and_output),
+		TEST(input_that_just_fills_the_fifo_holds_up_nobody),
 		TEST(plain_file_serves_as_standard_input),
 		TEST(end_of_standard_input_costs_no_cpu_time),
 		TEST(terminal_comes_back_at_the_end),
