@@ -312,6 +312,14 @@ static void resume(struct loop_work *work)
 		pump_input(h);
 }
 
+/* What others share may be blocking, and they may have read what an event told of. */
+static bool may_read(const struct serial_host *h)
+{
+	struct pollfd pfd = { .fd = h->end.in_fd, .events = POLLIN };
+
+	return !h->in_polled || poll(&pfd, 1, 0) == 1;
+}
+
 /* One read for a descriptor that events tell of; as many as there is room for with others. */
 static void pump_input(struct serial_host *h)
 {
@@ -326,6 +334,8 @@ static void pump_input(struct serial_host *h)
 			loop_post(h->loop, &h->resume_work, resume);
 			return;
 		}
+		if (!may_read(h))
+			return;
 		n = read(h->end.in_fd, buf, MIN(room, sizeof(buf)));
 		if (n < 0 && errno == EINTR)
 			continue;
