@@ -3,8 +3,9 @@
 # disk.sh - an ext4 on --disk while its process is killed, and stopped, under load
 #
 # fio (from a shared directory) writes blocks with checksums and reads them back; meanwhile the block process is
-# killed and stopped over and over: 15 times, or $OUTBOARD_KILLS, since the emulator is not sound for long. The guest must not see one error, nor fio one wrong sum; the file
-# system is clean afterwards, and what fio wrote last is in the image.
+# killed 15 times, or $OUTBOARD_KILLS, and stopped and continued 10 times; the emulator is not sound for very long. The
+# guest must not see one error, nor fio one wrong sum; the file system is clean afterwards, and what fio wrote last is in
+# the image.
 # shellcheck disable=SC2119,SC2317  # called by check; no arguments meant
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
