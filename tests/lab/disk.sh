@@ -49,8 +49,7 @@ END
 	mkdir "$work/content"
 	echo "a line of the host" >"$work/content/from-host"
 	PATH=$PATH:/usr/sbin:/sbin mkfs.ext4 -q -F -d "$work/content" "$work/disk.img"
-	# One CPU: for a guest of two that works for minutes the emulator is not sound enough otherwise (lab/README.md).
-	lab_boot --cpus 1 --memory 3072 --timeout 900
+	lab_boot --memory 3072 --timeout 900
 fi
 
 # block_pid: the process that serves the disk.
