@@ -298,21 +298,12 @@ static size_t input_room(struct serial_host *h)
 	return room;
 }
 
-/*
- * A descriptor that events tell of may be a blocking one, as others share it: nothing is read from it
- * before the next event.
- */
 static void resume(struct loop_work *work)
 {
-	struct serial_host *h = container_of(work, struct serial_host, resume_work);
-
-	if (h->reading && h->in_polled)
-		input_room(h);
-	if (!h->in_polled)
-		pump_input(h);
+	pump_input(container_of(work, struct serial_host, resume_work));
 }
 
-/* What others share may be blocking, and they may have read what an event told of. */
+/* What others share may be blocking; they may have read what an event told of, or there was none. */
 static bool may_read(const struct serial_host *h)
 {
 	struct pollfd pfd = { .fd = h->end.in_fd, .events = POLLIN };
