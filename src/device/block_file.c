@@ -5,7 +5,9 @@
  * and memory aligned; what a guest does not align goes by the other descriptor, through the page
  * cache, which the kernel keeps coherent with direct access. So the page cache is the bounce
  * buffer: it is bounded, and writers of parts of one block are ordered by the kernel. Filesystems
- * that do not say what they want aligned are found out by their EINVAL.
+ * that do not say what they want aligned are found out by their EINVAL; memory that the kernel cannot
+ * hold for O_DIRECT, such as another machine's in a BAR (serve/vvu), by EFAULT. That goes through the
+ * page cache from then on, and is said once.
  *
  * A transfer that ends early goes on from there. The end of an image whose size is no
  * multiple of a sector reads as zeros; a write there makes the file longer.
@@ -76,6 +78,7 @@ struct file {
 	uint32_t align_mem, align_off; /* of fd, if buffered is open */
 	bool device;
 	bool in_memory; /* the filesystem keeps it there */
+	atomic_bool no_direct; /* found out: the guest's memory is not for O_DIRECT */
 	atomic_bool no_punch, no_zero; /* found out to be impossible */
 	struct iovec zeros[ZERO_PIECES];
 };
@@ -106,7 +109,8 @@ static int pick_fd(
 {
 	if (f->buffered < 0)
 		return f->fd;
-	if (!io->buffered && is_aligned(f, off, iov, nr))
+	if (!io->buffered && !atomic_load_explicit(&f->no_direct, memory_order_relaxed) &&
+		is_aligned(f, off, iov, nr))
 		return f->fd;
 	return f->buffered;
 }
@@ -158,9 +162,17 @@ static void read_past_end(struct block_io *io)
 	io->done(io, 0);
 }
 
+/* Memory that is gone is no good for the page cache either: only what moved by it is a finding. */
+static void moved_otherwise(struct file *f, const struct block_io *io)
+{
+	if (io->unheld && !atomic_exchange(&f->no_direct, true))
+		log_warn("the guest's memory cannot be used for direct access: through the page cache");
+}
+
 static void transferred(struct file *f, struct block_io *io, int result)
 {
 	if (result > 0) {
+		moved_otherwise(f, io);
 		block_io_advance(io, (uint64_t)result);
 		if (io->moved == io->len)
 			io->done(io, 0);
@@ -171,8 +183,10 @@ static void transferred(struct file *f, struct block_io *io, int result)
 			read_past_end(io);
 		else
 			io->done(io, -EIO);
-	} else if (result == -EINVAL && io->file.fd != f->buffered && f->buffered >= 0) {
+	} else if ((result == -EINVAL || result == -EFAULT) && io->file.fd != f->buffered &&
+		   f->buffered >= 0) {
 		io->buffered = true;
+		io->unheld = result == -EFAULT;
 		transfer(f, io);
 	} else {
 		io->done(io, result);
@@ -307,7 +321,7 @@ static void file_submit(struct block_store *s, struct block_io *io)
 	io->moved = io->at_off = 0;
 	io->at = 0;
 	io->tries = 0;
-	io->buffered = false;
+	io->buffered = io->unheld = false;
 	switch (io->op) {
 	case BLOCK_READ:
 	case BLOCK_WRITE:

@@ -57,7 +57,7 @@ struct block_io {
 	unsigned at;	 /* piece that byte `moved` lies in, */
 	uint64_t at_off; /* and how many of its bytes are done */
 	uint8_t step, tries;
-	bool buffered;
+	bool buffered, unheld;
 };
 
 struct block_store;

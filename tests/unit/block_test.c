@@ -665,6 +665,59 @@ static void an_image_that_is_written_is_nobody_elses(void **state)
 	}
 }
 
+/* A page of ours that the kernel copies from and to, but does not hold: as the BAR of a device. */
+static void *find_unheld(void)
+{
+	unsigned long first, last;
+	FILE *maps = fopen("/proc/self/maps", "re");
+	char line[512];
+	void *found = NULL;
+
+	assert_non_null(maps);
+	while (!found && fgets(line, sizeof(line), maps))
+		if (strstr(line, "[vvar]") && sscanf(line, "%lx-%lx", &first, &last) == 2)
+			found = (void *)first;
+	fclose(maps);
+	return found;
+}
+
+static void *unheld;
+
+static void *ptr_unheld(struct guest_mem *mem, uint64_t iova, size_t *len, bool write)
+{
+	bool data = *len == 4096;
+	void *p = drv_mem_ptr(mem, iova, len, write);
+
+	return p && data ? unheld : p;
+}
+
+static void memory_that_cannot_be_held_goes_through_the_page_cache(void **state)
+{
+	uint8_t mark[4096], in[4096];
+	struct guest_mem_ops ops;
+	int image;
+
+	unheld = find_unheld();
+	if (!unheld)
+		skip();
+	image = open(f.path, O_RDONLY | O_CLOEXEC);
+	fill(mark, sizeof(mark), 1);
+	open_disk(FILE_DIRECT);
+	assert_int_equal(disk_do(&f.d, VIRTIO_BLK_T_OUT, 8, mark, sizeof(mark), NULL, 0, CUT_USUAL), OK);
+	ops = *f.d.m->mem.ops;
+	ops.ptr = ptr_unheld;
+	f.d.m->mem.ops = &ops;
+	for (unsigned sector = 0; sector <= 16; sector += 8) {
+		assert_int_equal(disk_do(&f.d, VIRTIO_BLK_T_OUT, sector, mark, sizeof(mark), NULL, 0,
+					 CUT_USUAL),
+			OK);
+		assert_int_equal(pread(image, in, sizeof(in), sector * 512), sizeof(in));
+		assert_memory_not_equal(in, mark, sizeof(in));
+	}
+	close(image);
+	close_disk();
+}
+
 static void readers_share_an_image(void **state)
 {
 	f.file.read_only = true;
@@ -875,6 +928,7 @@ int main(void)
 		T(an_image_that_grows_is_a_larger_disk),
 		T(the_cache_mode_follows_features_and_configuration),
 		T(durable_writes_and_zeroes_work_on_every_store),
+		T(memory_that_cannot_be_held_goes_through_the_page_cache),
 		T(an_image_that_is_written_is_nobody_elses),
 		T(readers_share_an_image),
 		T(the_process_before_is_waited_for),
