@@ -291,6 +291,25 @@ def test_the_guest_asks(server):
     host.ends_well()
 
 
+def test_the_guest_asks_what_an_address_means(server):
+    """IOTLB_MISS goes one way, what it means the other."""
+    host = server()
+    with connect(host) as front:
+        ours, theirs = socket.socketpair()
+        front.ack(vu.SET_BACKEND_REQ_FD, fds=[theirs.fileno()])
+        theirs.close()
+        host.command("i", "asked")
+        assert readable(ours)
+        miss = struct.pack("=QQQBB6x", 0x1AF4000, 4096, 0, 3, 1)
+        assert ours.recv(100) == vu.header(1, 32) + miss
+        update = struct.pack("=QQQBB6x", 0x1AF4000, 4096, vu.USER, 3, 2)
+        assert front.ask(vu.IOTLB_MSG, update) == struct.pack("=Q", 0)
+        host.wait(f"^# 0x1af4000 is 0x{vu.USER:x}$")
+        ours.close()
+    host.wait("has gone")
+    host.ends_well()
+
+
 # --- a sibling that means no good ---
 
 
@@ -439,6 +458,53 @@ def test_descriptors_by_the_hundred(server):
 
 
 # --- a driver that means no good ---
+
+
+def test_a_driver_without_room(server):
+    """A message finds a buffer of 8 bytes."""
+    host = server()
+    host.command("s", "^# up$")
+    front = vu.FrontEnd(host.path, handshake=False)
+    front.send(vu.GET_FEATURES)
+    host.wait("^# a reset is due$")
+    front.expect_gone()
+    front.close()
+    host.wait("^# up$")
+    with connect(host) as front:
+        serves(front)
+    host.wait("has gone")
+    host.ends_well()
+
+
+def test_doorbells_that_are_nobodys(server):
+    """All there could be, while a sibling has its own among them."""
+    host = server()
+    with connect(host) as front:
+        ring = serves(front)
+        for _ in range(3):
+            host.command("b", "rung")
+            ring.echo(b"still here")
+    host.wait("has gone")
+    host.ends_well()
+
+
+def test_a_driver_that_talks_nonsense(server):
+    """To a sibling, which is left alone until the driver breaks its own rules."""
+    host = server()
+    front = connect(host)
+    ours, theirs = socket.socketpair()
+    front.ack(vu.SET_BACKEND_REQ_FD, fds=[theirs.fileno()])
+    theirs.close()
+    serves(front)
+    host.command("g", "^# a reset is due$")
+    front.expect_gone()
+    front.close()
+    ours.close()
+    host.wait("^# up$")
+    with connect(host) as front:
+        serves(front)
+    host.wait("has gone")
+    host.ends_well()
 
 
 def test_a_hostile_driver(vmm, folder):

@@ -8,6 +8,8 @@
  *   q  end           r  reset the function and begin anew     d  BACKEND_UP off and on
  *   e  ring the err doorbells of all queues                   l  ring the log doorbell
  *   c  change the configuration (asks the sibling)            m  write marks into log and inflight
+ *   i  ask the sibling what an address means                  b  ring every doorbell there could be
+ *   g  send what makes no sense, until a reset is due         s  have buffers for no message, likewise
  *
  * "vvu-hostile": does what a driver may not. Nothing but a refusal or DEVICE_NEEDS_RESET comes of it,
  * and after a reset all is as before.
@@ -54,6 +56,8 @@
 #define ADD_MEM_REG	       37
 #define REM_MEM_REG	       38
 #define SET_FEATURES	       2
+#define IOTLB_MSG	       22
+#define BACKEND_IOTLB_MSG      1
 #define BACKEND_CONFIG_CHANGE  2
 #define REPLY		       4u
 #define NEED_REPLY	       8u
@@ -99,6 +103,7 @@ static uint8_t config[ECHO_CONFIG_SIZE];
 static uint64_t features;
 static uint32_t siblings, requests;
 static bool was_up, may_ask, marks;
+static uint32_t rx_size = BUF_SIZE;
 
 /* --- the function --- */
 
@@ -165,7 +170,7 @@ static void check_identity(void)
 
 static void give_rx(unsigned i)
 {
-	virtio_give(&dev, RX, nothing, 1, rx_buf[i], BUF_SIZE);
+	virtio_give(&dev, RX, nothing, 1, rx_buf[i], rx_size);
 }
 
 static void set_up_queues(unsigned buffers)
@@ -229,6 +234,20 @@ static void change_config(void)
 	memcpy(config + ECHO_CHANGES_AT, &changes, 4);
 	if (may_ask)
 		send(BACKEND_CONFIG_CHANGE, 0, 0);
+}
+
+struct translation {
+	uint64_t iova, size, user;
+	uint8_t perm, type, pad[6];
+};
+
+/* Type 1: a miss, of a page for reading and writing. */
+static void ask_translation(void)
+{
+	const struct translation t = { .iova = 0x1af4000, .size = 4096, .perm = 3, .type = 1 };
+
+	memcpy(answer.payload, &t, sizeof(t));
+	send(BACKEND_IOTLB_MSG, 0, sizeof(t));
 }
 
 /* --- the sibling's memory --- */
@@ -487,6 +506,10 @@ static bool act(const struct message *m)
 	case SET_CONFIG:
 		set_config(m);
 		break;
+	case IOTLB_MSG:
+		note("0x%lx is 0x%lx", quad(m, 0), quad(m, 16));
+		reply_u64(m, 0);
+		return true;
 	case 21: /* SET_BACKEND_REQ_FD */
 		may_ask = true;
 		break;
@@ -550,6 +573,64 @@ static void ring_err(void)
 	note("rung");
 }
 
+/* The proxy's thread finds out in its own time; the status register says when. */
+static bool needs_reset(void)
+{
+	for (unsigned i = 0; i < 1000 && !(virtio_status(&dev) & STATUS_NEEDS_RESET); i++) {
+		apic_timer_start(VECTOR_TIMEOUT, 10);
+		sys_halt();
+		apic_timer_stop();
+	}
+	return virtio_status(&dev) & STATUS_NEEDS_RESET;
+}
+
+static void reset_that_is_due(const char *what)
+{
+	if (ok(needs_reset(), "%s: needs a reset", what))
+		note("a reset is due");
+	virtio_reset(&dev);
+	was_up = false;
+	rx_size = BUF_SIZE;
+	begin();
+}
+
+static void ring_all(void)
+{
+	for (uint64_t off = 0; off < bells.size; off += 4)
+		if (off < 0x2000 || off >= 0x2004)
+			bar_write(&bells, off, 4, UINT32_MAX);
+	write16(notify, 65535);
+	write16(notify + 2, 3);
+	equal(read16(notify + 2), NO_VECTOR, "a queue that is not there has no vector");
+	note("rung");
+}
+
+/* What has the form of a message does no harm; then one that has not. */
+static void send_garbage(void)
+{
+	for (uint32_t request = 0; request < 100; request++) {
+		memset(answer.payload, 0xff, sizeof(answer.payload));
+		send(request, 0, request * 8);
+		send(request, REPLY, request);
+	}
+	equal(virtio_status(&dev), 15, "requests that nobody knows, and answers to nothing");
+	note("sent");
+	answer.flags = 0;
+	answer.size = UINT32_MAX;
+	virtio_give(&dev, TX, &answer, 100, tx_dummy, 1);
+	virtio_kick(&dev, TX);
+	reset_that_is_due("garbage");
+}
+
+static void have_small_buffers(void)
+{
+	virtio_reset(&dev);
+	was_up = false;
+	rx_size = 8;
+	begin();
+	reset_that_is_due("buffers of 8 bytes");
+}
+
 static bool command(int key)
 {
 	switch (key) {
@@ -577,6 +658,19 @@ static bool command(int key)
 	case 'c':
 		change_config();
 		note("changed");
+		break;
+	case 'i':
+		ask_translation();
+		note("asked");
+		break;
+	case 'b':
+		ring_all();
+		break;
+	case 'g':
+		send_garbage();
+		break;
+	case 's':
+		have_small_buffers();
 		break;
 	case 'm':
 		marks = true;
@@ -614,17 +708,6 @@ void test_vvu(void)
 }
 
 /* --- a driver that does what it may not --- */
-
-static bool needs_reset(void)
-{
-	/* The proxy's thread finds out in its own time; the status register says when. */
-	for (unsigned i = 0; i < 1000 && !(virtio_status(&dev) & STATUS_NEEDS_RESET); i++) {
-		apic_timer_start(VECTOR_TIMEOUT, 10);
-		sys_halt();
-		apic_timer_stop();
-	}
-	return virtio_status(&dev) & STATUS_NEEDS_RESET;
-}
 
 static void check_notify(void)
 {
