@@ -314,11 +314,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct input accesses = { in.at, MIN((size_t)(first & 31) * ACCESS_SIZE, in.left) };
 	int rc = 1;
 	struct user_device_params p = {
-		.id = "dev0",
+		.dev = { .id = "dev0", .slot = 1, .attached = attached, .arg = &rc },
 		.socket = server.path,
-		.slot = 1,
-		.attached = attached,
-		.arg = &rc,
 		.times = { .attach_ms = 10, .request_ms = 5, .retry_min_ms = 1, .spin_us = 1 },
 	};
 	struct device *dev;

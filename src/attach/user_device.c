@@ -1,38 +1,19 @@
 /*
- * user_device.c - one --user-device: a PCI function, its vfio-user transport, and their common end
+ * user_device.c - one --user-device: a PCI function and its vfio-user transport
  *
- * Only puts the two together. What ends an attach is reported from the top of the loop, not
- * from inside the transport, so that the one who is told may free the device there.
- *
- * Threads: loop thread. The last part of its end runs when no vCPU is inside the device
- *          any more, on whatever thread notices that.
+ * Only puts the two together; their life is device.c's.
  */
 #include "attach/user_device.h"
 
-#include <assert.h>
 #include <errno.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "attach/vfio_pci.h"
-#include "base/log.h"
 #include "base/util.h"
 
 struct user_device {
-	struct device dev; /* the head; its id is ours */
-	struct machine *m;
-	unsigned segment;
-	int slot;
-	device_attached_fn attached;
-	void *arg;
-	struct dma_space *dma;
-	struct viommu *iommu; /* NULL: not behind one */
+	struct device dev; /* the head */
 	struct vfio_user *vu;
 	struct vfio_pci *vp;
-	struct loop_work report_work;
-	int rc;		/* of the attach */
-	bool connected; /* the attach ended well */
-	struct err err;
 };
 
 static struct user_device *user_device_of(const struct device *dev)
@@ -40,37 +21,27 @@ static struct user_device *user_device_of(const struct device *dev)
 	return container_of(dev, struct user_device, dev);
 }
 
-static void report(struct loop_work *work)
-{
-	struct user_device *ud = container_of(work, struct user_device, report_work);
-
-	ud->attached(ud->arg, &ud->dev, ud->rc, &ud->err);
-}
-
-static void attached(void *arg, int rc, const struct err *err)
-{
-	struct user_device *ud = arg;
-
-	ud->connected = !rc;
-	ud->rc = rc;
-	if (err)
-		ud->err = *err;
-	loop_post(ud->m->loop, &ud->report_work, report);
-}
-
-/* --- what its holder asks --- */
-
-static int plug(struct device *dev, struct err *err)
+static void stop(struct device *dev)
 {
 	struct user_device *ud = user_device_of(dev);
 
-	int rc;
+	pci_lock(dev->m->pci);
+	if (ud->vu)
+		vfio_user_stop(ud->vu);
+	pci_unlock(dev->m->pci);
+}
 
-	assert(ud->connected);
-	rc = vfio_pci_plug(ud->vp, ud->segment, ud->slot, err);
-	if (!rc && ud->iommu)
-		rc = viommu_add(ud->iommu, vfio_pci_bdf(ud->vp), ud->dma, err);
-	return rc;
+static int plug(struct device *dev, struct err *err)
+{
+	return vfio_pci_plug(user_device_of(dev)->vp, dev->segment, dev->slot, err);
+}
+
+static void unplug(struct device *dev)
+{
+	struct user_device *ud = user_device_of(dev);
+
+	if (ud->vp)
+		vfio_pci_unplug(ud->vp);
 }
 
 static const char *bdf(const struct device *dev)
@@ -78,113 +49,64 @@ static const char *bdf(const struct device *dev)
 	return vfio_pci_bdf(user_device_of(dev)->vp);
 }
 
-static enum device_state state(const struct device *dev)
+static bool is_ready(const struct device *dev)
 {
-	const struct user_device *ud = user_device_of(dev);
-
-	if (!ud->connected)
-		return DEVICE_CONNECTING;
-	return vfio_user_is_ready(ud->vu) ? DEVICE_ATTACHED : DEVICE_BROKEN;
+	return vfio_user_is_ready(user_device_of(dev)->vu);
 }
 
-static void free_parts(void *arg)
+static void free_parts(struct device *dev)
 {
-	struct user_device *ud = arg;
+	struct user_device *ud = user_device_of(dev);
 
 	vfio_pci_free(ud->vp);
 	vfio_user_free(ud->vu);
-	dma_space_free(ud->dma);
-	free((char *)ud->dev.id);
-	free(ud);
-}
-
-static void hang_up(struct device *dev)
-{
-	struct user_device *ud = user_device_of(dev);
-	struct machine *m = ud->m;
-
-	loop_unpost(m->loop, &ud->report_work);
-	/* First the transport: whoever waits for the device in a vCPU comes back at once. */
-	pci_lock(m->pci);
-	if (ud->vu)
-		vfio_user_stop(ud->vu);
-	pci_unlock(m->pci);
-	if (ud->dma)
-		iommu_remove(ud->dma);
-	if (ud->vp)
-		vfio_pci_unplug(ud->vp);
-	pci_lock(m->pci);
-	if (io_retire(m->bus, free_parts, ud))
-		log_err("%s: out of memory: the device's own stays allocated", dev->id);
-	io_reap(m->bus);
-	pci_unlock(m->pci);
 }
 
 static const struct device_ops ops = {
+	.stop = stop,
 	.plug = plug,
+	.unplug = unplug,
 	.bdf = bdf,
-	.state = state,
-	.free = hang_up,
+	.is_ready = is_ready,
+	.free_parts = free_parts,
 };
-
-/* --- attach --- */
 
 static int make_parts(struct user_device *ud, const struct user_device_params *p)
 {
+	struct machine *m = ud->dev.m;
 	struct vfio_user_params vp = {
-		.id = p->id,
+		.id = ud->dev.id,
 		.socket = p->socket,
-		.loop = ud->m->loop,
-		.memory = ud->m->memory,
+		.loop = m->loop,
+		.memory = m->memory,
 		.times = p->times,
 	};
-	int rc;
+	int rc = vfio_pci_new(m, ud->dev.id, device_attached, &ud->dev, &ud->vp);
 
-	ud->dev.id = strdup(p->id);
-	if (!ud->dev.id)
-		return -ENOMEM;
-	rc = vfio_pci_new(ud->m, p->id, attached, ud, &ud->vp);
+	if (!rc)
+		rc = device_make_dma(&ud->dev);
 	if (rc)
 		return rc;
 	vp.owner = vfio_pci_owner(ud->vp);
-	pci_lock(ud->m->pci);
-	rc = dma_space_new(ud->m->memory, p->id, &ud->dma);
-	vp.dma = ud->dma;
-	if (!rc && p->iommu)
-		dma_will_be_translated(ud->dma);
+	vp.dma = ud->dev.dma;
+	pci_lock(m->pci);
+	rc = vfio_user_new(&vp, &ud->vu);
+	pci_unlock(m->pci);
 	if (!rc)
-		rc = vfio_user_new(&vp, &ud->vu);
-	pci_unlock(ud->m->pci);
-	if (rc)
-		return rc;
-	vfio_pci_set_transport(ud->vp, vfio_user_transport(ud->vu));
-	return 0;
+		vfio_pci_set_transport(ud->vp, vfio_user_transport(ud->vu));
+	return rc;
 }
 
 int user_device_attach(
 	struct machine *m, const struct user_device_params *p, struct device **out, struct err *err)
 {
-	struct user_device *ud = calloc(1, sizeof(*ud));
+	struct user_device *ud = device_new(sizeof(*ud), &ops, m, "user-device", &p->dev, err);
 	int rc;
 
 	if (!ud)
-		return err_set(err, -ENOMEM, "user-device %s: out of memory", p->id);
-	ud->dev.ops = &ops;
-	ud->m = m;
-	ud->iommu = p->iommu;
-	ud->segment = p->segment;
-	ud->slot = p->slot;
-	ud->attached = p->attached;
-	ud->arg = p->arg;
+		return -ENOMEM;
 	rc = make_parts(ud, p);
-	if (rc)
-		err_set(err, rc, "user-device %s: out of memory", p->id);
-	else
+	if (!rc)
 		rc = vfio_user_start(ud->vu, err);
-	if (rc) {
-		hang_up(&ud->dev);
-		return rc;
-	}
-	*out = &ud->dev;
-	return 0;
+	return device_begun(&ud->dev, rc, out, err);
 }

@@ -11,17 +11,10 @@
 
 #include "attach/device.h"
 #include "attach/vfio_user.h"
-#include "attach/viommu.h"
-#include "machine/machine.h"
 
 struct user_device_params {
-	const char *id;	    /* copied */
-	const char *socket; /* path; copied */
-	struct viommu *iommu; /* that it is behind, borrowed until the device is freed; NULL: none */
-	unsigned segment;
-	int slot; /* 1 to 31, or PCI_SLOT_ANY */
-	device_attached_fn attached;
-	void *arg;
+	struct device_params dev;
+	const char *socket;	      /* path; copied */
 	struct vfio_user_times times; /* zero: the defaults */
 };
 

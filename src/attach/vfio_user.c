@@ -187,7 +187,7 @@ int vfio_user_start(struct vfio_user *vu, struct err *err)
 	else if (fd == -EAGAIN) /* it listens, but was slow to accept others */
 		vu_connect_later(vu);
 	else
-		return err_prefix(err, fd, "user-device %s", vu->id);
+		return fd;
 	return 0;
 }
 

@@ -492,7 +492,6 @@ void vu_attach_failed(struct vfio_user *vu, int rc, struct err *err)
 	if (vu->attach.reset_sent)
 		atomic_store(&vu->reset_wanted, true);
 	if (!vu->was_ready) {
-		err_prefix(err, rc, "user-device %s", vu->id);
 		vu->owner->ops->failed(vu->owner, rc, err);
 		return;
 	}

@@ -108,10 +108,10 @@ static void hang_up(struct device *dev)
 }
 
 static const struct device_ops ops = {
-	.plug = plug,
 	.bdf = bdf,
-	.state = state,
-	.free = hang_up,
+	.own_plug = plug,
+	.own_state = state,
+	.own_free = hang_up,
 };
 
 /* --- attach --- */

@@ -55,6 +55,18 @@ int vm_device_slot(const struct device_config *at)
 	return at->pci_device_id == CONFIG_SLOT_ANY ? PCI_SLOT_ANY : at->pci_device_id;
 }
 
+struct device_params vm_device_params(struct vm_devices *d, const struct device_config *at)
+{
+	return (struct device_params){
+		.id = at->id,
+		.iommu = at->iommu ? d->viommu : NULL,
+		.segment = at->pci_segment,
+		.slot = vm_device_slot(at),
+		.attached = vm_device_attached,
+		.arg = d,
+	};
+}
+
 /* --- routes --- */
 
 static int begin_user_devices(struct vm_devices *d, const struct vm_config *c, struct err *err)
@@ -65,13 +77,8 @@ static int begin_user_devices(struct vm_devices *d, const struct vm_config *c, s
 	for (size_t i = 0; i < list->nr && !rc; i++) {
 		const struct user_device_config *u = &list->items[i];
 		struct user_device_params p = {
-			.id = u->at.id,
+			.dev = vm_device_params(d, &u->at),
 			.socket = u->socket,
-			.segment = u->at.pci_segment,
-			.slot = vm_device_slot(&u->at),
-			.iommu = u->at.iommu ? d->viommu : NULL,
-			.attached = vm_device_attached,
-			.arg = d,
 		};
 		struct device *dev;
 

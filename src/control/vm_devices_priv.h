@@ -42,6 +42,8 @@ int vm_devices_add(struct vm_devices *d, struct device *dev, const struct device
 
 /* As a route's parameters want it: 1 to 31, or PCI_SLOT_ANY. */
 int vm_device_slot(const struct device_config *at);
+/* What the user said of any device's place, and vm_device_attached(). Borrows the id. */
+struct device_params vm_device_params(struct vm_devices *d, const struct device_config *at);
 
 /* vm_host_device.c */
 int vm_begin_host_devices(struct vm_devices *d, const struct vm_config *c, struct err *err);

@@ -7,6 +7,7 @@
 #include "vfio_world.h"
 
 #include "attach/vfio_user_priv.h"
+#include "machine/iommu.h"
 
 struct mini {
 	struct vfio_owner owner;

@@ -451,7 +451,10 @@ static void a_bad_server_gets_one_line_and_leaves_nothing(void **state)
 static void nobody_to_connect_to_is_said_at_once(void **state)
 {
 	struct world *w = world_new();
-	struct user_device_params p = { .id = "dev0", .socket = "/tmp/no-such-socket", .slot = 5 };
+	struct user_device_params p = {
+		.dev = { .id = "dev0", .slot = 5 },
+		.socket = "/tmp/no-such-socket",
+	};
 	char path[64];
 	int fd;
 
@@ -496,8 +499,8 @@ static void a_queue_that_is_full_is_waited_for(void **state)
 		fake_pause(f, true);
 		nr = fill_queue(f, fds, 64);
 		assert_true(nr < 64);
-		p.attached = world_attached;
-		p.arg = w;
+		p.dev.attached = world_attached;
+		p.dev.arg = w;
 		p.times.attach_ms = in_time ? 0 : 50;
 		assert_int_equal(user_device_attach(&w->m, &p, &w->dev, &err), 0);
 		if (in_time)

@@ -110,8 +110,8 @@ static MAYBE_UNUSED int world_attach_with(struct world *w, const struct user_dev
 	struct user_device_params copy = *p;
 	int rc;
 
-	copy.attached = world_attached;
-	copy.arg = w;
+	copy.dev.attached = world_attached;
+	copy.dev.arg = w;
 	rc = user_device_attach(&w->m, &copy, &w->dev, &w->err);
 	if (rc)
 		return rc;
@@ -127,9 +127,8 @@ static MAYBE_UNUSED int world_attach_with(struct world *w, const struct user_dev
 static struct user_device_params world_params(struct fake *f)
 {
 	struct user_device_params p = {
-		.id = "dev0",
+		.dev = { .id = "dev0", .slot = 5 },
 		.socket = f->path,
-		.slot = 5,
 		.times = { .retry_min_ms = 1, .retry_max_ms = 5 },
 	};
 
