@@ -1,39 +1,19 @@
 /*
- * vhost_user_device.c - one device of the vhost-user route: PCI function, front-end, and their end
+ * vhost_user_device.c - one device of the vhost-user route: a PCI function and its front-end
  *
- * Only puts the two together. What ends an attach is reported from the top of the loop, not
- * from inside the front-end, so that the one who is told may free the device there.
- *
- * Threads: loop thread. The last part of its end runs when no vCPU is inside the device
- *          any more, on whatever thread notices that.
+ * Only puts the two together; their life is device.c's.
  */
 #include "attach/vhost_user_device.h"
 
-#include <assert.h>
 #include <errno.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "attach/virtio_pci.h"
-#include "base/log.h"
 #include "base/util.h"
 
 struct vhost_user_device {
-	struct device dev; /* the head; its id is ours */
-	const char *kind;
-	struct machine *m;
-	unsigned segment;
-	int slot;
-	device_attached_fn attached;
-	void *arg;
-	struct dma_space *dma; /* NULL: not behind an IOMMU */
-	struct viommu *iommu;
+	struct device dev; /* the head */
 	struct vhost_user *vu;
 	struct virtio_pci *vp;
-	struct loop_work report_work;
-	int rc;		/* of the attach */
-	bool connected; /* the attach ended well */
-	struct err err;
 };
 
 static struct vhost_user_device *of(const struct device *dev)
@@ -41,39 +21,27 @@ static struct vhost_user_device *of(const struct device *dev)
 	return container_of(dev, struct vhost_user_device, dev);
 }
 
-static void report(struct loop_work *work)
-{
-	struct vhost_user_device *vd = container_of(work, struct vhost_user_device, report_work);
-
-	vd->attached(vd->arg, &vd->dev, vd->rc, &vd->err);
-}
-
-static void attached(void *arg, int rc, const struct err *err)
-{
-	struct vhost_user_device *vd = arg;
-
-	vd->connected = !rc;
-	vd->rc = rc;
-	if (err)
-		vd->err = *err;
-	if (rc)
-		err_prefix(&vd->err, rc, "%s %s", vd->kind, vd->dev.id);
-	loop_post(vd->m->loop, &vd->report_work, report);
-}
-
-/* --- what its holder asks --- */
-
-static int plug(struct device *dev, struct err *err)
+static void stop(struct device *dev)
 {
 	struct vhost_user_device *vd = of(dev);
 
-	int rc;
+	pci_lock(dev->m->pci);
+	if (vd->vu)
+		vhost_user_stop(vd->vu);
+	pci_unlock(dev->m->pci);
+}
 
-	assert(vd->connected);
-	rc = virtio_pci_plug(vd->vp, vd->segment, vd->slot, err);
-	if (!rc && vd->iommu)
-		rc = viommu_add(vd->iommu, virtio_pci_bdf(vd->vp), vd->dma, err);
-	return rc;
+static int plug(struct device *dev, struct err *err)
+{
+	return virtio_pci_plug(of(dev)->vp, dev->segment, dev->slot, err);
+}
+
+static void unplug(struct device *dev)
+{
+	struct vhost_user_device *vd = of(dev);
+
+	if (vd->vp)
+		virtio_pci_unplug(vd->vp);
 }
 
 static const char *bdf(const struct device *dev)
@@ -81,85 +49,50 @@ static const char *bdf(const struct device *dev)
 	return virtio_pci_bdf(of(dev)->vp);
 }
 
-static enum device_state state(const struct device *dev)
+static bool is_ready(const struct device *dev)
 {
-	const struct vhost_user_device *vd = of(dev);
-
-	if (!vd->connected)
-		return DEVICE_CONNECTING;
-	return vhost_user_connected(vd->vu) ? DEVICE_ATTACHED : DEVICE_BROKEN;
+	return vhost_user_connected(of(dev)->vu);
 }
 
-static void free_parts(void *arg)
+static void free_parts(struct device *dev)
 {
-	struct vhost_user_device *vd = arg;
+	struct vhost_user_device *vd = of(dev);
 
 	virtio_pci_free(vd->vp);
 	vhost_user_free(vd->vu);
-	dma_space_free(vd->dma);
-	free((char *)vd->dev.id);
-	free(vd);
-}
-
-static void hang_up(struct device *dev)
-{
-	struct vhost_user_device *vd = of(dev);
-	struct machine *m = vd->m;
-
-	loop_unpost(m->loop, &vd->report_work);
-	/* First the front-end: whoever waits for the device in a vCPU comes back at once. */
-	pci_lock(m->pci);
-	if (vd->vu)
-		vhost_user_stop(vd->vu);
-	pci_unlock(m->pci);
-	if (vd->dma)
-		iommu_remove(vd->dma);
-	if (vd->vp)
-		virtio_pci_unplug(vd->vp);
-	pci_lock(m->pci);
-	if (io_retire(m->bus, free_parts, vd))
-		log_err("%s: out of memory: the device's own stays allocated", dev->id);
-	io_reap(m->bus);
-	pci_unlock(m->pci);
 }
 
 static const struct device_ops ops = {
+	.stop = stop,
+	.plug = plug,
+	.unplug = unplug,
 	.bdf = bdf,
-	.own_plug = plug,
-	.own_state = state,
-	.own_free = hang_up,
+	.is_ready = is_ready,
+	.free_parts = free_parts,
 };
-
-/* --- attach --- */
 
 /* Takes source, also on failure. */
 static int make_parts(struct vhost_user_device *vd, const struct vhost_user_device_params *p,
 	struct vhost_user_source *source)
 {
+	struct machine *m = vd->dev.m;
 	struct vhost_user_params vp = p->vu;
-	int rc = -ENOMEM;
+	int rc = virtio_pci_new(m, vd->dev.id, device_attached, &vd->dev, &vd->vp);
 
-	vd->dev.id = strdup(p->vu.id);
-	if (vd->dev.id)
-		rc = virtio_pci_new(vd->m, p->vu.id, attached, vd, &vd->vp);
+	if (!rc && vd->dev.iommu)
+		rc = device_make_dma(&vd->dev);
 	if (rc) {
 		source->free(source);
 		return rc;
 	}
-	vp.loop = vd->m->loop;
-	vp.memory = vd->m->memory;
+	vp.id = vd->dev.id;
+	vp.loop = m->loop;
+	vp.memory = m->memory;
+	vp.dma = vd->dev.dma;
 	vp.owner = virtio_pci_owner(vd->vp);
-	pci_lock(vd->m->pci);
-	if (vd->iommu)
-		rc = dma_space_new(vd->m->memory, p->vu.id, &vd->dma);
-	if (vd->dma)
-		dma_will_be_translated(vd->dma);
-	vp.dma = vd->dma;
-	if (rc)
-		source->free(source);
-	else
-		rc = vhost_user_new(&vp, source, &vd->vu);
-	pci_unlock(vd->m->pci);
+	pci_lock(m->pci);
+	rc = vhost_user_new(&vp, source, &vd->vu);
+	pci_unlock(m->pci);
 	if (!rc)
 		virtio_pci_set_backend(vd->vp, vhost_user_backend(vd->vu));
 	return rc;
@@ -168,30 +101,15 @@ static int make_parts(struct vhost_user_device *vd, const struct vhost_user_devi
 int vhost_user_device_attach(struct machine *m, const struct vhost_user_device_params *p,
 	struct vhost_user_source *source, struct device **out, struct err *err)
 {
-	struct vhost_user_device *vd = calloc(1, sizeof(*vd));
+	struct vhost_user_device *vd = device_new(sizeof(*vd), &ops, m, p->kind, &p->dev, err);
 	int rc;
 
 	if (!vd) {
 		source->free(source);
-		return err_set(err, -ENOMEM, "%s %s: out of memory", p->kind, p->vu.id);
+		return -ENOMEM;
 	}
-	vd->dev.ops = &ops;
-	vd->kind = p->kind;
-	vd->m = m;
-	vd->iommu = p->iommu;
-	vd->segment = p->segment;
-	vd->slot = p->slot;
-	vd->attached = p->attached;
-	vd->arg = p->arg;
 	rc = make_parts(vd, p, source);
-	if (rc)
-		err_set(err, rc, "%s %s: %s", p->kind, p->vu.id, strerror(-rc));
-	else
+	if (!rc)
 		rc = vhost_user_start(vd->vu, err);
-	if (rc) {
-		hang_up(&vd->dev);
-		return rc;
-	}
-	*out = &vd->dev;
-	return 0;
+	return device_begun(&vd->dev, rc, out, err);
 }

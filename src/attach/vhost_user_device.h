@@ -8,18 +8,12 @@
 
 #include "attach/device.h"
 #include "attach/vhost_user.h"
-#include "attach/viommu.h"
-#include "machine/machine.h"
 
 struct vhost_user_device_params {
 	const char *kind; /* for texts: "generic-vhost-user", "disk"; a literal */
-	/* loop, memory and owner are filled in. What the rest points at is copied. */
+	struct device_params dev;
+	/* id, loop, memory, dma and owner are filled in. What the rest points at is copied. */
 	struct vhost_user_params vu;
-	struct viommu *iommu; /* that it is behind, borrowed until the device is freed; NULL: none */
-	unsigned segment;
-	int slot; /* 1 to 31, or PCI_SLOT_ANY */
-	device_attached_fn attached;
-	void *arg;
 };
 
 /*

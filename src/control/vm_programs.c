@@ -34,19 +34,14 @@ int vm_begin_program(struct vm_devices *d, const struct vm_program *program,
 	const struct device_config *at = program->at;
 	struct vhost_user_device_params p = {
 		.kind = program->kind,
+		.dev = vm_device_params(d, at),
 		.vu = {
-			.id = at->id,
 			.where = "its process",
 			.type = program->type,
 			.queue_sizes = program->queue_sizes,
 			.nr_queues = program->nr_queues,
 			.times.handshake_ms = START_MS,
 		},
-		.segment = at->pci_segment,
-		.slot = vm_device_slot(at),
-		.iommu = at->iommu ? d->viommu : NULL,
-		.attached = vm_device_attached,
-		.arg = d,
 	};
 	struct supervised_params s = {
 		.id = at->id,

@@ -48,8 +48,8 @@ static int begin(struct vm_devices *d, const struct wanted *w, struct err *err)
 {
 	struct vhost_user_device_params p = {
 		.kind = w->kind,
+		.dev = vm_device_params(d, w->at),
 		.vu = {
-			.id = w->at->id,
 			.where = w->socket,
 			.type = w->type,
 			.queue_sizes = w->queue_sizes,
@@ -62,11 +62,6 @@ static int begin(struct vm_devices *d, const struct wanted *w, struct err *err)
 			/* 0 is a user's "do not wait" */
 			.times.connect_ms = MAX(w->backend->connect_timeout_s * 1000, 1u),
 		},
-		.segment = w->at->pci_segment,
-		.slot = vm_device_slot(w->at),
-		.iommu = w->at->iommu ? d->viommu : NULL,
-		.attached = vm_device_attached,
-		.arg = d,
 	};
 	struct vhost_user_source *source;
 	struct device *dev;
