@@ -8,18 +8,15 @@
 #define ATTACH_VVU_PROXY_DEVICE_H
 
 #include "attach/device.h"
-#include "attach/viommu.h"
 #include "attach/vvu_proxy.h"
-#include "machine/machine.h"
 
 struct vvu_proxy_device_params {
-	/* memory, dma and owner are filled in; shmem_size 0: as the machine's address space has room for */
+	struct device_params dev;
+	/*
+	 * id, memory, dma and owner are filled in; shmem_size 0: as the machine's address space has
+	 * room for.
+	 */
 	struct vvu_proxy_params vvu;
-	struct viommu *iommu; /* that it is behind, borrowed until the device is freed; NULL: none */
-	unsigned segment;
-	int slot; /* 1 to 31, or PCI_SLOT_ANY */
-	device_attached_fn attached;
-	void *arg;
 };
 
 /*

@@ -7,18 +7,13 @@
 static int begin(struct vm_devices *d, const struct vvu_proxy_config *v, struct err *err)
 {
 	struct vvu_proxy_device_params p = {
+		.dev = vm_device_params(d, &v->at),
 		.vvu = {
-			.id = v->at.id,
 			.socket = v->socket,
 			.shmem_size = v->shmem_size,
 			.max_queues = v->max_queues,
 			.disconnect = v->disconnect,
 		},
-		.iommu = v->at.iommu ? d->viommu : NULL,
-		.segment = v->at.pci_segment,
-		.slot = vm_device_slot(&v->at),
-		.attached = vm_device_attached,
-		.arg = d,
 	};
 	struct device *dev;
 	int rc;
