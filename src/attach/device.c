@@ -93,8 +93,6 @@ int device_plug(struct device *dev, struct err *err)
 {
 	int rc;
 
-	if (dev->ops->own_plug)
-		return dev->ops->own_plug(dev, err);
 	assert(dev->connected);
 	rc = dev->ops->plug(dev, err);
 	if (!rc && dev->iommu)
@@ -109,8 +107,6 @@ const char *device_bdf(const struct device *dev)
 
 enum device_state device_state(const struct device *dev)
 {
-	if (dev->ops->own_state)
-		return dev->ops->own_state(dev);
 	if (!dev->connected)
 		return DEVICE_CONNECTING;
 	return dev->ops->is_ready(dev) ? DEVICE_ATTACHED : DEVICE_BROKEN;
@@ -142,10 +138,6 @@ void device_free(struct device *dev)
 
 	if (!dev)
 		return;
-	if (dev->ops->own_free) {
-		dev->ops->own_free(dev);
-		return;
-	}
 	m = dev->m;
 	device_withdraw(dev);
 	loop_unpost(m->loop, &dev->report_work);

@@ -85,11 +85,6 @@ struct device_ops {
 	 * Topology lock held, any thread.
 	 */
 	void (*free_parts)(struct device *dev);
-
-	/* A route that still does all of it by itself has these in place of stop to free_parts. */
-	int (*own_plug)(struct device *dev, struct err *err);
-	enum device_state (*own_state)(const struct device *dev);
-	void (*own_free)(struct device *dev);
 };
 
 /* The head of every route's device. */

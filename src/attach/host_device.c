@@ -1,17 +1,13 @@
 /*
- * host_device.c - one --device: a PCI function, its way to the kernel's VFIO, and their common end
+ * host_device.c - one --device: a PCI function and its way to the kernel's VFIO
  *
  * What sysfs says is looked at first: most of what is wrong can be said from there, with its cure.
- * Then the transport attaches on its thread, and the report comes from the top of the loop, so that
- * the one who is told may free the device there.
+ * Then the transport attaches on its thread. Their life is device.c's, but for one turn of it:
  *
  * A device that leaves for good (an error, a wish of the host's, pulled out) is taken from its slot
  * and given back to the host while the machine goes on: when no vCPU is inside any more (nobody
  * tells, so a timer looks), a thread closes it, since that resets it and may take its time. The
  * host's driver can have it then.
- *
- * Threads: loop thread. The last part of its end runs when no vCPU is inside the device any more,
- * on whatever thread notices that.
  */
 #include "attach/host_device.h"
 
@@ -32,19 +28,13 @@
 
 static_assert(HOST_DEVICE_NO_CLIQUE == VFIO_PCI_NO_CLIQUE, "one value for none");
 
+#define KIND "device"
+
 struct host_device {
-	struct device dev; /* the head; its id is ours */
-	struct machine *m;
-	unsigned segment;
-	int slot;
-	device_attached_fn attached;
-	void *arg;
+	struct device dev; /* the head */
 	struct vfio_kernel *vk;
 	struct vfio_pci *vp;
-	struct loop_work report_work, leave_work;
-	int rc;		/* of the attach */
-	bool connected; /* the attach ended well */
-	struct err err;
+	struct loop_work leave_work;
 	pthread_t thread; /* gives the device back */
 	bool has_thread;
 	bool leaves; /* it waits for that; topology lock */
@@ -57,26 +47,6 @@ struct host_device {
 static struct host_device *host_device_of(const struct device *dev)
 {
 	return container_of(dev, struct host_device, dev);
-}
-
-static void report(struct loop_work *work)
-{
-	struct host_device *hd = container_of(work, struct host_device, report_work);
-
-	hd->attached(hd->arg, &hd->dev, hd->rc, &hd->err);
-}
-
-static void attached(void *arg, int rc, const struct err *err)
-{
-	struct host_device *hd = arg;
-
-	hd->connected = !rc;
-	hd->rc = rc;
-	if (err)
-		hd->err = *err;
-	if (rc)
-		err_prefix(&hd->err, rc, "device %s", hd->dev.id);
-	loop_post(hd->m->loop, &hd->report_work, report);
 }
 
 /* --- leaving for good --- */
@@ -107,7 +77,7 @@ static void give_back(void *arg)
 static void look_again(struct loop_timer *timer)
 {
 	struct host_device *hd = container_of(timer, struct host_device, leave_timer);
-	struct machine *m = hd->m;
+	struct machine *m = hd->dev.m;
 	bool leaves;
 
 	pci_lock(m->pci);
@@ -121,10 +91,9 @@ static void look_again(struct loop_timer *timer)
 static void leave(struct loop_work *work)
 {
 	struct host_device *hd = container_of(work, struct host_device, leave_work);
-	struct machine *m = hd->m;
+	struct machine *m = hd->dev.m;
 
-	vfio_kernel_stop(hd->vk);
-	vfio_pci_unplug(hd->vp);
+	device_withdraw(&hd->dev);
 	pci_lock(m->pci);
 	hd->leaves = !io_retire(m->bus, give_back, hd);
 	if (!hd->leaves)
@@ -138,20 +107,37 @@ static void left(void *arg, enum vfio_leave why)
 {
 	struct host_device *hd = arg;
 
-	loop_post(hd->m->loop, &hd->leave_work, leave);
+	loop_post(hd->dev.m->loop, &hd->leave_work, leave);
 }
 
-/* --- what its holder asks --- */
+/* --- what differs from other routes --- */
+
+static void stop(struct device *dev)
+{
+	struct host_device *hd = host_device_of(dev);
+
+	if (hd->vk)
+		vfio_kernel_stop(hd->vk);
+	loop_unpost(dev->m->loop, &hd->leave_work);
+	loop_timer_del(&hd->leave_timer);
+}
 
 static int plug(struct device *dev, struct err *err)
 {
 	struct host_device *hd = host_device_of(dev);
 
-	assert(hd->connected);
 	if (!vfio_kernel_is_ready(hd->vk))
 		return err_set(
 			err, -ENODEV, "device %s: it was lost before the guest had it", dev->id);
-	return vfio_pci_plug(hd->vp, hd->segment, hd->slot, err);
+	return vfio_pci_plug(hd->vp, dev->segment, dev->slot, err);
+}
+
+static void unplug(struct device *dev)
+{
+	struct host_device *hd = host_device_of(dev);
+
+	if (hd->vp)
+		vfio_pci_unplug(hd->vp);
 }
 
 static const char *bdf(const struct device *dev)
@@ -159,51 +145,28 @@ static const char *bdf(const struct device *dev)
 	return vfio_pci_bdf(host_device_of(dev)->vp);
 }
 
-static enum device_state state(const struct device *dev)
+static bool is_ready(const struct device *dev)
 {
-	const struct host_device *hd = host_device_of(dev);
-
-	if (!hd->connected)
-		return DEVICE_CONNECTING;
-	return vfio_kernel_is_ready(hd->vk) ? DEVICE_ATTACHED : DEVICE_BROKEN;
+	return vfio_kernel_is_ready(host_device_of(dev)->vk);
 }
 
-static void free_parts(void *arg)
+static void free_parts(struct device *dev)
 {
-	struct host_device *hd = arg;
+	struct host_device *hd = host_device_of(dev);
 
 	if (hd->has_thread)
 		pthread_join(hd->thread, NULL);
 	vfio_pci_free(hd->vp);
 	vfio_kernel_free(hd->vk);
-	free((char *)hd->dev.id);
-	free(hd);
-}
-
-static void hang_up(struct device *dev)
-{
-	struct host_device *hd = host_device_of(dev);
-	struct machine *m = hd->m;
-
-	if (hd->vk)
-		vfio_kernel_stop(hd->vk);
-	loop_unpost(m->loop, &hd->report_work);
-	loop_unpost(m->loop, &hd->leave_work);
-	loop_timer_del(&hd->leave_timer);
-	if (hd->vp)
-		vfio_pci_unplug(hd->vp);
-	pci_lock(m->pci);
-	if (io_retire(m->bus, free_parts, hd))
-		log_err("%s: out of memory: the device's own stays allocated", dev->id);
-	io_reap(m->bus);
-	pci_unlock(m->pci);
 }
 
 static const struct device_ops ops = {
+	.stop = stop,
+	.plug = plug,
+	.unplug = unplug,
 	.bdf = bdf,
-	.own_plug = plug,
-	.own_state = state,
-	.own_free = hang_up,
+	.is_ready = is_ready,
+	.free_parts = free_parts,
 };
 
 /* --- attach --- */
@@ -241,18 +204,14 @@ static int make_parts(struct host_device *hd, const struct host_device_params *p
 		.gpudirect_clique = p->gpudirect_clique,
 	};
 	struct vfio_kernel_params kp = {
-		.id = p->id,
+		.id = hd->dev.id,
 		.sys = p->sys,
-		.loop = hd->m->loop,
+		.loop = hd->dev.m->loop,
 		.iommu = p->iommu,
 		.device = *device,
 	};
-	int rc;
+	int rc = vfio_pci_new(hd->dev.m, hd->dev.id, device_attached, &hd->dev, &hd->vp);
 
-	hd->dev.id = strdup(p->id);
-	if (!hd->dev.id)
-		return -ENOMEM;
-	rc = vfio_pci_new(hd->m, p->id, attached, hd, &hd->vp);
 	if (rc)
 		return rc;
 	kp.owner = vfio_pci_owner(hd->vp);
@@ -265,42 +224,22 @@ static int make_parts(struct host_device *hd, const struct host_device_params *p
 	return 0;
 }
 
-static int begin(struct machine *m, const struct host_device_params *p,
-	const struct vfio_iommu_device *device, struct device **out, struct err *err)
-{
-	struct host_device *hd = calloc(1, sizeof(*hd));
-	int rc;
-
-	if (!hd)
-		return err_set(err, -ENOMEM, "out of memory");
-	hd->dev.ops = &ops;
-	hd->m = m;
-	hd->segment = p->segment;
-	hd->slot = p->slot;
-	hd->attached = p->attached;
-	hd->arg = p->arg;
-	rc = make_parts(hd, p, device);
-	if (rc)
-		err_set(err, rc, "out of memory");
-	else
-		rc = vfio_kernel_start(hd->vk, err);
-	if (rc) {
-		hang_up(&hd->dev);
-		return rc;
-	}
-	*out = &hd->dev;
-	return 0;
-}
-
 int host_device_attach(
 	struct machine *m, const struct host_device_params *p, struct device **out, struct err *err)
 {
 	struct vfio_iommu_device device;
+	struct host_device *hd;
 	struct vfio_host host;
 	char name[32];
 	int rc = look(p, &host, &device, name, err);
 
+	if (rc)
+		return err_prefix(err, rc, KIND " %s", p->dev.id);
+	hd = device_new(sizeof(*hd), &ops, m, KIND, &p->dev, err);
+	if (!hd)
+		return -ENOMEM;
+	rc = make_parts(hd, p, &device);
 	if (!rc)
-		rc = begin(m, p, &device, out, err);
-	return rc ? err_prefix(err, rc, "device %s", p->id) : 0;
+		rc = vfio_kernel_start(hd->vk, err);
+	return device_begun(&hd->dev, rc, out, err);
 }

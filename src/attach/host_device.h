@@ -12,23 +12,18 @@
 
 #include "attach/device.h"
 #include "attach/vfio_iommu.h"
-#include "machine/machine.h"
 
 #define HOST_DEVICE_NO_CLIQUE (-1)
 
 struct host_device_params {
-	const char *id;	  /* copied */
+	struct device_params dev;
 	const char *path; /* of sysfs, or "0000:00:05.0"; NULL: fd */
-	int fd; /* an opened /dev/vfio/devices/vfioN; borrowed until the device is freed. -1: path
-		 */
-	unsigned segment;
-	int slot;		  /* 1 to 31, or PCI_SLOT_ANY */
+	/* An opened /dev/vfio/devices/vfioN, borrowed until the device is freed; -1: path. */
+	int fd;
 	int gpudirect_clique;	  /* 0 to 15, or HOST_DEVICE_NO_CLIQUE */
 	uint32_t unmapped_bars;	  /* bit n: accesses to BAR n always trap */
 	bool unsafe_noiommu;	  /* also one that no IOMMU confines */
 	struct vfio_iommu *iommu; /* of the machine; held */
-	device_attached_fn attached;
-	void *arg;
 	const struct vfio_sys *sys; /* NULL: the kernel's */
 	const char *sysroot;	    /* "" or NULL: sysfs at /sys; a test's own tree else */
 };

@@ -50,18 +50,13 @@ int vm_devices_add(struct vm_devices *d, struct device *dev, const struct device
 	return 0;
 }
 
-int vm_device_slot(const struct device_config *at)
-{
-	return at->pci_device_id == CONFIG_SLOT_ANY ? PCI_SLOT_ANY : at->pci_device_id;
-}
-
 struct device_params vm_device_params(struct vm_devices *d, const struct device_config *at)
 {
 	return (struct device_params){
 		.id = at->id,
 		.iommu = at->iommu ? d->viommu : NULL,
 		.segment = at->pci_segment,
-		.slot = vm_device_slot(at),
+		.slot = at->pci_device_id == CONFIG_SLOT_ANY ? PCI_SLOT_ANY : at->pci_device_id,
 		.attached = vm_device_attached,
 		.arg = d,
 	};

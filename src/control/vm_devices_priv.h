@@ -40,8 +40,6 @@ void vm_device_attached(void *arg, struct device *dev, int rc, const struct err 
 int vm_devices_add(struct vm_devices *d, struct device *dev, const struct device_config *at,
 	struct err *err);
 
-/* As a route's parameters want it: 1 to 31, or PCI_SLOT_ANY. */
-int vm_device_slot(const struct device_config *at);
 /* What the user said of any device's place, and vm_device_attached(). Borrows the id. */
 struct device_params vm_device_params(struct vm_devices *d, const struct device_config *at);
 

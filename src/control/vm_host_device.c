@@ -43,18 +43,14 @@ static int begin_device(struct vm_devices *d, const struct platform_config *c,
 	const struct host_device_config *h, struct err *err)
 {
 	struct host_device_params p = {
-		.id = h->at.id,
+		.dev = vm_device_params(d, &h->at),
 		.path = h->path,
 		.fd = h->fd == CONFIG_NO_FD ? -1 : (int)h->fd,
-		.segment = h->at.pci_segment,
-		.slot = vm_device_slot(&h->at),
 		.gpudirect_clique = h->x_nv_gpudirect_clique == CONFIG_NO_CLIQUE
 					    ? HOST_DEVICE_NO_CLIQUE
 					    : h->x_nv_gpudirect_clique,
 		.unsafe_noiommu = c->vfio_unsafe_noiommu,
 		.iommu = d->iommu,
-		.attached = vm_device_attached,
-		.arg = d,
 	};
 	struct device *dev;
 	int rc = check_fd("fd", h->fd, err);

@@ -51,14 +51,16 @@ static void rig_end(struct rig *r)
 static int begin(struct rig *r, const char *path, int slot, struct device **out)
 {
 	const struct host_device_params p = {
-		.id = "dev0",
+		.dev = {
+			.id = "dev0",
+			.slot = slot,
+			.attached = world_attached,
+			.arg = r->w,
+		},
 		.path = path,
 		.fd = -1,
-		.slot = slot,
 		.gpudirect_clique = HOST_DEVICE_NO_CLIQUE,
 		.iommu = r->io,
-		.attached = world_attached,
-		.arg = r->w,
 		.sys = &r->k.sys,
 		.sysroot = r->fs->root,
 	};
