@@ -93,7 +93,7 @@ int device_plug(struct device *dev, struct err *err)
 {
 	int rc;
 
-	assert(dev->connected);
+	assert(dev->connected && (dev->dma || !dev->iommu));
 	rc = dev->ops->plug(dev, err);
 	if (!rc && dev->iommu)
 		rc = viommu_add(dev->iommu, device_bdf(dev), dev->dma, err);

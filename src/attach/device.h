@@ -37,8 +37,7 @@ struct device;
 struct viommu;
 
 /* The attach ended: 0, or -errno with a text in err. From the loop, once. dev may be freed here. */
-typedef void (*device_attached_fn)(
-	void *arg, struct device *dev, int rc, const struct err *err);
+typedef void (*device_attached_fn)(void *arg, struct device *dev, int rc, const struct err *err);
 
 /* What every route wants to know. */
 struct device_params {
@@ -127,8 +126,8 @@ int device_make_dma(struct device *dev);
 int device_begun(struct device *dev, int rc, struct device **out, struct err *err);
 
 /*
- * The attach ended: 0, or -errno with a text, to which the device's name is added. arg is the struct
- * device: this is the function's call-back (vfio_pci_attached_fn, virtio_pci_attached_fn).
+ * The attach ended: 0, or -errno with a text, to which the device's name is added. arg is the
+ * struct device: this is the function's call-back (vfio_pci_attached_fn, virtio_pci_attached_fn).
  */
 void device_attached(void *arg, int rc, const struct err *err);
 

@@ -20,8 +20,8 @@ struct vvu_proxy_device_params {
 };
 
 /*
- * m is borrowed until the device is freed. Gives *out. 0: `attached` will be called; else -errno with
- * a text, and it will not. Loop thread.
+ * m is borrowed until the device is freed. Gives *out. 0: `attached` will be called; else -errno
+ * with a text, and it will not. Loop thread.
  */
 int vvu_proxy_device_attach(struct machine *m, const struct vvu_proxy_device_params *p,
 	struct device **out, struct err *err);
