@@ -294,6 +294,18 @@ def test_chaos_on_all_cpus(vmm, gpio, exerciser, echo):
     assert code == 0, guest.said()
 
 
+def test_a_driver_on_all_cpus_that_means_no_good(vmm, exerciser):
+    guest = vmm(
+        "hostile",
+        "--user-device", exerciser("quiet", name="a").option, exerciser("quiet", name="b").option,
+        cpus="4",
+        words=f"n={CHAOS // 20}",
+    )
+    code = guest.wait(10 * DEADLINE)
+    guest.tap()
+    assert code == 0, guest.said()
+
+
 RESETS = 20
 
 

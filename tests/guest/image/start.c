@@ -34,6 +34,7 @@ static const struct test tests[] = {
 	{ "device-return", test_device_return },
 	{ "gpio", test_gpio },
 	{ "gpio-poll", test_gpio_poll },
+	{ "hostile", test_hostile },
 	{ "pci", test_pci },
 	{ "power", test_power },
 	{ "serial", test_serial },

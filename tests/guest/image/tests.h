@@ -18,6 +18,7 @@ void test_device(void);
 void test_device_return(void);
 void test_gpio(void);
 void test_gpio_poll(void);
+void test_hostile(void);
 void test_pci(void);
 void test_power(void);
 void test_serial(void);
