@@ -439,6 +439,7 @@ static int build_msix(struct vfio_pci *vp, struct err *err)
 	if (rc)
 		return err_set(err, rc, "MSI-X: out of memory");
 	vp->msix.used = msix_used;
+	vp->msix.fn = &vp->fn;
 	return 0;
 }
 
@@ -451,6 +452,7 @@ int vp_irqs_build(struct vfio_pci *vp, struct err *err)
 
 		msi_init(&vp->msi, vp->m->irqs, 1u << ((flags & PCI_MSI_FLAGS_QMASK) >> 1));
 		vp->msi.used = msi_used;
+		vp->msi.fn = &vp->fn;
 	}
 	return rc ? rc : build_msix(vp, err);
 }

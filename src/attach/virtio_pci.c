@@ -118,6 +118,7 @@ static int build(struct virtio_pci *v, struct err *err)
 		rc = err_set(err, -ENOMEM, "MSI-X: out of memory");
 	if (rc)
 		return rc;
+	v->msix.fn = &v->fn;
 	v->offered = v->b->info.features & ~NOT_OFFERED;
 	v->fn.bars[VIO_BAR_REGS] = (struct pci_bar){
 		.kind = v->special ? PCI_BAR_MEM32 : PCI_BAR_MEM64,

@@ -2,10 +2,11 @@
  * irq.c - KVM's GSI routing table and the irqfds that hang on it
  *
  * KVM takes the table whole, so a change sends all of it; setting several
- * vectors at once sends it once.
+ * vectors at once sends it once. A vector that a remapper blocks keeps route and irqfd: what it
+ * is signalled is lost.
  *
  * Owns: GSI numbers, the copy of the table. Eventfds belong to their vectors.
- * Locks: `lock` guards table, numbers and taps; it is the innermost lock.
+ * Locks: `lock` guards table, numbers, taps and pins; inside it are a remapper's own locks alone.
  */
 #include "machine/irq.h"
 
@@ -18,53 +19,100 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "machine/irq_priv.h"
 #include "machine/layout.h"
 
-struct irqs {
-	struct kvm *kvm;
-	pthread_mutex_t lock;
-	unsigned nr_msi;       /* length of msi[] */
-	struct msi_route {
-		bool used; /* the GSI belongs to a vector */
-		bool routed;
-		bool fresh; /* the table under way is the first with this route */
-		struct msi_message msg;
-	} *msi; /* [gsi - GSI_MSI_BASE] */
-	struct kvm_irq_routing *table; /* room for all routes */
-	struct kvm_irqchip ioapic;     /* as KVM made it */
-	unsigned sharers[GSI_IOAPIC_COUNT]; /* of irq_line_share(), who hold the line up now */
+/* --- remapping; lock held --- */
+
+/* No processor has this id, with 32-bit destinations. */
+static const struct msi_message nowhere = {
+	.addr = 0x7fffff00ull << 32 | LAYOUT_LAPIC | 0xfe << 12,
+	.data = 1u << 14 | 0xff,
 };
 
-/* Send the table: IOAPIC pins first, then every routed MSI. Lock held. */
-static int send_routes(struct irqs *irqs)
+static bool same_message(const struct msi_message *a, const struct msi_message *b)
+{
+	return a->addr == b->addr && a->data == b->data;
+}
+
+bool irq_route_resolve(struct irqs *irqs, struct irq_route *r, bool report)
+{
+	const struct irq_remapper *m = irqs->remapper;
+	struct msi_message before = r->out;
+
+	if (!m)
+		r->out = r->msg;
+	else if (!m->resolve(m->arg, r->source, &r->msg, &r->out, report))
+		r->out = nowhere;
+	return !same_message(&before, &r->out);
+}
+
+void irqs_set_remapper(struct irqs *irqs, const struct irq_remapper *remapper)
+{
+	pthread_mutex_lock(&irqs->lock);
+	irqs->remapper = remapper;
+	pthread_mutex_unlock(&irqs->lock);
+}
+
+int irqs_send(struct irqs *irqs, const struct msi_message *msg)
+{
+	struct kvm_msi msi = {
+		.address_lo = (uint32_t)msg->addr,
+		.address_hi = (uint32_t)(msg->addr >> 32),
+		.data = msg->data,
+	};
+	int rc = kvm_vm_ioctl(irqs->kvm, KVM_SIGNAL_MSI, &msi);
+
+	return MIN(rc, 0);
+}
+
+/* --- the table; lock held --- */
+
+static struct kvm_irq_routing_entry msi_entry(unsigned gsi, const struct irq_route *r)
+{
+	return (struct kvm_irq_routing_entry){
+		.gsi = gsi,
+		.type = KVM_IRQ_ROUTING_MSI,
+		.u.msi = {
+			.address_lo = (uint32_t)r->out.addr,
+			.address_hi = (uint32_t)(r->out.addr >> 32),
+			.data = r->out.data,
+		},
+	};
+}
+
+/* The entry of a pin. False: there is none. */
+static bool pin_entry(const struct irqs *irqs, unsigned pin, struct kvm_irq_routing_entry *e)
+{
+	if (irqs->kvm->split_irqchip) {
+		*e = msi_entry(pin, &irqs->pins[pin].route);
+		return irqs->pins[pin].routed;
+	}
+	*e = (struct kvm_irq_routing_entry){
+		.gsi = pin,
+		.type = KVM_IRQ_ROUTING_IRQCHIP,
+		.u.irqchip = { .irqchip = KVM_IRQCHIP_IOAPIC, .pin = pin },
+	};
+	return true;
+}
+
+/* IOAPIC pins first, then every routed MSI. */
+int irq_send_routes(struct irqs *irqs)
 {
 	struct kvm_irq_routing *t = irqs->table;
 	unsigned n = 0;
+	int rc;
 
 	for (unsigned pin = 0; pin < GSI_IOAPIC_COUNT; pin++)
-		t->entries[n++] = (struct kvm_irq_routing_entry){
-			.gsi = pin,
-			.type = KVM_IRQ_ROUTING_IRQCHIP,
-			.u.irqchip = { .irqchip = KVM_IRQCHIP_IOAPIC, .pin = pin },
-		};
-	for (unsigned i = 0; i < irqs->nr_msi; i++) {
-		const struct msi_route *r = &irqs->msi[i];
-
-		if (!r->routed)
-			continue;
-		t->entries[n++] = (struct kvm_irq_routing_entry){
-			.gsi = GSI_MSI_BASE + i,
-			.type = KVM_IRQ_ROUTING_MSI,
-			.u.msi = {
-				.address_lo = (uint32_t)r->msg.addr,
-				.address_hi = (uint32_t)(r->msg.addr >> 32),
-				.data = r->msg.data,
-			},
-		};
-	}
+		n += pin_entry(irqs, pin, &t->entries[n]);
+	for (unsigned i = 0; i < irqs->nr_msi; i++)
+		if (irqs->msi[i].routed)
+			t->entries[n++] = msi_entry(GSI_MSI_BASE + i, &irqs->msi[i].route);
 	t->nr = n;
 	t->flags = 0;
-	return kvm_vm_ioctl(irqs->kvm, KVM_SET_GSI_ROUTING, t);
+	rc = kvm_vm_ioctl(irqs->kvm, KVM_SET_GSI_ROUTING, t);
+	irqs->stale = rc;
+	return rc;
 }
 
 int irqs_new(struct kvm *kvm, struct irqs **out)
@@ -82,11 +130,12 @@ int irqs_new(struct kvm *kvm, struct irqs **out)
 	irqs->msi = calloc(irqs->nr_msi, sizeof(*irqs->msi));
 	irqs->table = calloc(1, sizeof(*irqs->table) +
 					(GSI_IOAPIC_COUNT + irqs->nr_msi) * sizeof(irqs->table->entries[0]));
+	irq_pins_init(irqs);
 	if (irqs->msi && irqs->table)
-		rc = send_routes(irqs);
-	irqs->ioapic.chip_id = KVM_IRQCHIP_IOAPIC;
-	if (!rc)
-		rc = kvm_vm_ioctl(kvm, KVM_GET_IRQCHIP, &irqs->ioapic);
+		rc = irq_send_routes(irqs);
+	irqs->kvm_ioapic.chip_id = KVM_IRQCHIP_IOAPIC;
+	if (!rc && !kvm->split_irqchip)
+		rc = kvm_vm_ioctl(kvm, KVM_GET_IRQCHIP, &irqs->kvm_ioapic);
 	if (rc) {
 		irqs_free(irqs);
 		return rc;
@@ -99,6 +148,7 @@ void irqs_free(struct irqs *irqs)
 {
 	if (!irqs)
 		return;
+	irq_pins_fini(irqs);
 	pthread_mutex_destroy(&irqs->lock);
 	free(irqs->msi);
 	free(irqs->table);
@@ -107,7 +157,15 @@ void irqs_free(struct irqs *irqs)
 
 int irqs_reset(struct irqs *irqs)
 {
-	return kvm_vm_ioctl(irqs->kvm, KVM_SET_IRQCHIP, &irqs->ioapic);
+	int rc;
+
+	if (!irqs->kvm->split_irqchip)
+		return kvm_vm_ioctl(irqs->kvm, KVM_SET_IRQCHIP, &irqs->kvm_ioapic);
+	pthread_mutex_lock(&irqs->lock);
+	irq_pins_reset(irqs);
+	rc = irq_send_routes(irqs);
+	pthread_mutex_unlock(&irqs->lock);
+	return rc;
 }
 
 static int gsi_alloc(struct irqs *irqs)
@@ -148,7 +206,7 @@ int irq_vector_prepare(struct irqs *irqs, struct irq_vector *v)
  * it would look like a second one at the next mask: take it out. A signal that comes after the
  * connection is read by KVM as it comes.
  */
-static int irqfd(struct irqs *irqs, unsigned gsi, int fd, int resample, uint32_t flags)
+int irq_irqfd(struct irqs *irqs, unsigned gsi, int fd, int resample, uint32_t flags)
 {
 	struct kvm_irqfd arg = {
 		.fd = (uint32_t)fd,
@@ -250,7 +308,7 @@ void irq_vectors_mask(struct irqs *irqs, struct irq_vector *v, unsigned nr)
 
 	for (unsigned i = 0; i < nr; i++)
 		if (v[i].live)
-			irqfd(irqs, (unsigned)v[i].gsi, v[i].eventfd, 0, KVM_IRQFD_FLAG_DEASSIGN);
+			irq_irqfd(irqs, (unsigned)v[i].gsi, v[i].eventfd, 0, KVM_IRQFD_FLAG_DEASSIGN);
 	pthread_mutex_lock(&irqs->lock);
 	for (unsigned i = 0; i < nr; i++)
 		if (v[i].live) {
@@ -260,7 +318,7 @@ void irq_vectors_mask(struct irqs *irqs, struct irq_vector *v, unsigned nr)
 			changed = true;
 		}
 	if (changed)
-		send_routes(irqs);
+		irq_send_routes(irqs);
 	pthread_mutex_unlock(&irqs->lock);
 }
 
@@ -282,9 +340,9 @@ void irq_vector_release(struct irqs *irqs, struct irq_vector *v)
 	fd_close(&v->eventfd);
 }
 
-static bool route_differs(const struct msi_route *r, const struct msi_message *msg)
+static bool route_differs(const struct msi_route *r, const struct irq_vector *v)
 {
-	return !r->routed || r->msg.addr != msg->addr || r->msg.data != msg->data;
+	return !r->routed || !same_message(&r->route.msg, &v->msg) || r->route.source != v->source;
 }
 
 static struct msi_route *route_of(struct irqs *irqs, const struct irq_vector *v)
@@ -305,15 +363,17 @@ static int route(struct irqs *irqs, struct irq_vector *const *v, unsigned nr)
 	for (unsigned i = 0; i < nr; i++) {
 		struct msi_route *r = route_of(irqs, v[i]);
 
-		r->fresh = route_differs(r, &v[i]->msg);
+		r->fresh = route_differs(r, v[i]);
 		if (r->fresh) {
 			r->routed = true;
-			r->msg = v[i]->msg;
+			r->route.msg = v[i]->msg;
+			r->route.source = v[i]->source;
+			irq_route_resolve(irqs, &r->route, true);
 			changed = true;
 		}
 	}
 	if (changed)
-		rc = send_routes(irqs);
+		rc = irq_send_routes(irqs);
 	for (unsigned i = 0; i < nr && rc; i++)
 		if (route_of(irqs, v[i])->fresh)
 			route_of(irqs, v[i])->routed = false;
@@ -325,7 +385,7 @@ static int route(struct irqs *irqs, struct irq_vector *const *v, unsigned nr)
 static void keep_masked(struct irqs *irqs, struct irq_vector *v)
 {
 	if (v->live)
-		irqfd(irqs, (unsigned)v->gsi, v->eventfd, 0, KVM_IRQFD_FLAG_DEASSIGN);
+		irq_irqfd(irqs, (unsigned)v->gsi, v->eventfd, 0, KVM_IRQFD_FLAG_DEASSIGN);
 	pthread_mutex_lock(&irqs->lock);
 	taps_disconnect(irqs, v);
 	v->live = false;
@@ -349,7 +409,7 @@ int irq_vectors_unmask(struct irqs *irqs, struct irq_vector *const *v, unsigned 
 		int rc = route_of(irqs, v[i])->routed ? 0 : first;
 
 		if (!rc && !v[i]->live)
-			rc = irqfd(irqs, (unsigned)v[i]->gsi, v[i]->eventfd, 0, 0);
+			rc = irq_irqfd(irqs, (unsigned)v[i]->gsi, v[i]->eventfd, 0, 0);
 		if (rc)
 			keep_masked(irqs, v[i]);
 		else if (!v[i]->live)
@@ -399,23 +459,79 @@ bool irq_vector_pending(struct irqs *irqs, const struct irq_vector *v)
 	return pending;
 }
 
+void irqs_remap(struct irqs *irqs)
+{
+	bool changed;
+
+	pthread_mutex_lock(&irqs->lock);
+	changed = irq_pins_resolve(irqs) || irqs->stale;
+	for (unsigned i = 0; i < irqs->nr_msi; i++)
+		if (irqs->msi[i].routed)
+			changed |= irq_route_resolve(irqs, &irqs->msi[i].route, false);
+	if (changed && irq_send_routes(irqs))
+		log_limited(&irqs->limit, LOG_WARN,
+			"irq: KVM refuses the routes of remapped interrupts: they go where they went");
+	pthread_mutex_unlock(&irqs->lock);
+}
+
+/* --- lines --- */
+
 int irq_line_connect(struct irqs *irqs, unsigned gsi, int trigger, int resample)
 {
+	int rc;
+
+	if (irqs->kvm->split_irqchip) {
+		pthread_mutex_lock(&irqs->lock);
+		rc = irq_pin_connect(irqs, gsi, trigger, resample);
+		pthread_mutex_unlock(&irqs->lock);
+		return rc;
+	}
 	if (resample < 0)
-		return irqfd(irqs, gsi, trigger, 0, 0);
-	return irqfd(irqs, gsi, trigger, resample, KVM_IRQFD_FLAG_RESAMPLE);
+		return irq_irqfd(irqs, gsi, trigger, 0, 0);
+	return irq_irqfd(irqs, gsi, trigger, resample, KVM_IRQFD_FLAG_RESAMPLE);
 }
 
 void irq_line_disconnect(struct irqs *irqs, unsigned gsi, int trigger)
 {
-	irqfd(irqs, gsi, trigger, 0, KVM_IRQFD_FLAG_DEASSIGN);
+	if (irqs->kvm->split_irqchip) {
+		pthread_mutex_lock(&irqs->lock);
+		irq_pin_disconnect(irqs, gsi, trigger);
+		pthread_mutex_unlock(&irqs->lock);
+		return;
+	}
+	irq_irqfd(irqs, gsi, trigger, 0, KVM_IRQFD_FLAG_DEASSIGN);
+}
+
+bool irq_line_is_open(struct irqs *irqs, unsigned gsi)
+{
+	struct kvm_irqchip chip = { .chip_id = KVM_IRQCHIP_IOAPIC };
+	bool open;
+
+	if (!irqs->kvm->split_irqchip)
+		return !kvm_vm_ioctl(irqs->kvm, KVM_GET_IRQCHIP, &chip) &&
+		       !chip.chip.ioapic.redirtbl[gsi].fields.mask;
+	pthread_mutex_lock(&irqs->lock);
+	open = !ioapic_masked(&irqs->ioapic, gsi);
+	pthread_mutex_unlock(&irqs->lock);
+	return open;
+}
+
+/* Lock held. */
+static void drive(struct irqs *irqs, unsigned gsi, bool level)
+{
+	struct kvm_irq_level arg = { .irq = gsi, .level = level };
+
+	if (irqs->kvm->split_irqchip)
+		ioapic_set_line(&irqs->ioapic, gsi, level);
+	else
+		kvm_vm_ioctl(irqs->kvm, KVM_IRQ_LINE, &arg);
 }
 
 void irq_line_set(struct irqs *irqs, unsigned gsi, bool level)
 {
-	struct kvm_irq_level arg = { .irq = gsi, .level = level };
-
-	kvm_vm_ioctl(irqs->kvm, KVM_IRQ_LINE, &arg);
+	pthread_mutex_lock(&irqs->lock);
+	drive(irqs, gsi, level);
+	pthread_mutex_unlock(&irqs->lock);
 }
 
 void irq_line_share(struct irqs *irqs, unsigned gsi, bool raise)
@@ -429,6 +545,6 @@ void irq_line_share(struct irqs *irqs, unsigned gsi, bool raise)
 	irqs->sharers[gsi] = raise ? before + 1 : before - 1;
 	/* The first raises it, the last lowers it; in the order of the counting. */
 	if (!before || !irqs->sharers[gsi])
-		irq_line_set(irqs, gsi, raise);
+		drive(irqs, gsi, raise);
 	pthread_mutex_unlock(&irqs->lock);
 }

@@ -7,6 +7,10 @@
  * and then the irqfd. Signals that arrive while a vector is masked stay counted in
  * the eventfd and are delivered when it is unmasked: that counter is the pending bit.
  *
+ * With interrupt remapping, what KVM gets is not a vector's message but what a remapper makes of it; a message
+ * that is blocked goes to a processor that does not exist. The IOAPIC is not KVM's then but
+ * the VMM's (ioapic.h), which sends what its pins' entries say through the remapper as well.
+ *
  * Threads: any; an irq_vector itself belongs to its function's lock.
  */
 #ifndef MACHINE_IRQ_H
@@ -17,6 +21,7 @@
 
 #include "machine/kvm.h"
 
+struct io_bus;
 struct irqs;
 
 struct msi_message {
@@ -31,6 +36,7 @@ struct irq_vector {
 	int gsi;     /* 0: none yet */
 	bool live;   /* route and irqfd in place */
 	struct msi_message msg;
+	uint32_t source; /* whose it is: segment << 16 | bus, device, function */
 	struct irq_tap *taps; /* further descriptors that raise it; irqs' own lock */
 };
 
@@ -43,8 +49,32 @@ struct irq_tap {
 };
 #define IRQ_VECTOR_INIT { .eventfd = -1 }
 
+/* Of the IOAPIC's messages: a function that no segment has. */
+#define IRQ_SOURCE_IOAPIC 0xff00u
+
+struct irq_remapper {
+	/*
+	 * What a message of `source` means, in *out. False: it is blocked; with `report` the guest is told.
+	 * Called with irqs' lock held.
+	 */
+	bool (*resolve)(void *arg, uint32_t source, const struct msi_message *msg,
+		struct msi_message *out, bool report);
+	void *arg;
+};
+
+/* With an IOAPIC of its own if KVM has local APICs alone (kvm_open_split()). 0 or -errno. */
 int irqs_new(struct kvm *kvm, struct irqs **out);
 void irqs_free(struct irqs *irqs);
+/* Put the IOAPIC's registers on the bus, if it is not KVM's. 0 or -errno. */
+int irqs_register(struct irqs *irqs, struct io_bus *bus);
+/* Before the first vector is used; borrowed. */
+void irqs_set_remapper(struct irqs *irqs, const struct irq_remapper *remapper);
+/* Messages mean something else now: look up all that are in use. Any thread. */
+void irqs_remap(struct irqs *irqs);
+/* Send a message, once, that is not remapped. May be called by the remapper. 0 or -errno. */
+int irqs_send(struct irqs *irqs, const struct msi_message *msg);
+/* A processor has ended a level-triggered interrupt of the IOAPIC (KVM_EXIT_IOAPIC_EOI). */
+void irqs_eoi(struct irqs *irqs, uint8_t vector);
 /* The guest is reset: the IOAPIC as at power-on, all pins masked. No vCPU runs. 0 or -errno. */
 int irqs_reset(struct irqs *irqs);
 
@@ -81,6 +111,8 @@ bool irq_vector_pending(struct irqs *irqs, const struct irq_vector *v);
  */
 int irq_line_connect(struct irqs *irqs, unsigned gsi, int trigger, int resample);
 void irq_line_disconnect(struct irqs *irqs, unsigned gsi, int trigger);
+/* Has the guest unmasked the line? */
+bool irq_line_is_open(struct irqs *irqs, unsigned gsi);
 /* Drive a line of a platform device. */
 void irq_line_set(struct irqs *irqs, unsigned gsi, bool level);
 /*

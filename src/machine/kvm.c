@@ -3,7 +3,7 @@
  *
  * The VM has KVM's own local APICs, IOAPIC and (unused) PIC: interrupts from
  * devices reach the guest without this process, level-triggered ones included
- * (irqfd with resample).
+ * (irqfd with resample). With interrupt remapping it has the local APICs alone.
  */
 #include "machine/kvm.h"
 
@@ -107,6 +107,25 @@ static void look_at_host(struct kvm *kvm)
 		kvm->host_phys_bits = eax & 0xff;
 }
 
+static int enable(struct kvm *kvm, uint32_t cap, uint64_t arg)
+{
+	struct kvm_enable_cap enable = { .cap = cap, .args = { arg } };
+
+	return ioctl(kvm->vm_fd, KVM_ENABLE_CAP, &enable);
+}
+
+/* An IOAPIC's level-triggered interrupts need their ends told: as many routes as it has pins, from GSI 0 on. */
+static int create_irqchip(struct kvm *kvm)
+{
+	const uint64_t ids = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
+
+	if (!kvm->split_irqchip)
+		return ioctl(kvm->vm_fd, KVM_CREATE_IRQCHIP, 0);
+	if (enable(kvm, KVM_CAP_SPLIT_IRQCHIP, GSI_IOAPIC_COUNT) < 0)
+		return -1;
+	return enable(kvm, KVM_CAP_X2APIC_API, ids);
+}
+
 static int create_vm(struct kvm *kvm, struct err *err)
 {
 	uint64_t identity = LAYOUT_KVM_IDENTITY;
@@ -119,17 +138,17 @@ static int create_vm(struct kvm *kvm, struct err *err)
 		return err_set(err, -errno, "KVM cannot create a virtual machine: %s", strerror(errno));
 	if (ioctl(kvm->vm_fd, KVM_SET_IDENTITY_MAP_ADDR, &identity) < 0 ||
 		ioctl(kvm->vm_fd, KVM_SET_TSS_ADDR, LAYOUT_KVM_TSS) < 0 ||
-		ioctl(kvm->vm_fd, KVM_CREATE_IRQCHIP, 0) < 0)
+		create_irqchip(kvm) < 0)
 		return err_set(err, -errno, "KVM cannot set up interrupt controllers: %s",
 			strerror(errno));
 	return 0;
 }
 
-int kvm_open(struct kvm *kvm, struct err *err)
+static int open_kvm(struct kvm *kvm, bool split, struct err *err)
 {
 	int rc;
 
-	*kvm = (struct kvm){ .fd = -1, .vm_fd = -1 };
+	*kvm = (struct kvm){ .fd = -1, .vm_fd = -1, .split_irqchip = split };
 	kvm->fd = open_dev(err);
 	if (kvm->fd < 0)
 		return kvm->fd;
@@ -147,6 +166,16 @@ int kvm_open(struct kvm *kvm, struct err *err)
 	kvm->ioeventfd_any_length = cap(kvm->fd, KVM_CAP_IOEVENTFD_ANY_LENGTH, 0);
 	look_at_host(kvm);
 	return 0;
+}
+
+int kvm_open(struct kvm *kvm, struct err *err)
+{
+	return open_kvm(kvm, false, err);
+}
+
+int kvm_open_split(struct kvm *kvm, struct err *err)
+{
+	return open_kvm(kvm, true, err);
 }
 
 void kvm_close(struct kvm *kvm)

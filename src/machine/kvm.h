@@ -19,6 +19,7 @@ struct kvm {
 	unsigned nr_gsi_routes;
 	unsigned max_vcpus;
 	bool ioeventfd_any_length; /* an ioeventfd of length 0 is one for every length */
+	bool split_irqchip; /* local APICs only: the IOAPIC is the VMM's, destinations have 32 bits */
 	bool host_is_amd; /* or Hygon: the HyperTransport hole applies */
 	bool host_is_pvm; /* KVM without hardware virtualisation: only guests that enter in long mode run */
 	unsigned host_phys_bits;
@@ -30,6 +31,8 @@ struct kvm {
  * do (module, group). kvm_close() works on a zeroed object.
  */
 int kvm_open(struct kvm *kvm, struct err *err);
+/* The same with local APICs alone, as interrupt remapping needs it. */
+int kvm_open_split(struct kvm *kvm, struct err *err);
 void kvm_close(struct kvm *kvm);
 
 /* ioctl on the VM descriptor. The result or -errno. */

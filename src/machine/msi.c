@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "machine/msix.h"
+#include "machine/pci.h"
 
 void msi_init(struct msi *msi, struct irqs *irqs, unsigned nr)
 {
@@ -97,6 +98,7 @@ void msi_update(struct msi *msi, const uint8_t *cap)
 			continue;
 		}
 		v->msg = (struct msi_message){ addr, (data & ~(nr - 1)) | i };
+		v->source = pci_source(msi->fn);
 		open[n++] = v;
 	}
 	msi->enabled = true;

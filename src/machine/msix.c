@@ -17,6 +17,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "machine/pci.h"
 
 static bool entry_open(const struct msix *msix, unsigned i)
 {
@@ -120,6 +121,7 @@ static void update(struct msix *msix, unsigned first, unsigned nr)
 		if (v->eventfd < 0 || !v->gsi)
 			continue;
 		v->msg = (struct msi_message){ (uint64_t)e->addr_hi << 32 | e->addr_lo, e->data };
+		v->source = pci_source(msix->fn);
 		batch[n++] = v;
 		if (n == ARRAY_SIZE(batch)) {
 			unmask(msix, batch, n);

@@ -23,8 +23,11 @@ struct msix_entry {
 	uint32_t addr_lo, addr_hi, data, control;
 };
 
+struct pci_function;
+
 struct msix {
 	struct irqs *irqs;
+	const struct pci_function *fn; /* whose it is; NULL: it has no address */
 	unsigned nr;
 	struct msix_entry *entries;
 	struct irq_vector *vectors;
@@ -57,6 +60,7 @@ void msix_reset(struct msix *msix);
 /* MSI: one to 32 vectors whose messages differ in the low data bits. */
 struct msi {
 	struct irqs *irqs;
+	const struct pci_function *fn;
 	unsigned nr; /* that the device offers: 1, 2, 4 ... 32 */
 	struct irq_vector vectors[32];
 	bool enabled;

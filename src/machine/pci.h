@@ -138,6 +138,11 @@ void pci_remove(struct pci *pci, struct pci_function *fn);
 
 /* "0000:00:01.0"; buf holds 13 bytes. */
 void pci_bdf(const struct pci_function *fn, char buf[16]);
+/* What its messages are from: segment << 16 | bus, device, function. NULL: 0. */
+static inline uint32_t pci_source(const struct pci_function *fn)
+{
+	return fn ? (uint32_t)fn->segment << 16 | (uint32_t)fn->slot << 3 : 0;
+}
 /* The GSI of the function's interrupt pin A. */
 unsigned pci_intx_gsi(const struct pci_function *fn);
 

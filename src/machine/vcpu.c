@@ -232,6 +232,9 @@ static bool serve(struct vcpu *c)
 	case KVM_EXIT_MMIO:
 		exit_mmio(c);
 		break;
+	case KVM_EXIT_IOAPIC_EOI:
+		irqs_eoi(c->all->m->irqs, c->run->eoi.vector);
+		break;
 	case KVM_EXIT_INTR:
 	case KVM_EXIT_HLT:
 	case KVM_EXIT_IRQ_WINDOW_OPEN:
