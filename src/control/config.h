@@ -116,6 +116,7 @@ struct platform_config {
 	uint16_t num_pci_segments; /* 1 to CONFIG_MAX_SEGMENTS */
 	struct int_list iommu_segments; /* those of which all devices are behind the guest's IOMMU */
 	uint8_t iommu_address_width; /* 32 to 64 */
+	bool intremap; /* the guest has interrupt remapping */
 	bool iommufd; /* host devices by /dev/iommu; set where one of its descriptors is given */
 	uint32_t iommufd_fd; /* an open /dev/iommu, or CONFIG_NO_FD */
 	bool vfio_p2p_dma; /* host devices may reach each other's BARs */

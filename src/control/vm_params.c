@@ -59,6 +59,7 @@ int vm_params_init(struct machine_params *params, const struct vm_config *c)
 		},
 		.max_phys_bits = c->cpus.max_phys_bits,
 		.nr_segments = c->platform.num_pci_segments,
+		.intremap = c->platform.intremap,
 		.kernel = c->payload.kernel,
 		.firmware = c->payload.firmware,
 		.initramfs = c->payload.initramfs,

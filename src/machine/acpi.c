@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "base/util.h"
+#include "machine/acpi_priv.h"
 #include "machine/aml.h"
 #include "machine/layout.h"
 #include "machine/platform.h"
@@ -58,8 +59,7 @@ static void put_u32(struct aml *a, size_t at, uint32_t v)
 		memcpy(a->data + at, &v, sizeof(v));
 }
 
-/* The offset of the new table. */
-static size_t table_begin(struct aml *a, const char *signature, uint8_t revision)
+size_t acpi_table_begin(struct aml *a, const char *signature, uint8_t revision)
 {
 	size_t start;
 
@@ -77,7 +77,7 @@ static size_t table_begin(struct aml *a, const char *signature, uint8_t revision
 	return start;
 }
 
-static void table_end(struct aml *a, size_t start)
+void acpi_table_end(struct aml *a, size_t start)
 {
 	put_u32(a, start + 4, (uint32_t)(a->size - start));
 	put_checksum(a, start, a->size - start, 9);
@@ -114,6 +114,9 @@ static void add_motherboard(struct aml *a, const struct acpi_params *p)
 	aml_res_memory32_fixed(
 		a, (uint32_t)LAYOUT_ECAM, (uint32_t)(p->nr_segments * LAYOUT_ECAM_SEGMENT));
 	aml_res_memory64(a, p->platform_base, LAYOUT_PLATFORM_SIZE);
+	if (p->intremap)
+		aml_res_memory32_fixed(a, (uint32_t)LAYOUT_INTREMAP,
+			(uint32_t)(p->nr_segments * LAYOUT_INTREMAP_UNIT));
 	aml_res_io(a, PORT_SLEEP, 12); /* up to the end of the PM timer */
 	aml_end(a);
 	aml_end(a);
@@ -376,7 +379,7 @@ static void add_s5(struct aml *a)
 
 static size_t add_dsdt(struct aml *a, const struct acpi_params *p)
 {
-	size_t start = table_begin(a, "DSDT", 6);
+	size_t start = acpi_table_begin(a, "DSDT", 6);
 
 	aml_scope(a, "\\_SB");
 	add_motherboard(a, p);
@@ -390,7 +393,7 @@ static size_t add_dsdt(struct aml *a, const struct acpi_params *p)
 	add_ged(a, p);
 	aml_end(a);
 	add_s5(a);
-	table_end(a, start);
+	acpi_table_end(a, start);
 	return start;
 }
 
@@ -467,11 +470,11 @@ static size_t add_fadt(struct aml *a, uint64_t dsdt)
 		.sleep_status = GAS_IO(8, 1, PORT_SLEEP_STATUS),
 		.hypervisor = "OUTBOARD", /* eight bytes, no final zero */
 	};
-	size_t start = table_begin(a, "FACP", 6);
+	size_t start = acpi_table_begin(a, "FACP", 6);
 
 	assert(a->status || a->size - start == sizeof(t.header));
 	aml_bytes(a, (uint8_t *)&t + sizeof(t.header), sizeof(t) - sizeof(t.header));
-	table_end(a, start);
+	acpi_table_end(a, start);
 	return start;
 }
 
@@ -513,7 +516,7 @@ static void add_madt_override(struct aml *a, unsigned gsi)
 
 static size_t add_madt(struct aml *a, const struct acpi_params *p)
 {
-	size_t start = table_begin(a, "APIC", 5);
+	size_t start = acpi_table_begin(a, "APIC", 5);
 
 	aml_u32(a, (uint32_t)LAYOUT_LAPIC);
 	aml_u32(a, 0); /* no 8259 */
@@ -534,13 +537,13 @@ static size_t add_madt(struct aml *a, const struct acpi_params *p)
 	aml_u8(a, 0xff); /* all processors */
 	aml_u16(a, 0);
 	aml_u8(a, 1); /* LINT1 */
-	table_end(a, start);
+	acpi_table_end(a, start);
 	return start;
 }
 
 static size_t add_mcfg(struct aml *a, const struct acpi_params *p)
 {
-	size_t start = table_begin(a, "MCFG", 1);
+	size_t start = acpi_table_begin(a, "MCFG", 1);
 
 	aml_u64(a, 0);
 	for (unsigned i = 0; i < p->nr_segments; i++) {
@@ -550,39 +553,7 @@ static size_t add_mcfg(struct aml *a, const struct acpi_params *p)
 		aml_u8(a, 0); /* last bus */
 		aml_u32(a, 0);
 	}
-	table_end(a, start);
-	return start;
-}
-
-/* ACPI 6.5, 5.2.32: the IOMMU first, then a range of one function for each endpoint */
-static size_t add_viot(struct aml *a, const struct acpi_viot *v)
-{
-	enum { HEAD = 48, PCI_RANGE = 1, VIRTIO_PCI_IOMMU = 3 };
-	size_t start = table_begin(a, "VIOT", 0);
-
-	aml_u16(a, (uint16_t)(v->nr_endpoints + 1));
-	aml_u16(a, HEAD);
-	aml_u64(a, 0);
-	aml_u8(a, VIRTIO_PCI_IOMMU);
-	aml_u8(a, 0);
-	aml_u16(a, 16); /* length */
-	aml_u16(a, 0);	/* segment */
-	aml_u16(a, v->bdf);
-	aml_u64(a, 0);
-	for (unsigned i = 0; i < v->nr_endpoints; i++) {
-		aml_u8(a, PCI_RANGE);
-		aml_u8(a, 0);
-		aml_u16(a, 24); /* length */
-		aml_u32(a, v->endpoints[i]);
-		for (int last = 0; last <= 1; last++)
-			aml_u16(a, (uint16_t)(v->endpoints[i] >> 16));
-		for (int last = 0; last <= 1; last++)
-			aml_u16(a, (uint16_t)v->endpoints[i]);
-		aml_u16(a, HEAD); /* translated by that one */
-		aml_u16(a, 0);
-		aml_u32(a, 0);
-	}
-	table_end(a, start);
+	acpi_table_end(a, start);
 	return start;
 }
 
@@ -619,7 +590,7 @@ int acpi_build(const struct acpi_params *p, uint64_t base, uint8_t **out, size_t
 {
 	static const uint8_t rsdp[RSDP_SIZE];
 	struct aml a = { 0 };
-	size_t dsdt, tables[4], xsdt, nr = 3;
+	size_t dsdt, tables[5], xsdt, nr = 3;
 	int rc;
 
 	aml_bytes(&a, rsdp, sizeof(rsdp)); /* filled at the end */
@@ -628,11 +599,13 @@ int acpi_build(const struct acpi_params *p, uint64_t base, uint8_t **out, size_t
 	tables[1] = add_madt(&a, p);
 	tables[2] = add_mcfg(&a, p);
 	if (p->viot)
-		tables[nr++] = add_viot(&a, p->viot);
-	xsdt = table_begin(&a, "XSDT", 1);
+		tables[nr++] = acpi_add_viot(&a, p->viot);
+	if (p->intremap)
+		tables[nr++] = acpi_add_dmar(&a, p);
+	xsdt = acpi_table_begin(&a, "XSDT", 1);
 	for (size_t i = 0; i < nr; i++)
 		aml_u64(&a, base + tables[i]);
-	table_end(&a, xsdt);
+	acpi_table_end(&a, xsdt);
 	fill_rsdp(&a, base + xsdt);
 	rc = aml_status(&a);
 	if (rc) {

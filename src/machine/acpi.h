@@ -1,7 +1,7 @@
 /*
  * acpi.h - the tables by which the guest learns what the machine consists of
  *
- * Hardware-reduced ACPI 6.3: RSDP, XSDT, FADT, DSDT, MADT, MCFG, laid one after another
+ * Hardware-reduced ACPI 6.3: RSDP, XSDT, FADT, DSDT, MADT, MCFG, VIOT, DMAR, laid one after another
  * from LAYOUT_RSDP on; and a minimal SMBIOS 3 at LAYOUT_SMBIOS. Built anew for each
  * start of the guest, since guests may use the tables' memory for something else.
  *
@@ -34,6 +34,8 @@ struct acpi_params {
 	uint64_t platform_base;			  /* pci_platform_base() */
 	bool serial;				  /* there is a COM1 */
 	const struct acpi_viot *viot;		  /* NULL: no IOMMU */
+	bool intremap;				  /* interrupts are remapped (intremap.h) */
+	unsigned phys_bits;			  /* of guest physical addresses; with intremap */
 };
 
 /*

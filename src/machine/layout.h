@@ -35,6 +35,8 @@
 #define LAYOUT_KVM_TSS	    0xf8000000ull /* three pages */
 #define LAYOUT_KVM_IDENTITY 0xf8003000ull
 #define LAYOUT_IOAPIC	    0xfec00000ull
+#define LAYOUT_INTREMAP	    0xfed90000ull /* interrupt remapping units, a page for each segment */
+#define LAYOUT_INTREMAP_UNIT 0x1000ull
 #define LAYOUT_LAPIC	    0xfee00000ull
 #define LAYOUT_4G	    (4 * GIB)
 

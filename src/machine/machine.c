@@ -16,6 +16,7 @@
 #include "base/util.h"
 #include "machine/acpi.h"
 #include "machine/boot.h"
+#include "machine/intremap.h"
 #include "machine/iommu.h"
 #include "machine/vcpu_cpuid.h"
 #include "machine/layout.h"
@@ -50,6 +51,52 @@ static const struct platform_ops platform_ops = {
 	.shutdown = platform_wants_shutdown,
 	.ged_irq = ged_irq,
 };
+
+/* --- interrupt remapping --- */
+
+static bool resolve(void *arg, uint32_t source, const struct msi_message *msg,
+	struct msi_message *out, bool report)
+{
+	return intremap_resolve(arg, source, msg, out, report);
+}
+
+static void remap_changed(void *arg)
+{
+	irqs_remap(((struct machine *)arg)->irqs);
+}
+
+static void remap_send(void *arg, const struct msi_message *msg)
+{
+	irqs_send(((struct machine *)arg)->irqs, msg);
+}
+
+static const struct intremap_ops intremap_ops = {
+	.changed = remap_changed,
+	.send = remap_send,
+};
+
+static int new_intremap(struct machine *m, struct err *err)
+{
+	const struct intremap_params p = {
+		.ops = &intremap_ops,
+		.arg = m,
+		.memory = m->memory,
+		.nr_segments = m->params->nr_segments,
+		.phys_bits = m->phys_bits,
+	};
+	int rc;
+
+	if (!m->params->intremap)
+		return 0;
+	rc = intremap_new(&p, &m->intremap);
+	if (!rc)
+		rc = intremap_register(m->intremap, m->bus);
+	if (rc)
+		return err_set(err, rc, "interrupt remapping: %s", strerror(-rc));
+	m->remapper = (struct irq_remapper){ .resolve = resolve, .arg = m->intremap };
+	irqs_set_remapper(m->irqs, &m->remapper);
+	return 0;
+}
 
 /* --- construction --- */
 
@@ -125,6 +172,8 @@ static int new_bus(struct machine *m, struct err *err)
 	if (rc)
 		return err_set(err, rc, "interrupt routes: %s", strerror(-rc));
 	rc = io_bus_new(m->params->boot_vcpus, &m->bus);
+	if (!rc)
+		rc = irqs_register(m->irqs, m->bus);
 	return rc ? err_set(err, rc, "out of memory") : 0;
 }
 
@@ -140,7 +189,7 @@ int machine_new(struct loop *loop, const struct machine_params *params, struct m
 	m->params = params;
 	rc = open_images(m, err);
 	if (!rc)
-		rc = kvm_open(&m->kvm, err);
+		rc = params->intremap ? kvm_open_split(&m->kvm, err) : kvm_open(&m->kvm, err);
 	if (!rc)
 		warn_of_host(m);
 	if (!rc)
@@ -148,6 +197,8 @@ int machine_new(struct loop *loop, const struct machine_params *params, struct m
 	if (!rc)
 		rc = new_bus(m, err);
 	m->phys_bits = cpuid_phys_bits(&m->kvm, params->max_phys_bits);
+	if (!rc)
+		rc = new_intremap(m, err);
 	if (!rc)
 		rc = new_pci(m, err);
 	if (!rc)
@@ -185,6 +236,7 @@ void machine_free(struct machine *m)
 	io_bus_free(m->bus);
 	pci_free(m->pci);
 	irqs_free(m->irqs);
+	intremap_free(m->intremap);
 	memory_free(m->memory);
 	kvm_close(&m->kvm);
 	boot_free(m->boot);
@@ -219,6 +271,8 @@ static int install_acpi(struct machine *m, uint64_t *rsdp, struct err *err)
 		.windows = windows,
 		.platform_base = pci_platform_base(m->pci),
 		.serial = m->serial,
+		.intremap = m->intremap,
+		.phys_bits = m->phys_bits,
 	};
 
 	for (unsigned i = 0; i < p->boot_vcpus; i++)
@@ -361,6 +415,8 @@ static void reset_parked(struct machine *m)
 	if (m->iommu)
 		iommu_set_bypass(m->iommu, true);
 	platform_reset(m->platform);
+	if (m->intremap)
+		intremap_reset(m->intremap);
 	rc = irqs_reset(m->irqs);
 	if (rc)
 		err_set(&err, rc, "IOAPIC: %s", strerror(-rc));
@@ -427,12 +483,7 @@ void machine_request_failure(struct machine *m)
 /* Linux reads the GED's register only when its interrupt comes: but it has asked for that. */
 static bool hears_ged(struct machine *m)
 {
-	struct kvm_irqchip chip = { .chip_id = KVM_IRQCHIP_IOAPIC };
-
-	if (platform_ged_used(m->platform))
-		return true;
-	return !kvm_vm_ioctl(&m->kvm, KVM_GET_IRQCHIP, &chip) &&
-	       !chip.chip.ioapic.redirtbl[GSI_GED].fields.mask;
+	return platform_ged_used(m->platform) || irq_line_is_open(m->irqs, GSI_GED);
 }
 
 bool machine_power_button(struct machine *m)
@@ -454,10 +505,11 @@ bool machine_ask_to_end(struct machine *m)
 /* A message with NMI as its delivery mode reaches running vCPUs too, without stopping them first. */
 int machine_nmi(struct machine *m)
 {
-	struct kvm_msi msi = { .address_lo = 0xfee00000u | 0xffu << 12, .data = 4u << 8 };
-	int rc = kvm_vm_ioctl(&m->kvm, KVM_SIGNAL_MSI, &msi);
+	/* All processors, with 32-bit destinations too. */
+	uint64_t high = m->kvm.split_irqchip ? 0xffffff00 : 0;
+	struct msi_message msg = { .addr = high << 32 | 0xfee00000u | 0xffu << 12, .data = 4u << 8 };
 
-	return MIN(rc, 0);
+	return irqs_send(m->irqs, &msg);
 }
 
 static void check_function(struct pci_function *fn, void *arg)

@@ -19,6 +19,7 @@
 #include "machine/pci.h"
 
 struct boot;
+struct intremap;
 struct iommu;
 struct platform;
 struct serial;
@@ -56,6 +57,7 @@ struct machine_params {
 	const struct vcpu_cpus *affinity;
 	unsigned nr_affinity;
 	unsigned nr_segments;
+	bool intremap; /* the guest has interrupt remapping units */
 	const char *kernel, *firmware, *initramfs, *cmdline; /* borrowed; NULL: none */
 	bool has_serial;
 	unsigned serial_mode; /* enum serial_mode */
@@ -70,6 +72,8 @@ struct machine {
 	struct memory *memory;
 	struct io_bus *bus;
 	struct irqs *irqs;
+	struct intremap *intremap; /* NULL: none */
+	struct irq_remapper remapper;
 	struct pci *pci;
 	struct iommu *iommu;   /* the guest's; NULL: none. Borrowed, as are */
 	const char *iommu_bdf; /* the address of its function */

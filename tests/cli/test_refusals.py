@@ -90,8 +90,12 @@ WITH_KERNEL = [
     (
         "--platform x=1",
         "--platform x=1: x: unknown field; expected one of num_pci_segments, "
-        "iommu_segments, iommu_address_width, iommufd, iommufd_fd, vfio_p2p_dma, "
+        "iommu_segments, iommu_address_width, intremap, iommufd, iommufd_fd, vfio_p2p_dma, "
         "vfio_unsafe_noiommu",
+    ),
+    (
+        "--platform intremap=yes",
+        '--platform intremap=yes: intremap: expected on or off, got "yes"',
     ),
     ("--memory shared", "--memory shared: shared: expected shared=on|off"),
     ("--memory hugepages=on,1G", "--memory hugepages=on,1G: 1G: unknown field; expected one of "

@@ -323,15 +323,48 @@ static void largest_machine_fits_and_ram_must_reach_there(void **state)
 {
 	struct memory *m = fake_memory_new(512 * KIB);
 	struct acpi_params p = params(LAYOUT_MAX_VCPUS, LAYOUT_MAX_SEGMENTS);
-	struct tables t = build(&p);
+	struct tables t;
 	struct err err = { 0 };
 	uint64_t rsdp;
 
+	p.intremap = true;
+	t = build(&p);
 	assert_true(t.size <= LAYOUT_ACPI_MAX);
 	free(t.bytes);
 	assert_int_equal(acpi_install(&p, m, &rsdp, &err), -EFAULT);
 	assert_non_null(strstr(err.text, "guest RAM"));
 	fake_memory_free(m);
+}
+
+static void dmar_has_a_unit_a_segment_and_the_ioapic_in_the_first(void **state)
+{
+	struct acpi_params p = params(1, 3);
+	struct tables t = build(&p);
+	const uint8_t *dmar, *unit;
+
+	for (const uint8_t *xsdt = table_at(&t, u64(t.bytes + 24)), *e = xsdt + 36;
+		e < xsdt + u32(xsdt + 4); e += 8)
+		assert_memory_not_equal(table_at(&t, u64(e)), "DMAR", 4);
+	free(t.bytes);
+	p.intremap = true;
+	p.phys_bits = 46;
+	t = build(&p);
+	dmar = find(&t, "DMAR");
+	assert_int_equal(u32(dmar + 4), 48 + 3 * 16 + 8);
+	assert_int_equal(dmar[36], 45);
+	assert_int_equal(dmar[37], 1); /* interrupts are remapped, x2APIC is not opted out of */
+	unit = dmar + 48;
+	for (unsigned i = 0; i < 3; i++) {
+		unsigned size = i ? 16 : 24;
+
+		assert_int_equal(u32(unit), size << 16);
+		assert_int_equal(u32(unit + 4), 1 | i << 16); /* all functions of the segment */
+		assert_int_equal(u64(unit + 8), LAYOUT_INTREMAP + i * 0x1000);
+		if (!i)
+			assert_memory_equal(unit + 16, "\3\10\0\0\0\377\0\0", 8);
+		unit += size;
+	}
+	free(t.bytes);
 }
 
 /* ---- for iasl ---- */
@@ -361,6 +394,10 @@ static int dump(const char *dir)
 	for (unsigned i = 0; i < LAYOUT_MAX_VCPUS; i++)
 		sparse_ids[i] = 2 * i;
 	machines[2].apic_ids = sparse_ids;
+	for (unsigned i = 1; i <= 2; i++) {
+		machines[i].intremap = true;
+		machines[i].phys_bits = 46;
+	}
 	for (unsigned i = 0; i < ARRAY_SIZE(machines); i++) {
 		struct tables t = build(&machines[i]);
 		const uint8_t *xsdt = table_at(&t, u64(t.bytes + 24));
@@ -388,6 +425,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(tables_are_installed_where_the_rsdp_says),
 		cmocka_unit_test(smbios_structures_end_where_the_entry_point_says),
 		cmocka_unit_test(largest_machine_fits_and_ram_must_reach_there),
+		cmocka_unit_test(dmar_has_a_unit_a_segment_and_the_ioapic_in_the_first),
 	};
 
 	if (argc > 1)

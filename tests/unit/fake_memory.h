@@ -81,6 +81,16 @@ void *memory_ptr(const struct memory *m, uint64_t gpa, uint64_t len)
 	return NULL;
 }
 
+int memory_read(const struct memory *m, uint64_t gpa, void *buf, uint64_t len)
+{
+	const void *from = memory_ptr(m, gpa, len);
+
+	if (!from)
+		return -EFAULT;
+	memcpy(buf, from, len);
+	return 0;
+}
+
 int memory_write(struct memory *m, uint64_t gpa, const void *buf, uint64_t len)
 {
 	void *to = memory_ptr(m, gpa, len);

@@ -141,6 +141,7 @@ static void nothing_given_gives_the_documented_defaults(void **state)
 	assert_int_equal(config.platform.num_pci_segments, 1);
 	assert_int_equal(config.user_devices.nr, 0);
 	assert_int_equal(config.devices.nr, 0);
+	assert_false(config.platform.intremap);
 	assert_false(config.platform.iommufd);
 	assert_true(config.platform.iommufd_fd == CONFIG_NO_FD);
 	assert_true(config.platform.vfio_p2p_dma);
