@@ -35,6 +35,8 @@ static const struct test tests[] = {
 	{ "gpio", test_gpio },
 	{ "gpio-poll", test_gpio_poll },
 	{ "hostile", test_hostile },
+	{ "intremap", test_intremap },
+	{ "intremap-chaos", test_intremap_chaos },
 	{ "pci", test_pci },
 	{ "power", test_power },
 	{ "serial", test_serial },

@@ -19,6 +19,8 @@ void test_device_return(void);
 void test_gpio(void);
 void test_gpio_poll(void);
 void test_hostile(void);
+void test_intremap(void);
+void test_intremap_chaos(void);
 void test_pci(void);
 void test_power(void);
 void test_serial(void);
