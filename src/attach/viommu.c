@@ -47,7 +47,6 @@ struct viommu {
 	struct iommu *io;
 	struct virtio_pci *vp;
 	char *id;
-	uint64_t last;
 	struct vq *vqs[NR_QUEUES];
 	struct log_limit complaints;
 
@@ -317,7 +316,7 @@ static void config_read(struct virtio_backend *b, uint32_t off, void *buf, uint3
 	struct viommu *v = of(b);
 	const struct virtio_iommu_config config = {
 		.page_size_mask = htole64(~(uint64_t)(IOMMU_PAGE - 1)),
-		.input_range.end = htole64(v->last),
+		.input_range.end = htole64(iommu_last(v->io)),
 		.domain_range.end = htole32(UINT32_MAX),
 		.probe_size = htole32(VIOMMU_PROBE_SIZE),
 		.bypass = iommu_bypass(v->io),
@@ -473,7 +472,11 @@ static int make_parts(struct viommu *v, const struct viommu_params *p, struct er
 {
 	static const struct iommu_resv msi = { VIOMMU_MSI_FIRST, VIOMMU_MSI_LAST, true };
 	const struct iommu_params ip = {
-		.last = v->last, .resv = &msi, .nr_resv = 1, .fault = on_fault, .arg = v
+		.last = p->address_bits >= 64 ? UINT64_MAX : (1ull << p->address_bits) - 1,
+		.resv = &msi,
+		.nr_resv = 1,
+		.fault = on_fault,
+		.arg = v,
 	};
 	int rc = v->id ? iommu_new(&ip, &v->io) : -ENOMEM;
 
@@ -506,7 +509,6 @@ int viommu_new(
 	v->wake_fd = -1;
 	v->id = strdup(p->id);
 	v->b = (struct virtio_backend){ .ops = &backend_ops, .id = v->id };
-	v->last = p->address_bits >= 64 ? UINT64_MAX : (1ull << p->address_bits) - 1;
 	pthread_mutex_init(&v->lock, NULL);
 	pthread_cond_init(&v->changed, NULL);
 	fill_info(&v->b.info);

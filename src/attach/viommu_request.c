@@ -98,23 +98,39 @@ static int unmap(struct iommu *io, const union request *rq)
 	return iommu_unmap(io, le32toh(u->domain), le64toh(u->virt_start), le64toh(u->virt_end));
 }
 
-/* The one property that endpoints have; the rest of the list is zero. */
+static_assert(IOMMU_MAX_ENDPOINT_RESV * sizeof(struct virtio_iommu_probe_resv_mem) <=
+		      VIOMMU_PROBE_SIZE,
+	"all that can be reserved fits");
+
+static struct virtio_iommu_probe_resv_mem resv_property(const struct iommu_resv *resv)
+{
+	return (struct virtio_iommu_probe_resv_mem){
+		.head = {
+			.type = htole16(VIRTIO_IOMMU_PROBE_T_RESV_MEM),
+			.length = htole16(sizeof(struct virtio_iommu_probe_resv_mem) -
+					  sizeof(struct virtio_iommu_probe_property)),
+		},
+		.subtype = resv->msi ? VIRTIO_IOMMU_RESV_MEM_T_MSI :
+				       VIRTIO_IOMMU_RESV_MEM_T_RESERVED,
+		.start = htole64(resv->first),
+		.end = htole64(resv->last),
+	};
+}
+
+/* What cannot be mapped is the one property that endpoints have; the rest of the list is zero. */
 static int probe(struct iommu *io, const union request *rq, const struct vq_req *req)
 {
 	uint8_t properties[VIOMMU_PROBE_SIZE] = { 0 };
-	const struct virtio_iommu_probe_resv_mem msi = {
-		.head = {
-			.type = htole16(VIRTIO_IOMMU_PROBE_T_RESV_MEM),
-			.length = htole16(sizeof(msi) - sizeof(msi.head)),
-		},
-		.subtype = VIRTIO_IOMMU_RESV_MEM_T_MSI,
-		.start = htole64(VIOMMU_MSI_FIRST),
-		.end = htole64(VIOMMU_MSI_LAST),
-	};
+	struct iommu_resv resv[IOMMU_MAX_ENDPOINT_RESV];
+	int nr = iommu_reserved(io, le32toh(rq->probe.endpoint), resv);
 
-	if (!iommu_has(io, le32toh(rq->probe.endpoint)))
-		return -ENOENT;
-	memcpy(properties, &msi, sizeof(msi));
+	if (nr < 0)
+		return nr;
+	for (int i = 0; i < nr; i++) {
+		const struct virtio_iommu_probe_resv_mem p = resv_property(&resv[i]);
+
+		memcpy(properties + (size_t)i * sizeof(p), &p, sizeof(p));
+	}
 	vq_req_write(req, 0, properties, sizeof(properties));
 	return 0;
 }

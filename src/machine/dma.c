@@ -427,6 +427,7 @@ int dma_space_new(struct memory *memory, const char *id, struct dma_space **out)
 		return -ENOMEM;
 	}
 	s->memory = memory;
+	s->limits.last = UINT64_MAX;
 	s->refs = 1;
 	s->ram = (struct memory_listener){ .add = ram_added, .remove = ram_removed };
 	pthread_mutex_init(&s->notify, NULL);
@@ -474,4 +475,13 @@ bool dma_is_translated(const struct dma_space *s)
 void dma_will_be_translated(struct dma_space *s)
 {
 	atomic_store(&s->translated, true);
+}
+
+void dma_space_limit(struct dma_space *s, const struct dma_limits *limits)
+{
+	assert(limits->nr_holes <= DMA_MAX_HOLES);
+	pthread_mutex_lock(&s->lock);
+	assert(!s->io);
+	s->limits = *limits;
+	pthread_mutex_unlock(&s->lock);
 }

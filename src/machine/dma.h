@@ -69,6 +69,19 @@ struct dma_listener {
 
 #define DMA_SYNC_EVERY 64
 
+/* What can be mapped for a device, whatever the guest asks for: where the host's IOMMU is behind it. */
+#define DMA_MAX_HOLES 16
+
+struct dma_hole {
+	uint64_t first, last;
+};
+
+struct dma_limits {
+	uint64_t last; /* the highest address there can be */
+	struct dma_hole holes[DMA_MAX_HOLES];
+	unsigned nr_holes;
+};
+
 struct dma_space;
 
 /*
@@ -84,6 +97,9 @@ void dma_space_free(struct dma_space *s);
 bool dma_is_translated(const struct dma_space *s);
 /* It is to be so: known before iommu_add(), which needs the function's place. */
 void dma_will_be_translated(struct dma_space *s);
+/* Before iommu_add(): the guest is told of limits, and those who follow refuse what is beyond them.
+ * Copied. */
+void dma_space_limit(struct dma_space *s, const struct dma_limits *limits);
 
 /* --- translate --- */
 

@@ -43,7 +43,7 @@ struct domain {
 };
 
 struct iommu {
-	uint64_t last;
+	_Atomic uint64_t last;
 	struct iommu_resv resv[IOMMU_MAX_RESV];
 	unsigned nr_resv;
 	void (*fault)(void *arg, uint32_t endpoint, bool attached, uint64_t iova, unsigned access);
@@ -77,6 +77,7 @@ struct dma_space {
 	pthread_cond_t released; /* something of exports and faulting has changed */
 	struct iommu *io;	 /* NULL: none */
 	uint32_t endpoint;
+	struct dma_limits limits;
 	enum dma_view view;
 	struct domain *domain; /* NULL: not attached. Changes under io->lock, too */
 	struct dma_export *exports;

@@ -112,14 +112,39 @@ static struct dma_space *hold_space(struct iommu *io, uint32_t endpoint)
 	return s;
 }
 
-bool iommu_has(struct iommu *io, uint32_t endpoint)
+uint64_t iommu_last(const struct iommu *io)
 {
-	bool found;
+	return atomic_load(&io->last);
+}
 
+/* A hole of the device's that is reserved for all endpoints anyway. */
+static bool is_known(const struct iommu *io, const struct dma_hole *hole)
+{
+	for (unsigned i = 0; i < io->nr_resv; i++)
+		if (hole->first >= io->resv[i].first && hole->last <= io->resv[i].last)
+			return true;
+	return false;
+}
+
+int iommu_reserved(
+	struct iommu *io, uint32_t endpoint, struct iommu_resv out[IOMMU_MAX_ENDPOINT_RESV])
+{
+	const struct dma_space *s;
+	int nr = 0;
+
+	for (unsigned i = 0; i < io->nr_resv; i++)
+		out[nr++] = io->resv[i];
+	/* Limits do not change behind an IOMMU. */
 	pthread_mutex_lock(&io->lock);
-	found = find_space(io, endpoint);
+	s = find_space(io, endpoint);
+	for (unsigned i = 0; s && i < s->limits.nr_holes; i++) {
+		const struct dma_hole *hole = &s->limits.holes[i];
+
+		if (!is_known(io, hole))
+			out[nr++] = (struct iommu_resv){ hole->first, hole->last, false };
+	}
 	pthread_mutex_unlock(&io->lock);
-	return found;
+	return s ? nr : -ENOENT;
 }
 
 int iommu_endpoint_of(const char *bdf, uint32_t *endpoint)
@@ -238,6 +263,7 @@ int iommu_add(struct iommu *io, uint32_t endpoint, struct dma_space *s)
 		s->io = io;
 		s->endpoint = endpoint;
 		s->view = unattached(io).view;
+		atomic_store(&io->last, MIN(iommu_last(io), s->limits.last));
 		s->next = io->spaces;
 		io->spaces = s;
 	}
@@ -424,7 +450,7 @@ static int check_range(const struct iommu *io, uint64_t first, uint64_t last, ui
 	uint64_t mask = IOMMU_PAGE - 1;
 
 	if (first >= last || first & mask || (last & mask) != mask || gpa & mask ||
-		last > io->last || gpa > UINT64_MAX - (last - first))
+		last > iommu_last(io) || gpa > UINT64_MAX - (last - first))
 		return -ERANGE;
 	return is_reserved(io, first, last) ? -EINVAL : 0;
 }

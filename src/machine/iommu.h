@@ -27,6 +27,8 @@
 #define IOMMU_PAGE	   4096u
 #define IOMMU_MAX_MAPPINGS (1u << 18) /* of all domains together */
 #define IOMMU_MAX_RESV	   4
+/* Of one endpoint: the IOMMU's own, and where its device has holes. */
+#define IOMMU_MAX_ENDPOINT_RESV (IOMMU_MAX_RESV + DMA_MAX_HOLES)
 
 struct iommu;
 
@@ -51,12 +53,20 @@ int iommu_new(const struct iommu_params *p, struct iommu **out);
 /* No endpoint is left. NULL is fine. */
 void iommu_free(struct iommu *io);
 
-/* The function's addresses are translated from now on. 0; -EEXIST: the number is taken. */
+/*
+ * The function's addresses are translated from now on. If its device has limits (dma_space_limit()),
+ * the highest address becomes what it bears. 0; -EEXIST: the number is taken.
+ */
 int iommu_add(struct iommu *io, uint32_t endpoint, struct dma_space *s);
 /* Back to the identity without telling who follows: its device has been stopped. Not added is fine.
  */
 void iommu_remove(struct dma_space *s);
-bool iommu_has(struct iommu *io, uint32_t endpoint);
+/* The highest address that can be mapped. */
+uint64_t iommu_last(const struct iommu *io);
+/* What cannot be mapped for this endpoint. How many, at most IOMMU_MAX_ENDPOINT_RESV; -ENOENT: no
+ * such endpoint. */
+int iommu_reserved(
+	struct iommu *io, uint32_t endpoint, struct iommu_resv out[IOMMU_MAX_ENDPOINT_RESV]);
 /* The number of a PCI function ("0000:00:05.0"): segment in the upper half, bus, slot and function below. 0 or -EINVAL. */
 int iommu_endpoint_of(const char *bdf, uint32_t *endpoint);
 /* All endpoints, at most max. How many. */
