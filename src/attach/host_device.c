@@ -32,6 +32,7 @@ static_assert(HOST_DEVICE_NO_CLIQUE == VFIO_PCI_NO_CLIQUE, "one value for none")
 
 struct host_device {
 	struct device dev; /* the head */
+	struct vfio_iommu *iommu; /* its own, behind the guest's IOMMU; else NULL */
 	struct vfio_kernel *vk;
 	struct vfio_pci *vp;
 	struct loop_work leave_work;
@@ -158,6 +159,7 @@ static void free_parts(struct device *dev)
 		pthread_join(hd->thread, NULL);
 	vfio_pci_free(hd->vp);
 	vfio_kernel_free(hd->vk);
+	vfio_iommu_drop(hd->iommu);
 }
 
 static const struct device_ops ops = {
@@ -196,6 +198,14 @@ static int look(const struct host_device_params *p, struct vfio_host *host,
 	return 0;
 }
 
+/* Its addresses are the guest's to give. */
+static int make_iommu(struct host_device *hd, const struct host_device_params *p)
+{
+	int rc = device_make_dma(&hd->dev);
+
+	return rc ? rc : vfio_iommu_new_behind(p->iommu, hd->dev.dma, &hd->iommu);
+}
+
 static int make_parts(struct host_device *hd, const struct host_device_params *p,
 	const struct vfio_iommu_device *device)
 {
@@ -212,8 +222,12 @@ static int make_parts(struct host_device *hd, const struct host_device_params *p
 	};
 	int rc = vfio_pci_new(hd->dev.m, hd->dev.id, device_attached, &hd->dev, &hd->vp);
 
+	if (!rc && hd->dev.iommu)
+		rc = make_iommu(hd, p);
 	if (rc)
 		return rc;
+	if (hd->iommu)
+		kp.iommu = hd->iommu;
 	kp.owner = vfio_pci_owner(hd->vp);
 	rc = vfio_kernel_new(&kp, &hd->vk);
 	if (rc)

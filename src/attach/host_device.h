@@ -23,7 +23,8 @@ struct host_device_params {
 	int gpudirect_clique;	  /* 0 to 15, or HOST_DEVICE_NO_CLIQUE */
 	uint32_t unmapped_bars;	  /* bit n: accesses to BAR n always trap */
 	bool unsafe_noiommu;	  /* also one that no IOMMU confines */
-	struct vfio_iommu *iommu; /* of the machine; held */
+	/* Of the machine; held. A device behind the guest's IOMMU gets one of its own beside it. */
+	struct vfio_iommu *iommu;
 	const struct vfio_sys *sys; /* NULL: the kernel's */
 	const char *sysroot;	    /* "" or NULL: sysfs at /sys; a test's own tree else */
 };

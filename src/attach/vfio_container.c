@@ -162,7 +162,7 @@ static int group_new(struct vfio_iommu *io, int number, struct vfio_group **out,
 			number);
 	else
 		/* Before a device of it is opened, which then holds on to KVM. */
-		vfio_kvm_add(io, g->fd);
+		vfio_shared_kvm_add(io->shared, g->fd);
 	g->next = io->groups;
 	io->groups = g;
 	*out = g;
@@ -179,7 +179,7 @@ static void group_drop(struct vfio_iommu *io, struct vfio_group *g)
 		at = &(*at)->next;
 	*at = g->next;
 	if (!io->noiommu)
-		vfio_kvm_remove(io, g->fd);
+		vfio_shared_kvm_remove(io->shared, g->fd);
 	/* Closing takes it out of the container. */
 	group_free(io, g);
 }
@@ -261,6 +261,11 @@ static const void *find_cap(const struct vfio_iommu_type1_info *info, uint32_t s
 	return NULL;
 }
 
+static uint64_t smallest_page(const struct vfio_iommu_type1_info *info)
+{
+	return info->flags & VFIO_IOMMU_INFO_PGSIZES ? info->iova_pgsizes & -info->iova_pgsizes : 0;
+}
+
 static int container_ranges(struct vfio_iommu *io, struct vfio_iova_ranges *out, struct err *err)
 {
 	const struct vfio_iommu_type1_info_cap_iova_range *cap;
@@ -271,8 +276,10 @@ static int container_ranges(struct vfio_iommu *io, struct vfio_iova_ranges *out,
 		io->sys, io->fd, VFIO_IOMMU_GET_INFO, &head, sizeof(head), &info, &size);
 
 	out->nr = 0;
+	out->page_size = 0;
 	if (rc)
 		return err_set(err, rc, "VFIO_IOMMU_GET_INFO: %s", strerror(-rc));
+	out->page_size = smallest_page(info);
 	cap = find_cap(info, size, VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, sizeof(*cap), &left);
 	if (!cap)
 		return 0;
@@ -286,11 +293,13 @@ static int container_ranges(struct vfio_iommu *io, struct vfio_iova_ranges *out,
 	return 0;
 }
 
-static int container_map(struct vfio_iommu *io, uint64_t iova, uint64_t size, void *hva)
+static int container_map(
+	struct vfio_iommu *io, uint64_t iova, uint64_t size, void *hva, unsigned access)
 {
 	struct vfio_iommu_type1_dma_map map = {
 		.argsz = sizeof(map),
-		.flags = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE,
+		.flags = (access & DMA_CAN_READ ? VFIO_DMA_MAP_FLAG_READ : 0) |
+			 (access & DMA_CAN_WRITE ? VFIO_DMA_MAP_FLAG_WRITE : 0),
 		.vaddr = (uintptr_t)hva,
 		.iova = iova,
 		.size = size,
@@ -299,12 +308,25 @@ static int container_map(struct vfio_iommu *io, uint64_t iova, uint64_t size, vo
 	return vfio_ioctl(io, io->fd, VFIO_IOMMU_MAP_DMA, &map);
 }
 
-static int container_unmap(struct vfio_iommu *io, uint64_t iova, uint64_t size)
+static int container_unmap(struct vfio_iommu *io, uint64_t iova, uint64_t size, uint64_t *done)
 {
 	struct vfio_iommu_type1_dma_unmap unmap = {
 		.argsz = sizeof(unmap),
 		.iova = iova,
 		.size = size,
+	};
+	int rc = vfio_ioctl(io, io->fd, VFIO_IOMMU_UNMAP_DMA, &unmap);
+
+	if (done)
+		*done = rc ? 0 : unmap.size;
+	return rc;
+}
+
+static int container_unmap_all(struct vfio_iommu *io)
+{
+	struct vfio_iommu_type1_dma_unmap unmap = {
+		.argsz = sizeof(unmap),
+		.flags = VFIO_DMA_UNMAP_FLAG_ALL,
 	};
 
 	return vfio_ioctl(io, io->fd, VFIO_IOMMU_UNMAP_DMA, &unmap);
@@ -430,6 +452,7 @@ const struct vfio_backend vfio_container = {
 	.ranges = container_ranges,
 	.map = container_map,
 	.unmap = container_unmap,
+	.unmap_all = container_unmap_all,
 	.hot_reset = container_hot_reset,
 	.dirty_start = container_dirty_start,
 	.dirty_stop = container_dirty_stop,

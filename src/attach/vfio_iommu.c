@@ -9,8 +9,7 @@
  * What can be known before is checked before: how much memory has to be locked against the limit,
  * and RAM against the addresses that the IOMMU translates.
  *
- * Owns:    container or iommufd, groups, maps, KVM's list. Devices' descriptors belong to their
- * bindings. Threads: any; see vfio_iommu_priv.h. Trusts:  the kernel's numbers, but not their
+ * Owns:    container or iommufd, groups, maps. Devices' descriptors belong to their bindings. Threads: any; see vfio_iommu_priv.h. Trusts:  the kernel's numbers, but not their
  * sizes.
  */
 #include "attach/vfio_iommu.h"
@@ -83,60 +82,30 @@ int vfio_ask_list(const struct vfio_sys *sys, int fd, unsigned long request, con
 	return -EPROTO;
 }
 
-/* --- KVM's list --- */
-
-static int kvm_attr(struct vfio_iommu *io, uint64_t what, int fd)
-{
-	int32_t file = fd;
-	struct kvm_device_attr attr = {
-		.group = KVM_DEV_VFIO_FILE,
-		.attr = what,
-		.addr = (uintptr_t)&file,
-	};
-
-	return vfio_ioctl(io, io->kvm_fd, KVM_SET_DEVICE_ATTR, &attr);
-}
-
-static bool open_kvm_list(struct vfio_iommu *io)
-{
-	struct kvm_create_device create = { .type = KVM_DEV_TYPE_VFIO };
-	int rc;
-
-	if (io->kvm_fd >= 0 || io->no_kvm_list || !io->kvm)
-		return io->kvm_fd >= 0;
-	rc = vfio_ioctl(io, io->kvm->vm_fd, KVM_CREATE_DEVICE, &create);
-	if (!rc)
-		io->kvm_fd = (int)create.fd;
-	else
-		log_debug("KVM cannot be told of VFIO's devices: %s", strerror(-rc));
-	io->no_kvm_list = rc;
-	return !rc;
-}
-
-/* It looks at them for what their DMA does to caches; most devices work without. */
-void vfio_kvm_add(struct vfio_iommu *io, int fd)
-{
-	int rc = open_kvm_list(io) ? kvm_attr(io, KVM_DEV_VFIO_FILE_ADD, fd) : 0;
-
-	if (rc && rc != -EEXIST)
-		log_debug("KVM does not take a VFIO file into its list: %s", strerror(-rc));
-}
-
-void vfio_kvm_remove(struct vfio_iommu *io, int fd)
-{
-	if (io->kvm_fd >= 0)
-		kvm_attr(io, KVM_DEV_VFIO_FILE_DEL, fd);
-}
-
 /* --- RAM --- */
 
-static uint64_t ram_size(const struct vfio_iommu *io)
+static int map_ram(struct vfio_iommu *io, const atomic_bool *cancel, struct err *err)
 {
-	uint64_t size = 0;
+	unsigned i;
+	int rc = 0;
 
-	for (unsigned i = 0; i < io->nr_ram; i++)
-		size += io->ram[i].size;
-	return size;
+	for (i = 0; i < io->nr_ram && !rc; i++)
+		rc = vfio_check_ram(io, &io->ram[i], err);
+	if (rc || io->mapped)
+		return rc;
+	for (i = 0; i < io->nr_ram && !rc; i++)
+		rc = vfio_map_ram(io, &io->ram[i], cancel, err);
+	/* What was mapped before a failure goes with the address space. */
+	io->mapped = !rc;
+	if (!rc && !io->noiommu)
+		vfio_count_pinned(io, (int64_t)vfio_ram_size(io));
+	return rc;
+}
+
+void vfio_count_pinned(struct vfio_iommu *io, int64_t more)
+{
+	io->pinned += (uint64_t)more;
+	vfio_shared_pin(io->shared, more);
 }
 
 uint64_t vfio_iommu_pinned(const struct vfio_iommu *io)
@@ -145,142 +114,9 @@ uint64_t vfio_iommu_pinned(const struct vfio_iommu *io)
 	uint64_t size;
 
 	pthread_mutex_lock(&locked->lock);
-	size = ram_size(io);
+	size = vfio_ram_size(io);
 	pthread_mutex_unlock(&locked->lock);
 	return size;
-}
-
-static int check_memlock(struct vfio_iommu *io, struct err *err)
-{
-	uint64_t limit = io->sys->memlock(io->sys), need = ram_size(io);
-
-	if (io->noiommu || need <= limit)
-		return 0;
-	return err_set(err, -ENOMEM,
-		"all of guest RAM has to be locked in memory, %llu bytes, and the limit is %llu: raise it (ulimit -l "
-		"%llu, or LimitMEMLOCK=%llu in a systemd unit) or start with CAP_IPC_LOCK",
-		(unsigned long long)need, (unsigned long long)limit,
-		(unsigned long long)((need + 1023) / 1024), (unsigned long long)need);
-}
-
-static bool in_ranges(const struct vfio_iova_ranges *ranges, uint64_t iova, uint64_t size)
-{
-	for (unsigned i = 0; i < ranges->nr; i++)
-		if (iova >= ranges->r[i].start && iova + (size - 1) <= ranges->r[i].last)
-			return true;
-	return !ranges->nr;
-}
-
-/*
- * The first address of [iova, iova + size) that can not be translated, and the last of that hole.
- */
-static void find_hole(
-	const struct vfio_iova_ranges *ranges, uint64_t iova, uint64_t *from, uint64_t *to)
-{
-	*from = iova;
-	/* Ranges come in ascending order. */
-	for (unsigned i = 0; i < ranges->nr; i++)
-		if (*from >= ranges->r[i].start && *from <= ranges->r[i].last)
-			*from = ranges->r[i].last + 1;
-	*to = UINT64_MAX;
-	for (unsigned i = ranges->nr; i-- > 0;)
-		if (ranges->r[i].start > *from)
-			*to = ranges->r[i].start - 1;
-}
-
-static int check_range(struct vfio_iommu *io, const struct mem_range *r, struct err *err)
-{
-	uint64_t from, to;
-
-	if (io->noiommu || in_ranges(&io->ranges, r->gpa, r->size))
-		return 0;
-	find_hole(&io->ranges, r->gpa, &from, &to);
-	return err_set(err, -ERANGE,
-		"guest RAM at 0x%llx to 0x%llx does not fit into what the host's IOMMU can translate: 0x%llx to 0x%llx is "
-		"reserved or out of its reach; give the guest less memory",
-		(unsigned long long)r->gpa, (unsigned long long)(r->gpa + r->size - 1),
-		(unsigned long long)from, (unsigned long long)to);
-}
-
-static const char *map_hint(int rc)
-{
-	switch (rc) {
-	case -ENOMEM:
-		return " (the limit of locked memory, ulimit -l, or the host's memory is exhausted)";
-	case -EFAULT:
-		return " (it cannot be pinned: too few huge pages?)";
-	case -ENOSPC:
-		return " (too many maps: see dma_entry_limit of the module vfio_iommu_type1)";
-	case -EINVAL:
-		return " (an address that the IOMMU cannot translate?)";
-	default:
-		return "";
-	}
-}
-
-/*
- * Pinning cannot be interrupted, so a large range is mapped in pieces: an attach that is called off
- * ends after one of them. Large enough that the IOMMU's pages are the largest it has.
- */
-#define PIECE (16 * GIB)
-
-static int map_pieces(
-	struct vfio_iommu *io, const struct mem_range *r, const atomic_bool *cancel, uint64_t *done)
-{
-	for (*done = 0; *done < r->size;) {
-		uint64_t size = MIN(PIECE, r->size - *done);
-		int rc = cancel && atomic_load(cancel) ? -ECANCELED : 0;
-
-		if (!rc)
-			rc = io->backend->map(io, r->gpa + *done, size, (char *)r->hva + *done);
-		if (rc)
-			return rc;
-		*done += size;
-	}
-	return 0;
-}
-
-/* cancel may be NULL. */
-static int map_range(struct vfio_iommu *io, const struct mem_range *r, const atomic_bool *cancel,
-	struct err *err)
-{
-	uint64_t done = 0;
-	int rc = io->noiommu ? 0 : map_pieces(io, r, cancel, &done);
-
-	if (!rc || rc == -ECANCELED)
-		return rc;
-	if (done && io->mapped)
-		io->backend->unmap(io, r->gpa, done);
-	return err_set(err, rc,
-		"the IOMMU does not map guest RAM at 0x%llx to 0x%llx (%llu of %llu bytes): %s%s",
-		(unsigned long long)r->gpa + done, (unsigned long long)(r->gpa + r->size - 1),
-		(unsigned long long)(r->size - done), (unsigned long long)ram_size(io),
-		strerror(-rc), map_hint(rc));
-}
-
-static void unmap_range(struct vfio_iommu *io, const struct mem_range *r)
-{
-	int rc = io->noiommu ? 0 : io->backend->unmap(io, r->gpa, r->size);
-
-	if (rc)
-		log_warn("the IOMMU does not unmap guest RAM at 0x%llx: %s",
-			(unsigned long long)r->gpa, strerror(-rc));
-}
-
-static int map_ram(struct vfio_iommu *io, const atomic_bool *cancel, struct err *err)
-{
-	unsigned i;
-	int rc = 0;
-
-	for (i = 0; i < io->nr_ram && !rc; i++)
-		rc = check_range(io, &io->ram[i], err);
-	if (rc || io->mapped)
-		return rc;
-	for (i = 0; i < io->nr_ram && !rc; i++)
-		rc = map_range(io, &io->ram[i], cancel, err);
-	/* What was mapped before a failure goes with the address space. */
-	io->mapped = !rc;
-	return rc;
 }
 
 /* --- the listener: topology lock held --- */
@@ -298,9 +134,11 @@ static void ram_added(struct memory_listener *l, const struct mem_range *r)
 		io->ram = more;
 		more[io->nr_ram++] = *r;
 		if (io->mapped)
-			rc = check_range(io, r, &err);
+			rc = vfio_check_ram(io, r, &err);
 		if (io->mapped && !rc)
-			rc = map_range(io, r, NULL, &err);
+			rc = vfio_map_ram(io, r, NULL, &err);
+		if (io->mapped && !io->noiommu && !rc)
+			vfio_count_pinned(io, (int64_t)r->size);
 		/* Known as not mapped. */
 		io->nr_ram -= rc != 0;
 	}
@@ -321,7 +159,9 @@ static void ram_removed(struct memory_listener *l, const struct mem_range *r)
 		if (io->ram[i].gpa != r->gpa)
 			continue;
 		if (io->mapped)
-			unmap_range(io, &io->ram[i]);
+			vfio_unmap_ram(io, &io->ram[i]);
+		if (io->mapped && !io->noiommu)
+			vfio_count_pinned(io, -(int64_t)r->size);
 		memmove(&io->ram[i], &io->ram[i + 1], (--io->nr_ram - i) * sizeof(*io->ram));
 		break;
 	}
@@ -369,81 +209,126 @@ static void close_backend(struct vfio_iommu *io)
 	io->mapped = false;
 	io->noiommu = false;
 	io->ranges.nr = 0;
+	vfio_count_pinned(io, -(int64_t)io->pinned);
 }
 
-/* It is in: what the IOMMU can do is known, and may be less than it was. */
-static int settle(struct vfio_iommu *io, const struct vfio_iommu_device *dev,
-	const atomic_bool *cancel, struct vfio_binding *b, struct err *err)
-{
-	int rc = io->noiommu ? 0 : io->backend->ranges(io, &io->ranges, err);
-
-	if (!rc)
-		rc = map_ram(io, cancel, err);
-	if (!rc && atomic_load(cancel))
-		rc = -ECANCELED;
-	if (!rc && io->backend->use)
-		rc = io->backend->use(io, dev, b, err);
-	return rc;
-}
-
-static int attach_locked(struct vfio_iommu *io, const struct vfio_iommu_device *dev,
-	const atomic_bool *cancel, struct vfio_binding *out, struct err *err)
-{
-	int rc = io->mapped ? 0 : check_memlock(io, err);
-
-	if (rc)
-		return rc;
-	if (!io->nr_devices) {
-		rc = open_backend(io, dev, err);
-		if (rc) {
-			io->backend = NULL;
-			return rc;
-		}
-	} else if (dev->fd >= 0 && io->backend != &vfio_iommufd) {
-		return err_set(err, -EINVAL,
-			"a device's descriptor can only be used by iommufd, and the "
-			"machine's other devices are in a container");
-	} else if (io->backend == &vfio_iommufd && dev->fd < 0 && !dev->cdev) {
-		return err_set(err, -ENODEV,
-			"it has no file in /dev/vfio/devices, and the machine's other "
-			"devices are attached by iommufd");
-	}
-	rc = io->backend->join(io, dev, out, err);
-	if (!rc)
-		rc = settle(io, dev, cancel, out, err);
-	if (rc)
-		io->backend->leave(io, out);
-	io->nr_devices += !rc;
-	if (!io->nr_devices)
-		close_backend(io);
-	return rc;
-}
-
-int vfio_iommu_attach(struct vfio_iommu *io, const struct vfio_iommu_device *dev,
-	const atomic_bool *cancel, struct vfio_binding *out, struct err *err)
+/* What a device needs that comes to others, or the first one. */
+static int open_for(struct vfio_iommu *io, const struct vfio_iommu_device *dev, struct err *err)
 {
 	int rc;
 
-	*out = (struct vfio_binding){ .device_fd = -1 };
-	pthread_mutex_lock(&io->lock);
-	rc = atomic_load(cancel) ? -ECANCELED : attach_locked(io, dev, cancel, out, err);
-	pthread_mutex_unlock(&io->lock);
-	return rc == -ECANCELED ? err_set(err, rc, "the attach was called off") : rc;
+	if (!io->nr_devices) {
+		rc = open_backend(io, dev, err);
+		if (rc)
+			io->backend = NULL;
+		return rc;
+	}
+	if (dev->fd >= 0 && io->backend != &vfio_iommufd)
+		return err_set(err, -EINVAL,
+			"a device's descriptor can only be used by iommufd, and the "
+			"machine's other devices are in a container");
+	if (io->backend == &vfio_iommufd && dev->fd < 0 && !dev->cdev)
+		return err_set(err, -ENODEV,
+			"it has no file in /dev/vfio/devices, and the machine's other "
+			"devices are attached by iommufd");
+	return 0;
+}
+
+static int join(struct vfio_iommu *io, const struct vfio_iommu_device *dev, struct vfio_binding *b,
+	struct err *err)
+{
+	int rc = vfio_shared_join_group(
+		io->shared, dev->group, io, io->dma != NULL, dev->name, err);
+
+	if (rc)
+		return rc;
+	b->group_number = dev->group;
+	rc = io->backend->join(io, dev, b, err);
+	/* What the IOMMU can do is known now, and may be less than it was. */
+	if (!rc && !io->noiommu)
+		rc = io->backend->ranges(io, &io->ranges, err);
+	return rc;
+}
+
+int vfio_enter(struct vfio_iommu *io, const struct vfio_iommu_device *dev, struct vfio_binding *b,
+	struct err *err)
+{
+	int rc = io->mapped ? 0 : vfio_check_memlock(io, err);
+
+	if (!rc)
+		rc = open_for(io, dev, err);
+	if (rc)
+		return rc;
+	io->nr_devices++;
+	rc = join(io, dev, b, err);
+	if (rc)
+		vfio_leave(io, b);
+	return rc;
+}
+
+int vfio_use(struct vfio_iommu *io, const struct vfio_iommu_device *dev, const atomic_bool *cancel,
+	struct vfio_binding *b, struct err *err)
+{
+	if (atomic_load(cancel))
+		return -ECANCELED;
+	return io->backend->use ? io->backend->use(io, dev, b, err) : 0;
 }
 
 /*
  * The device is closed first: the kernel resets it, and it touches memory no more when the maps go,
  * all at once with the address space.
  */
+void vfio_leave(struct vfio_iommu *io, struct vfio_binding *b)
+{
+	assert(io->nr_devices);
+	io->backend->leave(io, b);
+	vfio_shared_leave_group(io->shared, b->group_number);
+	b->group_number = -1;
+	if (!--io->nr_devices)
+		close_backend(io);
+}
+
+static int attach_locked(struct vfio_iommu *io, const struct vfio_iommu_device *dev,
+	const atomic_bool *cancel, struct vfio_binding *out, struct err *err)
+{
+	int rc = vfio_enter(io, dev, out, err);
+
+	if (rc)
+		return rc;
+	rc = map_ram(io, cancel, err);
+	if (!rc)
+		rc = vfio_use(io, dev, cancel, out, err);
+	if (rc)
+		vfio_leave(io, out);
+	return rc;
+}
+
+int vfio_iommu_attach(struct vfio_iommu *io, const struct vfio_iommu_device *dev,
+	const atomic_bool *cancel, struct vfio_binding *out, struct err *err)
+{
+	int rc = -ECANCELED;
+
+	*out = (struct vfio_binding){ .device_fd = -1, .group_number = -1 };
+	if (!atomic_load(cancel) && io->dma) {
+		rc = vfio_behind_attach(io, dev, cancel, out, err);
+	} else if (!atomic_load(cancel)) {
+		pthread_mutex_lock(&io->lock);
+		rc = attach_locked(io, dev, cancel, out, err);
+		pthread_mutex_unlock(&io->lock);
+	}
+	return rc == -ECANCELED ? err_set(err, rc, "the attach was called off") : rc;
+}
+
 void vfio_iommu_detach(struct vfio_iommu *io, struct vfio_binding *b)
 {
 	if (b->device_fd < 0)
 		return;
+	if (io->dma) {
+		vfio_behind_detach(io, b);
+		return;
+	}
 	pthread_mutex_lock(&io->lock);
-	assert(io->nr_devices);
-	io->backend->leave(io, b);
-	if (!--io->nr_devices)
-		close_backend(io);
+	vfio_leave(io, b);
 	pthread_mutex_unlock(&io->lock);
 }
 
@@ -497,8 +382,9 @@ bool vfio_iommu_map(struct vfio_iommu *io, const char *id, uint64_t iova, uint64
 	pthread_mutex_lock(&io->lock);
 	backend = io->backend;
 	if (maps_bars(io))
-		rc = in_ranges(&io->ranges, iova, size) ? io->backend->map(io, iova, size, hva)
-							: -ERANGE;
+		rc = vfio_in_ranges(&io->ranges, iova, size)
+			     ? io->backend->map(io, iova, size, hva, DMA_CAN_READ | DMA_CAN_WRITE)
+			     : -ERANGE;
 	say = rc && rc != -ENODEV && !io->p2p_said;
 	io->p2p_said |= say;
 	/* It will not be able to later. */
@@ -518,7 +404,7 @@ void vfio_iommu_unmap(struct vfio_iommu *io, uint64_t iova, uint64_t size)
 
 	pthread_mutex_lock(&io->lock);
 	if (io->backend)
-		rc = io->backend->unmap(io, iova, size);
+		rc = io->backend->unmap(io, iova, size, NULL);
 	pthread_mutex_unlock(&io->lock);
 	if (rc)
 		log_warn("the IOMMU does not unmap device memory at 0x%llx: %s",
@@ -533,7 +419,8 @@ static int dirty_start(void *self)
 	int rc;
 
 	pthread_mutex_lock(&io->lock);
-	if (!io->backend || io->noiommu)
+	/* Of a device behind the guest's IOMMU it would name the guest's addresses, not those of RAM. */
+	if (!io->backend || io->noiommu || io->dma)
 		rc = -EOPNOTSUPP;
 	else
 		rc = io->dirty ? -EBUSY : io->backend->dirty_start(io);
@@ -576,27 +463,51 @@ const struct vfio_dirty_iommu vfio_iommu_dirty = {
 
 /* --- life --- */
 
+static void init(struct vfio_iommu *io, const struct vfio_sys *sys)
+{
+	io->sys = sys;
+	io->fd = -1;
+	atomic_init(&io->users, 1);
+	pthread_mutex_init(&io->lock, NULL);
+}
+
 int vfio_iommu_new(const struct vfio_iommu_params *p, struct vfio_iommu **out, struct err *err)
+{
+	struct vfio_iommu *io = calloc(1, sizeof(*io));
+	const struct vfio_sys *sys = p->sys ? p->sys : &vfio_sys_kernel;
+	int rc = io ? vfio_shared_new(sys, p->kvm, &io->shared) : -ENOMEM;
+
+	if (rc) {
+		free(io);
+		return err_set(err, rc, "out of memory");
+	}
+	init(io, sys);
+	io->memory = p->memory;
+	io->want_iommufd = p->iommufd;
+	io->given_iommufd = p->iommufd_fd;
+	io->no_p2p = p->no_p2p;
+	io->unsafe_noiommu = p->unsafe_noiommu;
+	io->listener = (struct memory_listener){ .add = ram_added, .remove = ram_removed };
+	memory_listen(io->memory, &io->listener);
+	*out = io;
+	return 0;
+}
+
+int vfio_iommu_new_behind(
+	struct vfio_iommu *of, struct dma_space *dma, struct vfio_iommu **out)
 {
 	struct vfio_iommu *io = calloc(1, sizeof(*io));
 
 	if (!io)
-		return err_set(err, -ENOMEM, "out of memory");
-	*io = (struct vfio_iommu){
-		.sys = p->sys ? p->sys : &vfio_sys_kernel,
-		.kvm = p->kvm,
-		.memory = p->memory,
-		.want_iommufd = p->iommufd,
-		.given_iommufd = p->iommufd_fd,
-		.no_p2p = p->no_p2p,
-		.unsafe_noiommu = p->unsafe_noiommu,
-		.users = 1,
-		.fd = -1,
-		.kvm_fd = -1,
-		.listener = { .add = ram_added, .remove = ram_removed },
-	};
-	pthread_mutex_init(&io->lock, NULL);
-	memory_listen(io->memory, &io->listener);
+		return -ENOMEM;
+	init(io, of->sys);
+	io->shared = vfio_shared_hold(of->shared);
+	io->want_iommufd = of->want_iommufd;
+	io->given_iommufd = of->given_iommufd;
+	io->no_p2p = true;
+	io->unsafe_noiommu = of->unsafe_noiommu;
+	io->dma = dma;
+	io->followed_size = memory_size(of->memory);
 	*out = io;
 	return 0;
 }
@@ -612,7 +523,7 @@ void vfio_iommu_drop(struct vfio_iommu *io)
 	if (!io || atomic_fetch_sub(&io->users, 1) != 1)
 		return;
 	assert(!io->nr_devices);
-	vfio_close(io, &io->kvm_fd);
+	vfio_shared_drop(io->shared);
 	pthread_mutex_destroy(&io->lock);
 	free(io->bound);
 	free(io->ram);
@@ -624,9 +535,7 @@ void vfio_iommu_free(struct vfio_iommu *io)
 	if (!io)
 		return;
 	memory_unlisten(io->memory, &io->listener);
-	pthread_mutex_lock(&io->lock);
 	io->memory = NULL;
-	io->kvm = NULL;
-	pthread_mutex_unlock(&io->lock);
+	vfio_shared_leave_kvm(io->shared);
 	vfio_iommu_drop(io);
 }

@@ -1,5 +1,5 @@
 /*
- * vfio_iommu.h - one address space for all host devices of a machine: guest RAM as they see it
+ * vfio_iommu.h - an address space for host devices of a machine: guest RAM as they see it
  *
  * An IOVA is a guest physical address. The first device that is attached opens what stands behind
  * it and maps (and so pins) all of RAM, the last one that leaves closes it, after which nothing of
@@ -14,7 +14,8 @@
  * RAM is followed as a listener of the machine's memory: what is added later is mapped at once.
  *
  * Parts of a device's BARs can be mapped too, so that another device reaches them (peer to peer).
- * Where the kernel cannot, this is said once and the guest goes on without.
+ * Where the kernel cannot, this is said once and the guest goes on without. A device behind the
+ * guest's IOMMU is in an address space of its own, and has no such peers.
  *
  * Threads: any, with a lock inside; attach and detach may take seconds (memory is pinned) and are
  * therefore not called on the loop thread.
@@ -29,6 +30,7 @@
 #include "attach/vfio_dirty.h"
 #include "attach/vfio_sys.h"
 #include "base/err.h"
+#include "machine/dma.h"
 #include "machine/kvm.h"
 #include "machine/memory.h"
 
@@ -49,6 +51,13 @@ struct vfio_iommu_params {
  * a text. Under the topology lock: RAM is listened to.
  */
 int vfio_iommu_new(const struct vfio_iommu_params *p, struct vfio_iommu **out, struct err *err);
+/*
+ * Another one beside it, for one device that is behind the guest's IOMMU: it follows dma, which shows
+ * all of RAM at first, instead. `of` is the machine's, whose settings hold and who still has its
+ * maker; dma is borrowed until the device is detached, and the attach gives it the limits of the
+ * host's IOMMU (dma_space_limit()). Its end is vfio_iommu_drop(). Gives *out. 0 or -ENOMEM.
+ */
+int vfio_iommu_new_behind(struct vfio_iommu *of, struct dma_space *dma, struct vfio_iommu **out);
 /* The maker lets go: memory is no longer followed. Under the topology lock. NULL is fine. */
 void vfio_iommu_free(struct vfio_iommu *io);
 /* Another user, and its end. Any thread. */
@@ -72,6 +81,7 @@ struct vfio_binding {
 	uint32_t devid;		  /* iommufd */
 	bool was_bound;		  /* by a run before, with the same descriptor */
 	struct vfio_group *group; /* container */
+	int group_number;	  /* in vfio_shared; -1: none */
 };
 
 /*
@@ -110,7 +120,7 @@ bool vfio_iommu_maps_bars(struct vfio_iommu *io);
  * What the IOMMU can tell of pages that devices have written; self is the struct vfio_iommu. By
  * iommufd it notes them in page tables of its own (-EOPNOTSUPP: this IOMMU cannot, or a device was
  * bound by an earlier run), in a container all that is pinned counts as written. A report covers
- * whole ranges of RAM.
+ * whole ranges of RAM. -EOPNOTSUPP also for a device behind the guest's IOMMU.
  */
 extern const struct vfio_dirty_iommu vfio_iommu_dirty;
 

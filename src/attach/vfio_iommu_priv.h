@@ -1,7 +1,9 @@
 /*
  * vfio_iommu_priv.h - what the files of the address space share
  *
- *   vfio_iommu.c      devices coming and going, RAM and BARs mapped, KVM told
+ *   vfio_iommu.c      devices coming and going, RAM and BARs mapped
+ *   vfio_iommu_map.c  RAM mapped: checks before, pieces, reasons
+ *   vfio_behind.c     the address space of a device behind the guest's IOMMU
  *   vfio_container.c  by group and container
  *   vfio_iommufd.c    by /dev/iommu and the devices' own files
  *   vfio_iommufd_dirty.c  what devices wrote, as their page tables note it
@@ -15,6 +17,8 @@
 #include <pthread.h>
 
 #include "attach/vfio_iommu.h"
+#include "attach/vfio_shared.h"
+#include "base/log.h"
 #include "base/util.h"
 #include "wire/vfio_kernel.h"
 
@@ -24,6 +28,7 @@ struct vfio_iova_ranges {
 	struct {
 		uint64_t start, last;
 	} r[64];
+	uint64_t page_size; /* the smallest there is; 0: the kernel does not say */
 };
 
 struct vfio_backend {
@@ -41,8 +46,13 @@ struct vfio_backend {
 	void (*leave)(struct vfio_iommu *io, struct vfio_binding *b);
 	/* What can be mapped, now that a device is in. */
 	int (*ranges)(struct vfio_iommu *io, struct vfio_iova_ranges *out, struct err *err);
-	int (*map)(struct vfio_iommu *io, uint64_t iova, uint64_t size, void *hva);
-	int (*unmap)(struct vfio_iommu *io, uint64_t iova, uint64_t size);
+	/* access: DMA_CAN_ bits. */
+	int (*map)(struct vfio_iommu *io, uint64_t iova, uint64_t size, void *hva, unsigned access);
+	/* What lies in it, whole maps. *done, unless NULL: how many bytes went. -ENOENT is allowed for
+	 * none. */
+	int (*unmap)(struct vfio_iommu *io, uint64_t iova, uint64_t size, uint64_t *done);
+	/* All there is. */
+	int (*unmap_all)(struct vfio_iommu *io);
 	int (*hot_reset)(struct vfio_iommu *io, const struct vfio_binding *b, struct err *err);
 	/* Of struct vfio_dirty_iommu. stop: after start, also after one that failed. */
 	int (*dirty_start)(struct vfio_iommu *io);
@@ -67,8 +77,8 @@ struct vfio_bound {
 
 struct vfio_iommu {
 	const struct vfio_sys *sys;
-	const struct kvm *kvm; /* NULL: the maker has let go */
-	struct memory *memory; /* likewise */
+	struct vfio_shared *shared; /* with the machine's other address spaces */
+	struct memory *memory;	    /* NULL: the maker has let go, or it follows dma */
 	bool want_iommufd, no_p2p, unsafe_noiommu;
 	int given_iommufd;
 	atomic_uint users;
@@ -93,8 +103,19 @@ struct vfio_iommu {
 	bool dirty;	 /* what is written is noted */
 	uint32_t *hwpts; /* iommufd: page tables that do so, nr_hwpts of them */
 	unsigned nr_hwpts;
-	int kvm_fd; /* KVM's list of VFIO files; -1: none */
-	bool no_kvm_list;
+	uint64_t pinned; /* counted in shared */
+
+	/* Of a device behind the guest's IOMMU; see vfio_behind.c. */
+	struct dma_space *dma; /* NULL: RAM as it is */
+	struct dma_listener follower;
+	uint64_t followed_size;	   /* bytes of RAM */
+	uint64_t mapped_bytes;	   /* at the moment */
+	const atomic_bool *cancel; /* of the attach that goes on */
+	struct err map_err;	   /* what it failed with */
+	bool follows;		   /* there is something to map in */
+	bool cut;		   /* nothing may be mapped any more */
+	char name[32];		   /* the device's, for the log */
+	struct log_limit complaints;
 };
 
 extern const struct vfio_backend vfio_container, vfio_iommufd;
@@ -111,9 +132,38 @@ static inline void vfio_close(const struct vfio_iommu *io, int *fd)
 	*fd = -1;
 }
 
-/* KVM hears of a group or device file that the machine uses. That it can not is no failure. */
-void vfio_kvm_add(struct vfio_iommu *io, int fd);
-void vfio_kvm_remove(struct vfio_iommu *io, int fd);
+/* --- vfio_iommu.c --- */
+
+/* A device comes in as far as it takes for maps to be made, is made usable, and leaves. enter
+ * undoes itself when it fails; after any other failure the caller does, by vfio_leave(). */
+int vfio_enter(struct vfio_iommu *io, const struct vfio_iommu_device *dev, struct vfio_binding *b,
+	struct err *err);
+int vfio_use(struct vfio_iommu *io, const struct vfio_iommu_device *dev, const atomic_bool *cancel,
+	struct vfio_binding *b, struct err *err);
+void vfio_leave(struct vfio_iommu *io, struct vfio_binding *b);
+/* So many bytes more, or less, are pinned for RAM as a whole. */
+void vfio_count_pinned(struct vfio_iommu *io, int64_t more);
+
+/* --- vfio_behind.c --- */
+
+int vfio_behind_attach(struct vfio_iommu *io, const struct vfio_iommu_device *dev,
+	const atomic_bool *cancel, struct vfio_binding *out, struct err *err);
+void vfio_behind_detach(struct vfio_iommu *io, struct vfio_binding *b);
+
+/* --- vfio_iommu_map.c --- */
+
+uint64_t vfio_ram_size(const struct vfio_iommu *io);
+int vfio_check_memlock(struct vfio_iommu *io, struct err *err);
+bool vfio_in_ranges(const struct vfio_iova_ranges *ranges, uint64_t iova, uint64_t size);
+int vfio_check_ram(struct vfio_iommu *io, const struct mem_range *r, struct err *err);
+/* What helps against a map that failed with rc, or "". */
+const char *vfio_map_hint(int rc);
+/* cancel may be NULL. */
+int vfio_map_ram(struct vfio_iommu *io, const struct mem_range *r, const atomic_bool *cancel,
+	struct err *err);
+void vfio_unmap_ram(struct vfio_iommu *io, const struct mem_range *r);
+
+/* --- what both ways use --- */
 
 #define VFIO_IOMMU_FILE "/dev/iommu"
 

@@ -140,7 +140,7 @@ static int iommufd_join(struct vfio_iommu *io, const struct vfio_iommu_device *d
 	b->device_fd = rc;
 	b->borrowed = dev->fd >= 0;
 	/* The device takes hold of KVM when it is bound. */
-	vfio_kvm_add(io, b->device_fd);
+	vfio_shared_kvm_add(io->shared, b->device_fd);
 	rc = bind(io, dev, b, err);
 	if (!rc)
 		rc = attach(io, dev, b, err);
@@ -155,7 +155,7 @@ static void iommufd_leave(struct vfio_iommu *io, struct vfio_binding *b)
 		return;
 	forget(io, b->device_fd);
 	/* First: KVM's list keeps a file open. */
-	vfio_kvm_remove(io, b->device_fd);
+	vfio_shared_kvm_remove(io->shared, b->device_fd);
 	if (b->borrowed)
 		vfio_ioctl(io, b->device_fd, VFIO_DEVICE_DETACH_IOMMUFD_PT, &pt);
 	else
@@ -177,6 +177,7 @@ static int iommufd_ranges(struct vfio_iommu *io, struct vfio_iova_ranges *out, s
 	int rc = vfio_ioctl(io, io->fd, IOMMU_IOAS_IOVA_RANGES, &ask);
 
 	out->nr = 0;
+	out->page_size = rc ? 0 : ask.out_iova_alignment;
 	/* There are more than fit: what came is true as far as it goes. */
 	if (rc && rc != -EMSGSIZE)
 		return err_set(err, rc, "IOMMU_IOAS_IOVA_RANGES: %s", strerror(-rc));
@@ -187,12 +188,14 @@ static int iommufd_ranges(struct vfio_iommu *io, struct vfio_iova_ranges *out, s
 	return 0;
 }
 
-static int iommufd_map(struct vfio_iommu *io, uint64_t iova, uint64_t size, void *hva)
+static int iommufd_map(
+	struct vfio_iommu *io, uint64_t iova, uint64_t size, void *hva, unsigned access)
 {
 	struct iommu_ioas_map map = {
 		.size = sizeof(map),
-		.flags = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_WRITEABLE |
-			 IOMMU_IOAS_MAP_READABLE,
+		.flags = IOMMU_IOAS_MAP_FIXED_IOVA |
+			 (access & DMA_CAN_READ ? IOMMU_IOAS_MAP_READABLE : 0) |
+			 (access & DMA_CAN_WRITE ? IOMMU_IOAS_MAP_WRITEABLE : 0),
 		.ioas_id = io->ioas,
 		.user_va = (uintptr_t)hva,
 		.length = size,
@@ -202,7 +205,7 @@ static int iommufd_map(struct vfio_iommu *io, uint64_t iova, uint64_t size, void
 	return vfio_ioctl(io, io->fd, IOMMU_IOAS_MAP, &map);
 }
 
-static int iommufd_unmap(struct vfio_iommu *io, uint64_t iova, uint64_t size)
+static int iommufd_unmap(struct vfio_iommu *io, uint64_t iova, uint64_t size, uint64_t *done)
 {
 	struct iommu_ioas_unmap unmap = {
 		.size = sizeof(unmap),
@@ -210,8 +213,18 @@ static int iommufd_unmap(struct vfio_iommu *io, uint64_t iova, uint64_t size)
 		.iova = iova,
 		.length = size,
 	};
+	int rc = vfio_ioctl(io, io->fd, IOMMU_IOAS_UNMAP, &unmap);
 
-	return vfio_ioctl(io, io->fd, IOMMU_IOAS_UNMAP, &unmap);
+	if (done)
+		*done = rc ? 0 : unmap.length;
+	return rc;
+}
+
+static int iommufd_unmap_all(struct vfio_iommu *io)
+{
+	int rc = iommufd_unmap(io, 0, UINT64_MAX, NULL);
+
+	return rc == -ENOENT ? 0 : rc;
 }
 
 /* --- hot reset --- */
@@ -268,6 +281,7 @@ const struct vfio_backend vfio_iommufd = {
 	.ranges = iommufd_ranges,
 	.map = iommufd_map,
 	.unmap = iommufd_unmap,
+	.unmap_all = iommufd_unmap_all,
 	.hot_reset = iommufd_hot_reset,
 	.dirty_start = vfio_iommufd_dirty_start,
 	.dirty_stop = vfio_iommufd_dirty_stop,

@@ -5,6 +5,7 @@
 #include "vfio_world.h"
 
 #include "attach/host_device.h"
+#include "attach/viommu.h"
 #include "fake_sysfs.h"
 #include "vfio_fake_kernel.h"
 
@@ -14,6 +15,7 @@ struct rig {
 	struct fake_sysfs *fs;
 	struct world *w;
 	struct vfio_iommu *io;
+	struct viommu *behind; /* what the next device is attached with */
 };
 
 static struct rig *rig_new(void)
@@ -53,6 +55,7 @@ static int begin(struct rig *r, const char *path, int slot, struct device **out)
 	const struct host_device_params p = {
 		.dev = {
 			.id = "dev0",
+			.iommu = r->behind,
 			.slot = slot,
 			.attached = world_attached,
 			.arg = r->w,
@@ -174,6 +177,48 @@ static void devices_share_the_address_space_and_leave_in_any_order(void **state)
 	}
 }
 
+static bool is_given_back(struct world *w, void *arg)
+{
+	struct rig *r = arg;
+	bool open;
+
+	pthread_mutex_lock(&r->k.lock);
+	open = fk_nr_open(&r->k, FK_DEVICE) || fk_nr_open(&r->k, FK_CONTAINER);
+	pthread_mutex_unlock(&r->k.lock);
+	return !open;
+}
+
+static void a_device_is_behind_the_guest_s_iommu(void **state)
+{
+	const struct viommu_params p = { .id = "_iommu", .address_bits = 48 };
+	struct rig *r = rig_new();
+	struct err err = { 0 };
+	struct iommu *io;
+	uint32_t endpoint;
+
+	assert_int_equal(viommu_new(&r->w->m, &p, &r->behind, &err), 0);
+	plugged(r);
+	assert_int_equal(viommu_plug(r->behind, 1, &err), 0);
+	io = r->w->m.iommu;
+	assert_int_equal(iommu_endpoint_of("0000:00:05.0", &endpoint), 0);
+	as_vcpu(r->w, job_look, NULL);
+	assert_true(fk_has_map(&r->k, 0, RAM_SIZE));
+	assert_int_equal(r->k.nr_maps, 1);
+	assert_int_equal(iommu_attach(io, 1, endpoint, false), 0);
+	assert_int_equal(iommu_map(io, 1, 0x10000, 0x11fff, 0x1000, DMA_CAN_READ), 0);
+	assert_int_equal(r->k.nr_maps, 1);
+	assert_true(fk_has_map(&r->k, 0x10000, 0x2000));
+	/* What is lost is no endpoint any more, and reaches nothing. */
+	fd_signal(r->d->eventfds[VFIO_PCI_REQ_IRQ_INDEX][0]);
+	world_until(r->w, is_given_back, r);
+	assert_int_equal(r->k.nr_maps, 0);
+	assert_int_equal(iommu_attach(io, 1, endpoint, false), -ENOENT);
+	device_free(r->w->dev);
+	r->w->dev = NULL;
+	viommu_free(r->behind);
+	rig_end(r);
+}
+
 /* --- what is wrong --- */
 
 static void what_sysfs_knows_is_said_before_anything_is_opened(void **state)
@@ -237,17 +282,6 @@ static void an_attach_that_nobody_waits_for_any_more_is_undone(void **state)
 }
 
 /* --- leaving --- */
-
-static bool is_given_back(struct world *w, void *arg)
-{
-	struct rig *r = arg;
-	bool open;
-
-	pthread_mutex_lock(&r->k.lock);
-	open = fk_nr_open(&r->k, FK_DEVICE) || fk_nr_open(&r->k, FK_CONTAINER);
-	pthread_mutex_unlock(&r->k.lock);
-	return !open;
-}
 
 static void job_all_ones(struct world *w, struct io_reader *r, void *arg)
 {
@@ -366,6 +400,7 @@ int main(void)
 		cmocka_unit_test(the_guest_has_the_device),
 		cmocka_unit_test(a_reset_of_the_machine_resets_the_device),
 		cmocka_unit_test(devices_share_the_address_space_and_leave_in_any_order),
+		cmocka_unit_test(a_device_is_behind_the_guest_s_iommu),
 		cmocka_unit_test(what_sysfs_knows_is_said_before_anything_is_opened),
 		cmocka_unit_test(what_the_kernel_refuses_names_the_device),
 		cmocka_unit_test(any_call_may_fail_and_leaves_nothing),

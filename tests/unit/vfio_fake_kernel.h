@@ -36,7 +36,7 @@
 #include "wire/vfio_kernel.h"
 
 #define FK_FILES    64
-#define FK_MAPS	    32
+#define FK_MAPS	    256
 #define FK_DEVICES  4
 #define FK_REGIONS  9
 #define FK_IRQS	    5
@@ -57,6 +57,8 @@ struct fk_file {
 	bool kvm;	 /* KVM knows it */
 	bool was_kvm;	 /* when it was bound or handed out */
 	uint32_t table;	 /* DEVICE: what it is attached to */
+	int container;	 /* GROUP: the file it is in */
+	bool has_iommu;	 /* CONTAINER */
 };
 
 struct fk_region {
@@ -83,9 +85,17 @@ struct fk_device {
 };
 
 struct fk_map {
+	uint32_t space; /* a container's descriptor, or FK_IOAS and above */
 	uint64_t iova, size;
 	const void *hva;
+	bool read, write;
 };
+
+/* Address spaces of iommufds, whose numbers begin here, above any descriptor's. */
+#define FK_IOAS	   1000u
+#define FK_SPACES  4
+/* Tables that note what is written have the numbers from here on. */
+#define FK_TABLES  2000u
 
 struct fake_kernel {
 	struct vfio_sys sys;
@@ -93,7 +103,9 @@ struct fake_kernel {
 	struct fk_file files[FK_FILES];
 	struct fk_map maps[FK_MAPS];
 	unsigned nr_maps;
-	bool has_iommu, has_ioas;
+	int ioas[FK_SPACES]; /* the iommufd's descriptor; 0: none */
+	uint64_t page_size;  /* of the IOMMU's, where it says it */
+	unsigned max_maps;   /* 0: as many as there is room for */
 	struct fk_device devices[FK_DEVICES];
 	unsigned nr_devices;
 	uint64_t memlock;
@@ -235,6 +247,11 @@ static int fk_open_path(struct fake_kernel *k, const char *path)
 	int number;
 	char cdev[32];
 
+	for (unsigned i = 0; i < FK_FILES; i++)
+		if (k->files[i].kind == FK_GROUP &&
+			sscanf(path, "/dev/vfio/%d", &number) == 1 && k->files[i].group == number)
+			return -EBUSY;
+
 	if (!strcmp(path, "/dev/vfio/vfio"))
 		return k->no_container ? -ENOENT : fk_new_file(k, FK_CONTAINER)->fd;
 	if (!strcmp(path, "/dev/iommu"))
@@ -280,13 +297,32 @@ static void fk_close_eventfds(struct fk_device *d, uint32_t index)
 	}
 }
 
-/* An empty address space has no maps. */
-static void fk_settle(struct fake_kernel *k)
+static void fk_drop_maps(struct fake_kernel *k, uint32_t space)
 {
-	if (fk_nr_in(k, FK_GROUP) + fk_nr_in(k, FK_DEVICE) == 0 && !k->has_ioas) {
-		k->nr_maps = 0;
-		k->has_iommu = false;
-	}
+	for (unsigned i = 0; i < k->nr_maps;)
+		if (k->maps[i].space == space)
+			k->maps[i] = k->maps[--k->nr_maps];
+		else
+			i++;
+}
+
+/* An empty container has no maps. */
+static void fk_settle(struct fake_kernel *k, int container)
+{
+	for (unsigned i = 0; i < FK_FILES; i++)
+		if (k->files[i].kind == FK_GROUP && k->files[i].in &&
+			k->files[i].container == container)
+			return;
+	for (unsigned i = 0; i < FK_FILES; i++)
+		if (k->files[i].kind == FK_CONTAINER && k->files[i].fd == container)
+			k->files[i].has_iommu = false;
+	fk_drop_maps(k, (uint32_t)container);
+}
+
+static void fk_drop_ioas(struct fake_kernel *k, unsigned n)
+{
+	k->ioas[n] = 0;
+	fk_drop_maps(k, FK_IOAS + n);
 }
 
 static void fk_close(const struct vfio_sys *sys, int fd)
@@ -306,11 +342,14 @@ static void fk_close(const struct vfio_sys *sys, int fd)
 	if (f->kind == FK_DEVICE)
 		for (uint32_t i = 0; i < FK_IRQS; i++)
 			fk_close_eventfds(&k->devices[f->device], i);
-	if (f->kind == FK_IOMMU)
-		k->has_ioas = false;
+	for (unsigned i = 0; f->kind == FK_IOMMU && i < FK_SPACES; i++)
+		if (k->ioas[i] == fd)
+			fk_drop_ioas(k, i);
+	f->in = false;
+	if (f->kind == FK_GROUP)
+		fk_settle(k, f->container);
 	f->kind = FK_CLOSED;
 	close(fd);
-	fk_settle(k);
 	pthread_mutex_unlock(&k->lock);
 }
 
@@ -324,35 +363,41 @@ static bool fk_iova_ok(const struct fake_kernel *k, uint64_t iova, uint64_t size
 	return !k->nr_ranges;
 }
 
-static int fk_map(struct fake_kernel *k, uint64_t iova, uint64_t size, uint64_t va)
+static int fk_map(struct fake_kernel *k, const struct fk_map *map)
 {
+	uint64_t iova = map->iova, size = map->size, va = (uintptr_t)map->hva;
+
 	assert_true(size && !((iova | size | va) & 4095));
 	if (!fk_iova_ok(k, iova, size))
 		return -EINVAL;
 	for (unsigned i = 0; i < k->nr_maps; i++)
-		if (ranges_overlap(k->maps[i].iova, k->maps[i].size, iova, size))
+		if (k->maps[i].space == map->space &&
+			ranges_overlap(k->maps[i].iova, k->maps[i].size, iova, size))
 			return -EEXIST;
+	if (k->max_maps && k->nr_maps == k->max_maps)
+		return -ENOSPC;
 	assert_true(k->nr_maps < FK_MAPS);
-	k->maps[k->nr_maps++] = (struct fk_map){ iova, size, (void *)(uintptr_t)va };
+	k->maps[k->nr_maps++] = *map;
 	return 0;
 }
 
-/* Whole maps, any number of them; none may be cut. */
-static int fk_unmap(struct fake_kernel *k, uint64_t iova, uint64_t size)
+/* Whole maps, any number of them; none may be cut. How many bytes. */
+static uint64_t fk_unmap(struct fake_kernel *k, uint32_t space, uint64_t iova, uint64_t size)
 {
-	unsigned before = k->nr_maps;
+	uint64_t done = 0;
 
 	for (unsigned i = 0; i < k->nr_maps;) {
 		const struct fk_map *m = &k->maps[i];
 
-		if (!ranges_overlap(m->iova, m->size, iova, size)) {
+		if (m->space != space || !ranges_overlap(m->iova, m->size, iova, size)) {
 			i++;
 			continue;
 		}
 		assert_true(m->iova >= iova && range_ok(m->iova - iova, m->size, size));
+		done += m->size;
 		k->maps[i] = k->maps[--k->nr_maps];
 	}
-	return k->nr_maps == before ? -ENOENT : 0;
+	return done;
 }
 
 static FK_UNUSED bool fk_has_map(const struct fake_kernel *k, uint64_t iova, uint64_t size)
@@ -365,22 +410,24 @@ static FK_UNUSED bool fk_has_map(const struct fake_kernel *k, uint64_t iova, uin
 
 /* --- container and group --- */
 
-static int fk_iommu_info(struct fake_kernel *k, void *arg)
+static int fk_iommu_info(struct fake_kernel *k, const struct fk_file *f, void *arg)
 {
 	struct vfio_iommu_type1_info *info = arg;
 	struct vfio_iommu_type1_info_cap_iova_range *cap = (void *)(info + 1);
 	uint32_t need =
 		(uint32_t)(sizeof(*info) + sizeof(*cap) + k->nr_ranges * sizeof(k->ranges[0]));
 
-	if (!k->has_iommu)
+	if (!f->has_iommu)
 		return -EINVAL;
+	info->flags = k->page_size ? VFIO_IOMMU_INFO_PGSIZES : 0;
+	info->iova_pgsizes = -k->page_size;
 	if (!k->nr_ranges)
 		return 0;
 	if (info->argsz < need) {
 		info->argsz = need;
 		return 0;
 	}
-	info->flags = VFIO_IOMMU_INFO_CAPS;
+	info->flags |= VFIO_IOMMU_INFO_CAPS;
 	info->cap_offset = sizeof(*info);
 	cap->header.id = k->iova_caps_loop ? 99 : VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE;
 	cap->header.version = 1;
@@ -417,30 +464,56 @@ static int fk_dirty_pages(struct fake_kernel *k, struct vfio_iommu_type1_dirty_b
 	return 0;
 }
 
-static int fk_container(struct fake_kernel *k, unsigned long request, void *arg)
+static int fk_map_dma(
+	struct fake_kernel *k, const struct fk_file *f, const struct vfio_iommu_type1_dma_map *map)
 {
-	const struct vfio_iommu_type1_dma_map *map = arg;
-	const struct vfio_iommu_type1_dma_unmap *unmap = arg;
+	const struct fk_map m = {
+		.space = (uint32_t)f->fd,
+		.iova = map->iova,
+		.size = map->size,
+		.hva = (void *)(uintptr_t)map->vaddr,
+		.read = map->flags & VFIO_DMA_MAP_FLAG_READ,
+		.write = map->flags & VFIO_DMA_MAP_FLAG_WRITE,
+	};
+
+	assert_true(f->has_iommu && !k->noiommu && (m.read || m.write));
+	return fk_map(k, &m);
+}
+
+static int fk_unmap_dma(
+	struct fake_kernel *k, const struct fk_file *f, struct vfio_iommu_type1_dma_unmap *unmap)
+{
+	if (unmap->flags & VFIO_DMA_UNMAP_FLAG_ALL) {
+		assert_int_equal(unmap->iova | unmap->size, 0);
+		fk_drop_maps(k, (uint32_t)f->fd);
+		return 0;
+	}
+	unmap->size = fk_unmap(k, (uint32_t)f->fd, unmap->iova, unmap->size);
+	return 0;
+}
+
+static int fk_container(
+	struct fake_kernel *k, struct fk_file *f, unsigned long request, void *arg)
+{
 
 	switch (request) {
 	case VFIO_GET_API_VERSION:
 		return VFIO_API_VERSION;
 	case VFIO_SET_IOMMU:
 		assert_int_not_equal(fk_nr_in(k, FK_GROUP), 0);
-		assert_false(k->has_iommu);
+		assert_false(f->has_iommu);
 		assert_int_equal(
 			(uintptr_t)arg, k->noiommu ? VFIO_NOIOMMU_IOMMU : VFIO_TYPE1v2_IOMMU);
 		if (k->no_msi_remapping)
 			return -EPERM;
-		k->has_iommu = true;
+		f->has_iommu = true;
 		return 0;
 	case VFIO_IOMMU_GET_INFO:
-		return fk_iommu_info(k, arg);
+		return fk_iommu_info(k, f, arg);
 	case VFIO_IOMMU_MAP_DMA:
-		assert_true(k->has_iommu && !k->noiommu);
-		return fk_map(k, map->iova, map->size, map->vaddr);
+		return fk_map_dma(k, f, arg);
 	case VFIO_IOMMU_UNMAP_DMA:
-		return fk_unmap(k, unmap->iova, unmap->size);
+		return fk_unmap_dma(k, f, arg);
 	case VFIO_IOMMU_DIRTY_PAGES:
 		return fk_dirty_pages(k, arg);
 	default:
@@ -450,7 +523,7 @@ static int fk_container(struct fake_kernel *k, unsigned long request, void *arg)
 
 static int fk_hand_out(struct fake_kernel *k, const struct fk_file *group, const char *name)
 {
-	if (!group->in || !k->has_iommu)
+	if (!group->in || !fk_file(k, group->container)->has_iommu)
 		return -EINVAL;
 	for (unsigned i = 0; i < k->nr_devices; i++)
 		if (k->devices[i].group == group->group && !strcmp(k->devices[i].name, name)) {
@@ -475,10 +548,11 @@ static int fk_group(struct fake_kernel *k, struct fk_file *f, unsigned long requ
 	case VFIO_GROUP_SET_CONTAINER:
 		assert_int_equal(fk_file(k, *(int *)arg)->kind, FK_CONTAINER);
 		f->in = true;
+		f->container = *(int *)arg;
 		return 0;
 	case VFIO_GROUP_UNSET_CONTAINER:
 		f->in = false;
-		fk_settle(k);
+		fk_settle(k, f->container);
 		return 0;
 	case VFIO_GROUP_GET_DEVICE_FD:
 		return fk_hand_out(k, f, arg);
@@ -489,8 +563,6 @@ static int fk_group(struct fake_kernel *k, struct fk_file *f, unsigned long requ
 
 /* --- iommufd --- */
 
-#define FK_IOAS 7u
-
 static int fk_ioas_ranges(struct fake_kernel *k, struct iommu_ioas_iova_ranges *ask)
 {
 	struct iommu_iova_range *to = (void *)(uintptr_t)ask->allowed_iovas;
@@ -500,11 +572,9 @@ static int fk_ioas_ranges(struct fake_kernel *k, struct iommu_ioas_iova_ranges *
 		to[i] = (struct iommu_iova_range){ k->nr_ranges ? k->ranges[i].start : 0,
 			k->nr_ranges ? k->ranges[i].end : UINT64_MAX };
 	ask->num_iovas = nr;
+	ask->out_iova_alignment = k->page_size ? k->page_size : 1;
 	return nr > room ? -EMSGSIZE : 0;
 }
-
-/* Tables that note what is written have the numbers from here on. */
-#define FK_TABLES 100u
 
 static int fk_destroy(struct fake_kernel *k, uint32_t id)
 {
@@ -515,10 +585,9 @@ static int fk_destroy(struct fake_kernel *k, uint32_t id)
 		k->nr_tables--;
 		return 0;
 	}
-	assert_int_equal(id, FK_IOAS);
+	assert_true(id >= FK_IOAS && id < FK_IOAS + FK_SPACES && k->ioas[id - FK_IOAS]);
 	assert_int_equal(k->nr_tables, 0);
-	k->has_ioas = false;
-	fk_settle(k);
+	fk_drop_ioas(k, id - FK_IOAS);
 	return 0;
 }
 
@@ -532,19 +601,59 @@ static int fk_hwpt_alloc(struct fake_kernel *k, struct iommu_hwpt_alloc *alloc)
 	return 0;
 }
 
-static int fk_iommufd(struct fake_kernel *k, unsigned long request, void *arg)
+static int fk_ioas_alloc(struct fake_kernel *k, const struct fk_file *f, uint32_t *out)
+{
+	for (unsigned i = 0; i < FK_SPACES; i++)
+		if (!k->ioas[i]) {
+			k->ioas[i] = f->fd;
+			*out = FK_IOAS + i;
+			return 0;
+		}
+	fail_msg("too many address spaces");
+	return -ENOMEM;
+}
+
+static void fk_check_ioas(const struct fake_kernel *k, const struct fk_file *f, uint32_t id)
+{
+	assert_true(id >= FK_IOAS && id < FK_IOAS + FK_SPACES && k->ioas[id - FK_IOAS] == f->fd);
+}
+
+static int fk_ioas_map(
+	struct fake_kernel *k, const struct fk_file *f, const struct iommu_ioas_map *map)
+{
+	const struct fk_map m = {
+		.space = map->ioas_id,
+		.iova = map->iova,
+		.size = map->length,
+		.hva = (void *)(uintptr_t)map->user_va,
+		.read = map->flags & IOMMU_IOAS_MAP_READABLE,
+		.write = map->flags & IOMMU_IOAS_MAP_WRITEABLE,
+	};
+
+	fk_check_ioas(k, f, map->ioas_id);
+	assert_true(map->flags & IOMMU_IOAS_MAP_FIXED_IOVA && (m.read || m.write));
+	if (k->iommufd_no_bar && map->iova >= 0xc0000000)
+		return -EFAULT;
+	return fk_map(k, &m);
+}
+
+static int fk_ioas_unmap(
+	struct fake_kernel *k, const struct fk_file *f, struct iommu_ioas_unmap *unmap)
+{
+	fk_check_ioas(k, f, unmap->ioas_id);
+	unmap->length = fk_unmap(k, unmap->ioas_id, unmap->iova, unmap->length);
+	return unmap->length ? 0 : -ENOENT;
+}
+
+static int fk_iommufd(
+	struct fake_kernel *k, const struct fk_file *f, unsigned long request, void *arg)
 {
 	const struct iommu_hwpt_get_dirty_bitmap *get = arg;
 	struct iommu_ioas_alloc *alloc = arg;
-	const struct iommu_ioas_map *map = arg;
-	const struct iommu_ioas_unmap *unmap = arg;
 
 	switch (request) {
 	case IOMMU_IOAS_ALLOC:
-		assert_false(k->has_ioas);
-		k->has_ioas = true;
-		alloc->out_ioas_id = FK_IOAS;
-		return 0;
+		return fk_ioas_alloc(k, f, &alloc->out_ioas_id);
 	case IOMMU_DESTROY:
 		return fk_destroy(k, ((struct iommu_destroy *)arg)->id);
 	case IOMMU_HWPT_ALLOC:
@@ -558,13 +667,9 @@ static int fk_iommufd(struct fake_kernel *k, unsigned long request, void *arg)
 	case IOMMU_IOAS_IOVA_RANGES:
 		return fk_ioas_ranges(k, arg);
 	case IOMMU_IOAS_MAP:
-		assert_int_equal(map->ioas_id, FK_IOAS);
-		assert_int_equal(map->flags, 7);
-		if (k->iommufd_no_bar && map->iova >= 0xc0000000)
-			return -EFAULT;
-		return fk_map(k, map->iova, map->length, map->user_va);
+		return fk_ioas_map(k, f, arg);
 	case IOMMU_IOAS_UNMAP:
-		return fk_unmap(k, unmap->iova, unmap->length);
+		return fk_ioas_unmap(k, f, arg);
 	default:
 		return -ENOTTY;
 	}
@@ -704,7 +809,8 @@ static int fk_attach(struct fake_kernel *k, struct fk_file *f, uint32_t ioas)
 		return -EINVAL;
 	if (k->no_msi_remapping)
 		return -EPERM;
-	if (!k->has_ioas || (ioas != FK_IOAS && ioas >= FK_TABLES + k->nr_tables))
+	if (ioas < FK_TABLES ? ioas >= FK_IOAS + FK_SPACES || !k->ioas[ioas - FK_IOAS] :
+			       ioas >= FK_TABLES + k->nr_tables)
 		return -ENOENT;
 	/* The first device's tables are not for the others. */
 	if (k->tables_unlike && ioas >= FK_TABLES && ioas != FK_TABLES + f->device)
@@ -779,17 +885,19 @@ static int fk_ioctl_file(struct fake_kernel *k, int fd, unsigned long request, v
 
 	if (fd == FK_VM_FD) {
 		assert_int_equal(request, KVM_CREATE_DEVICE);
+		/* A machine has one. */
+		assert_int_equal(fk_nr_open(k, FK_KVM_LIST), 0);
 		create->fd = (uint32_t)fk_new_file(k, FK_KVM_LIST)->fd;
 		return 0;
 	}
 	f = fk_file(k, fd);
 	switch (f->kind) {
 	case FK_CONTAINER:
-		return fk_container(k, request, arg);
+		return fk_container(k, f, request, arg);
 	case FK_GROUP:
 		return fk_group(k, f, request, arg);
 	case FK_IOMMU:
-		return fk_iommufd(k, request, arg);
+		return fk_iommufd(k, f, request, arg);
 	case FK_DEVICE:
 		return fk_device_ioctl(k, f, request, arg);
 	default:
