@@ -35,7 +35,6 @@ struct kind {
 	size_t socket; /* offset of its path, or NO_SOCKET */
 	int (*check)(void *item, struct err *err);
 	bool (*present)(const void *item); /* of the one device; NULL: there is a list */
-	bool iommu;			   /* it can be behind the guest's IOMMU */
 };
 
 struct any_list {
@@ -284,6 +283,10 @@ static int check_host_device(
 	if (h->x_nv_gpudirect_clique != CONFIG_NO_CLIQUE && !p->vfio_p2p_dma)
 		return err_set(err, -EINVAL,
 			"Device with x_nv_gpudirect_clique requires vfio_p2p_dma=on");
+	if (h->x_nv_gpudirect_clique != CONFIG_NO_CLIQUE && h->at.iommu)
+		return err_set(err, -EINVAL,
+			"x_nv_gpudirect_clique: expected a device that is not behind the guest's IOMMU "
+			"(iommu=off): one that is cannot reach another's memory");
 	return 0;
 }
 
@@ -364,33 +367,33 @@ static bool has_console(const void *item)
 	return ((const struct virtio_console_config *)item)->mode != CONSOLE_OFF;
 }
 
-#define KIND(name, made, member, type, sock, fn, behind)                                                   \
+#define KIND(name, made, member, type, sock, fn)                                                   \
 	{                                                                                          \
 		.option = name, .prefix = made, .list = offsetof(struct vm_config, member),        \
-		.item_size = sizeof(struct type), .socket = sock, .check = fn, .iommu = behind     \
+		.item_size = sizeof(struct type), .socket = sock, .check = fn                        \
 	}
 
-#define ONE(name, made, member, sock, fn, is, behind)                                                      \
+#define ONE(name, made, member, sock, fn, is)                                                      \
 	{                                                                                          \
 		.option = name, .prefix = made, .list = offsetof(struct vm_config, member),        \
-		.socket = sock, .check = fn, .present = is, .iommu = behind                        \
+		.socket = sock, .check = fn, .present = is                                         \
 	}
 
 static const struct kind kinds[] = {
-	KIND("device", "_vfio", devices, host_device_config, NO_SOCKET, NULL, false),
+	KIND("device", "_vfio", devices, host_device_config, NO_SOCKET, NULL),
 	KIND("user-device", "_vfio_user", user_devices, user_device_config,
-		offsetof(struct user_device_config, socket), NULL, true),
+		offsetof(struct user_device_config, socket), NULL),
 	KIND("generic-vhost-user", "_generic_vhost_user", generic_vhost_users,
 		generic_vhost_user_config, offsetof(struct generic_vhost_user_config, socket),
-		check_generic, true),
-	KIND("fs", "_fs", fs, fs_config, offsetof(struct fs_config, socket), check_fs, true),
+		check_generic),
+	KIND("fs", "_fs", fs, fs_config, offsetof(struct fs_config, socket), check_fs),
 	KIND("vvu-proxy", "_vvu_proxy", vvu_proxies, vvu_proxy_config,
-		offsetof(struct vvu_proxy_config, socket), check_vvu_proxy, true),
-	KIND("disk", "_disk", disks, disk_config, offsetof(struct disk_config, socket), check_disk, true),
-	KIND("net", "_net", nets, net_config, offsetof(struct net_config, socket), check_net, true),
-	ONE("rng", "_rng", rng, NO_SOCKET, NULL, has_rng, true),
-	ONE("vsock", "_vsock", vsock, offsetof(struct vsock_config, socket), check_vsock, has_vsock, true),
-	ONE("console", "_console", console, NO_SOCKET, NULL, has_console, true),
+		offsetof(struct vvu_proxy_config, socket), check_vvu_proxy),
+	KIND("disk", "_disk", disks, disk_config, offsetof(struct disk_config, socket), check_disk),
+	KIND("net", "_net", nets, net_config, offsetof(struct net_config, socket), check_net),
+	ONE("rng", "_rng", rng, NO_SOCKET, NULL, has_rng),
+	ONE("vsock", "_vsock", vsock, offsetof(struct vsock_config, socket), check_vsock, has_vsock),
+	ONE("console", "_console", console, NO_SOCKET, NULL, has_console),
 };
 
 /* --- all devices of all kinds, one after the other --- */
@@ -484,14 +487,8 @@ static int check_iommu(struct vm_config *config, unsigned *used, struct err *err
 				"--platform: iommu_segments: expected segments below %u "
 				"(num_pci_segments), got %u",
 				config->platform.num_pci_segments, segments->items[i]);
-	for (struct each e = each_begin(config); each_next(&e);) {
+	for (struct each e = each_begin(config); each_next(&e);)
 		e.at->iommu = is_behind(&e);
-		if (e.at->iommu && !e.kind->iommu)
-			return err_set(err, -EINVAL,
-				"--%s: %s is in segment %u, which is behind the guest's IOMMU: "
-				"expected a device that can be there", e.kind->option,
-				grammar_show(name_of(&e)).text, e.at->pci_segment);
-	}
 	if (config_wants_iommu(config) && used[0] + 1 > CONFIG_MAX_SLOT)
 		return err_set(err, -ENOSPC,
 			"iommu: expected a slot of segment 0 left for the guest's IOMMU, got %d "

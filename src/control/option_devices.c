@@ -27,7 +27,7 @@ const struct field_row host_device_fields[] = {
 	{ .name = "x_exclude_mmap_bars", .json = "x_exclude_mmap_bars", .type = FIELD_INT_LIST,
 	  .arg = "[N,...]", .max = 5, MEMBER(host_device_config, x_exclude_mmap_bars),
 	  .help = "BARs of which each access is trapped" },
-	IOMMU_FIELD,
+	IOMMU_FIELD_OF(host_device_config),
 	DEVICE_FIELDS(host_device_config, "_vfio0, _vfio1, ..."),
 	{ 0 },
 };

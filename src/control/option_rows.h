@@ -33,12 +33,6 @@
 	  .fallback = "off", MEMBER(own, at.iommu),                                               \
 	  .help = "behind the guest's IOMMU: it reaches what the guest maps for it" }
 
-#define NO_IOMMU "a device of this kind cannot be behind the virtual IOMMU"
-
-#define IOMMU_FIELD                                                                                \
-	{ .name = "iommu", .json = "iommu", .type = FIELD_TOGGLE, .arg = ON_OFF,                   \
-	  .fallback = "off", .refused = NO_IOMMU, .help = "behind the virtual IOMMU" }
-
 /* The fields of an attachment to somebody else's back-end. */
 #define BACKEND_FIELDS(own)                                                                       \
 	{ .name = "connect_timeout", .json = "connect_timeout", .type = FIELD_UINT,                \

@@ -16,7 +16,6 @@ ID = (
     "id: expected a name of 1 to 64 printable characters without blank, slash and quote that does "
     "not begin with __, got"
 )
-NO_IOMMU = "is not available in this version: a device of this kind cannot be behind the virtual IOMMU"
 
 # As they stand, without a kernel before them.
 WHOLE = [
@@ -242,8 +241,9 @@ WITH_KERNEL = [
         '--device fd=2: fd: expected a whole number from 3 to 2147483647, got "2"',
     ),
     (
-        "--device 01:00.0,iommu=on",
-        f"--device 01:00.0,iommu=on: iommu=on {NO_IOMMU}",
+        "--device 01:00.0,iommu=on,x_nv_gpudirect_clique=1",
+        "--device: x_nv_gpudirect_clique: expected a device that is not behind the guest's IOMMU "
+        "(iommu=off): one that is cannot reach another's memory",
     ),
     (
         "--device 01:00.0 path=/sys/bus/pci/devices/0000:01:00.0/",

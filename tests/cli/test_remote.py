@@ -98,14 +98,14 @@ def test_life(remote, vmm, tmp_path):
     does(call("add-user-device", 'socket="/a,b"'))
     with open("/dev/null", encoding="ascii") as null:  # not a tap, which only a boot would find
         does(call("add-net", f"fd=[{null.fileno()}],id=tap", pass_fds=[null.fileno()]))
-    does(call("add-device", "01:00.0,id=gpu"))
+    does(call("add-device", "01:00.0,id=gpu,iommu=on"))
     with open("/dev/null", encoding="ascii") as null:  # nor a device
         refuses(call("add-device", f"fd={null.fileno()}", pass_fds=[null.fileno()]),
                 "--device: fd: expected --platform iommufd=on or iommufd_fd=N beside it: "
                 "the descriptor of a device works with /dev/iommu only")
     now = json.loads(does(call("info")))["config"]
     assert now["devices"] == [
-        {"path": "01:00.0", "iommu": False, "id": "gpu", "pci_segment": 0}]
+        {"path": "01:00.0", "iommu": True, "id": "gpu", "pci_segment": 0}]
     assert now["net"][0]["id"] == "tap"
     assert now["disks"][0]["readonly"] and now["user_devices"][0]["socket"] == "/a,b"
     assert now["disks"][0]["rate_limiter_config"] == {

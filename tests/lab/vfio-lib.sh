@@ -170,14 +170,14 @@ vfio_unbind()
 	done
 }
 
-# vfio_start CMDLINE ADDRESS... [-- ARG...]: boots the guest with these devices.
+# vfio_start CMDLINE ADDRESS[,FIELD=VALUE]... [-- ARG...]: boots the guest with these devices.
 vfio_start()
 {
 	local devices=() line="console=ttyS0 quiet panic=-1 $1"
 
 	shift
 	while [ $# -gt 0 ] && [ "$1" != -- ]; do
-		devices+=("path=$sys/$1/")
+		devices+=("path=$sys/${1%%,*}/${1#"${1%%,*}"}")
 		shift
 	done
 	[ $# = 0 ] || shift

@@ -85,7 +85,7 @@ static void the_body_of_kata_is_understood_but_for_its_devices(void **state)
 		"\"serial\":{\"mode\":\"Off\"},\"console\":{\"mode\":\"Off\",\"iommu\":false},"
 		"\"fs\":[{\"tag\":\"t\",\"socket\":\"/s\",\"num_queues\":1,\"queue_size\":1024,"
 		"\"pci_segment\":1}],\"watchdog\":false,\"debug_console\":{\"mode\":\"Off\"},"
-		"\"vsock\":null,\"devices\":[{\"path\":\"/sys/bus/pci/devices/0000:01:00.0\",\"id\":\"gpu\",\"iommu\":false}],\"net\":null,\"numa\":[]}");
+		"\"vsock\":null,\"devices\":[{\"path\":\"/sys/bus/pci/devices/0000:01:00.0\",\"id\":\"gpu\",\"iommu\":true}],\"net\":null,\"numa\":[]}");
 	assert_int_equal(config.platform.num_pci_segments, 2);
 	assert_int_equal(config.cpus.topology.cores_per_die, 8);
 	assert_int_equal(config.serial.mode, CONSOLE_OFF);
@@ -95,6 +95,7 @@ static void the_body_of_kata_is_understood_but_for_its_devices(void **state)
 	assert_int_equal(config.devices.nr, 1);
 	assert_string_equal(config.devices.items[0].path, "/sys/bus/pci/devices/0000:01:00.0");
 	assert_string_equal(config.devices.items[0].at.id, "gpu");
+	assert_true(config.devices.items[0].at.iommu);
 	config_fini(&config);
 }
 
@@ -228,9 +229,8 @@ static void errors_name_the_place_and_what_was_expected(void **state)
 			"vsock.cid: expected a whole number from 3 to 4294967294, got \"2\"" },
 		{ "{\"vdpa\":[{\"path\":\"/v\"}]}", "vdpa is not available in this version" },
 		{ "{\"devices\":[{\"fd\":5}]}", "devices[0].fd: unknown key" },
-		{ "{\"devices\":[{\"path\":\"/x\",\"iommu\":true}]}",
-			"devices[0].iommu=on is not available in this version: a device of this kind "
-			"cannot be behind the virtual IOMMU" },
+		{ "{\"devices\":[{\"path\":\"/x\",\"iommu\":\"on\"}]}",
+			"devices[0].iommu: expected true or false, got a string" },
 		{ "{\"devices\":[{\"path\":\"/x\",\"x_exclude_mmap_bars\":[6]}]}",
 			"devices[0].x_exclude_mmap_bars: expected a list of whole numbers from 0 to 5 "
 			"([1,2]), got \"[6]\"" },
