@@ -337,10 +337,32 @@ bool vfio_kernel_is_ready(const struct vfio_kernel *vk)
 	return atomic_load(&vk->state) == VK_READY;
 }
 
+/*
+ * A device that is about to be closed is at work until then, on memory that the guest may take for
+ * something else.
+ */
+static void quiet(struct vfio_kernel *vk)
+{
+	uint64_t at = vk->offsets[VFIO_PCI_CONFIG_REGION_INDEX] + PCI_COMMAND;
+	uint16_t command;
+
+	if (vk->binding.device_fd < 0 || !vk->config_size ||
+		vk->sys->pread(vk->sys, vk->binding.device_fd, &command, sizeof(command), at) !=
+			sizeof(command) ||
+		!(command & PCI_COMMAND_MASTER) || command == UINT16_MAX)
+		return;
+	command &= (uint16_t)~PCI_COMMAND_MASTER;
+	vk->sys->pwrite(vk->sys, vk->binding.device_fd, &command, sizeof(command), at);
+}
+
 void vfio_kernel_stop(struct vfio_kernel *vk)
 {
 	vk_attach_end(vk);
 	atomic_store(&vk->state, VK_BROKEN);
+	/* The first time; later it may have been given back, or just be. */
+	if (!vk->stopped)
+		quiet(vk);
+	vk->stopped = true;
 	loop_unpost(vk->loop, &vk->attached_work);
 	loop_unpost(vk->loop, &vk->lost_work);
 	loop_del(&vk->error.src);

@@ -41,9 +41,9 @@ struct vfio_transport *vfio_kernel_transport(struct vfio_kernel *vk);
 bool vfio_kernel_is_ready(const struct vfio_kernel *vk);
 
 /*
- * For good: calls return -ENOTCONN, the owner hears nothing any more. An attach under way is called
- * off and waited for, which may take as long as the memory of one range takes to be pinned. Loop
- * thread.
+ * For good: calls return -ENOTCONN, the owner hears nothing any more, the device is no bus master.
+ * An attach under way is called off and waited for, which may take as long as the memory of one
+ * range takes to be pinned. Loop thread.
  */
 void vfio_kernel_stop(struct vfio_kernel *vk);
 

@@ -38,6 +38,7 @@ struct vfio_kernel {
 	struct vfio_iommu_device device; /* its texts are ours */
 
 	atomic_int state; /* enum vk_state */
+	bool stopped;	  /* loop thread */
 	atomic_int why;	  /* of BROKEN: enum vfio_leave */
 	struct vfio_binding binding;
 	uint64_t offsets[VFIO_NR_REGIONS]; /* of regions in the device's file */

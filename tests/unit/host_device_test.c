@@ -290,6 +290,11 @@ static void job_all_ones(struct world *w, struct io_reader *r, void *arg)
 	cfg_write(w, r, PCI_COMMAND, 2, 7);
 }
 
+static bool left_its_slot(struct world *w, void *arg)
+{
+	return !*device_bdf(w->dev);
+}
+
 static void what_the_host_wants_back_it_gets_while_the_guest_runs(void **state)
 {
 	struct rig *r = rig_new();
@@ -297,7 +302,11 @@ static void what_the_host_wants_back_it_gets_while_the_guest_runs(void **state)
 
 	plugged(r);
 	as_vcpu(r->w, job_look, NULL);
+	r->d->config[PCI_COMMAND] |= PCI_COMMAND_MASTER;
 	fd_signal(r->d->eventfds[VFIO_PCI_REQ_IRQ_INDEX][0]);
+	world_until(r->w, left_its_slot, NULL);
+	/* From here on the guest may use memory that the device worked on. */
+	assert_int_equal(r->d->config[PCI_COMMAND] & PCI_COMMAND_MASTER, 0);
 	world_until(r->w, is_given_back, r);
 	assert_int_equal(kvm_nr_slots(), ram_slots);
 	assert_int_equal(r->k.nr_maps, 0);
@@ -322,11 +331,6 @@ static void hold_read(struct fake_kernel *k, unsigned long request)
 		return;
 	fd_signal(h->at);
 	assert_int_equal(read(h->go, &one, sizeof(one)), sizeof(one));
-}
-
-static bool left_its_slot(struct world *w, void *arg)
-{
-	return !*device_bdf(w->dev);
 }
 
 static void *slow_vcpu(void *arg)
