@@ -73,6 +73,30 @@ disk_read()
 	rm /tmp/data
 }
 
+# load DISK: four at once write 4 MiB each, from 8 MiB on.
+load()
+{
+	writers=
+	for n in 0 1 2 3; do
+		dd if=/dev/urandom of=/tmp/load$n bs=1M count=4 2>/dev/null
+		dd if=/tmp/load$n of=/dev/$1 bs=64k seek=$((128 + 64 * n)) oflag=direct conv=notrunc 2>/dev/null &
+		writers="$writers $!"
+	done
+	for writer in $writers; do
+		wait $writer || return
+	done
+	echo "load $(cat /tmp/load[0-3] | sum)"
+	rm /tmp/load[0-3]
+}
+
+# group VENDOR:DEVICE: of its IOMMU group the type of domain, and what is reserved.
+group()
+{
+	group=$(readlink -f $pci/$(at $1)/iommu_group) || return
+	echo "type $(cat $group/type)"
+	sed 's/^/reserved /' $group/reserved_regions
+}
+
 # net VENDOR:DEVICE [N]: the emulator's network answers.
 net()
 {
