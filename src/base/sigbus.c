@@ -33,17 +33,18 @@ static void unlock(void)
 /* True when the address was guarded and its mapping is usable again. */
 static bool patch(uintptr_t addr)
 {
-	bool done = false;
+	bool done = false, first;
 
 	lock();
 	for (struct sigbus_area *a = areas; a && !done; a = a->next) {
 		if (addr - a->start >= a->len)
 			continue;
+		/* Before it is gone, so that no other thread's copy ends in between unnoticed. */
+		first = !atomic_exchange_explicit(&a->hit, true, memory_order_acq_rel);
 		done = mmap((void *)a->start, a->len, PROT_READ | PROT_WRITE,
 			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
 			       0) != MAP_FAILED;
-		if (!atomic_exchange_explicit(&a->hit, true, memory_order_acq_rel) &&
-			a->notify_fd >= 0)
+		if (first && a->notify_fd >= 0)
 			fd_signal(a->notify_fd);
 	}
 	unlock();
