@@ -146,7 +146,7 @@ static void tell_driver(struct block_queue *q)
 	vq_notify(q->vq);
 }
 
-static bool poll(struct iothread_poller *p)
+static unsigned poll(struct iothread_poller *p)
 {
 	struct block_queue *q = container_of(p, struct block_queue, poller);
 	bool any = q->used;
@@ -156,7 +156,7 @@ static bool poll(struct iothread_poller *p)
 	while (n < BATCH && !q->stopping && !q->held && take_one(q))
 		n++;
 	tell_driver(q);
-	return any || n;
+	return n ? n : any;
 }
 
 static void on_look(struct iothread_timer *timer)

@@ -33,8 +33,7 @@
 /* Sleeps between two looks of which none has paid, at most. */
 #define MAX_PENALTY 1024u
 
-/* A long look, and which part of the time may go into them: one in so many. */
-#define LONG_LOOK_NS	     (60 * NS_PER_US)
+/* Which part of the time may go into long looks, one in so many, and how much is saved up for them. */
 #define LONG_LOOK_SHARE	     7
 #define LONG_LOOK_SAVINGS_NS NS_PER_MS
 
@@ -285,31 +284,35 @@ static bool run_timers(struct iothread *t)
 
 static bool run_pollers(struct iothread *t)
 {
-	bool any = false;
+	unsigned nr = 0;
 
 	for (struct iothread_poller *p = t->pollers; p; p = p->next)
-		any |= p->poll(p);
-	return any;
+		nr += p->poll(p);
+	t->served += nr;
+	return nr;
 }
 
 /*
- * A driver that waits for its one request sends the next one when it has woken up, which takes far
- * longer than most looks. To look that long is worth it as long as it is a small share of the
- * time: then waking up is saved for some requests, and no request costs more than it would have.
+ * A driver that waits for what it has asked for sends the next requests when it has woken up, which
+ * takes far longer than most looks. To look that long costs at most as much as a usual look for each
+ * request, or a small share of the time: then waking up is saved for some requests, with many at once
+ * for all, and none costs much more than it would have.
  */
-static bool can_afford_long_look(struct iothread *t, uint64_t now)
+bool iothread_may_look_long(struct iothread *t, uint64_t now_ns)
 {
-	t->long_ns = MIN(t->long_ns + (now - t->long_at_ns) / LONG_LOOK_SHARE, LONG_LOOK_SAVINGS_NS);
-	t->long_at_ns = now;
-	return t->long_ns >= LONG_LOOK_NS;
+	t->long_ns += (now_ns - t->long_at_ns) / LONG_LOOK_SHARE + t->served * t->spin_max_ns;
+	t->long_ns = MIN(t->long_ns, LONG_LOOK_SAVINGS_NS);
+	t->long_at_ns = now_ns;
+	t->served = 0;
+	return t->long_ns >= IOTHREAD_LONG_LOOK_NS;
 }
 
 static void begin_look(struct iothread *t)
 {
 	t->idle_since_ns = clock_now_ns();
-	t->look_ns = t->spin_max_ns < LONG_LOOK_NS && can_afford_long_look(t, t->idle_since_ns)
-			     ? LONG_LOOK_NS
-			     : t->spin_max_ns;
+	t->look_ns = t->spin_max_ns;
+	if (t->spin_max_ns < IOTHREAD_LONG_LOOK_NS && iothread_may_look_long(t, t->idle_since_ns))
+		t->look_ns = IOTHREAD_LONG_LOOK_NS;
 }
 
 /* True while it pays to look for work rather than to sleep. */

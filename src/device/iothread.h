@@ -4,9 +4,10 @@
  * Reads and writes of files, readiness of descriptors (kicks, taps) and calls from other threads
  * are completions of one ring, so a busy thread makes one system call per batch and an idle one
  * sleeps in it. After work the thread looks for more, for about as long as a sleep would cost, if
- * another CPU could bring it, and less often when that brings nothing. Within a seventh of the time a
- * look may last as long as it takes a driver to wake up and to send its next request. Where io_uring
- * is forbidden, epoll and helpers with preadv2/pwritev2 stand in; iothread_has_uring() tells.
+ * another CPU could bring it, and less often when that brings nothing. Within a seventh of the time,
+ * and within poll_us for each request, a look may last as long as it takes a driver to wake up and
+ * to send its next requests. Where io_uring is forbidden, epoll and helpers with preadv2/pwritev2
+ * stand in; iothread_has_uring() tells.
  *
  * A program makes its threads in two steps. iothread_new() takes what a confined process may not
  * take; iothread_start() starts the thread proper, which inherits what the process has given up by
@@ -142,10 +143,11 @@ void iothread_unwatch(struct iothread_watch *w, void (*gone)(struct iothread_wat
 /*
  * Look for work without being told. poll is called after each batch of completions, so that it is
  * also the place to tell a driver of everything that the batch finished; and again and again while
- * the thread polls. True: there was something to do. It takes a bounded amount of work at a time.
+ * the thread polls. It takes a bounded amount of work at a time.
  */
 struct iothread_poller {
-	bool (*poll)(struct iothread_poller *p);
+	/* How many requests there were to do something for; 0: none, and nothing was done. */
+	unsigned (*poll)(struct iothread_poller *p);
 	/*
 	 * asleep: ask the driver for kicks, true if work came in between; else kicks are not needed
 	 * until the next sleep, the result does not matter. May be NULL.

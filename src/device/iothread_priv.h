@@ -92,6 +92,7 @@ struct iothread {
 	uint64_t idle_since_ns;	     /* looking since then; 0: not */
 	uint64_t look_ns;	     /* how long this look may take */
 	uint64_t long_ns, long_at_ns; /* what long looks may cost now; when that was right */
+	uint64_t served;	      /* requests since then */
 	unsigned sleeps_before_look; /* after looks that found nothing */
 	unsigned penalty;	     /* what it was set to last */
 
@@ -105,6 +106,12 @@ static inline uint64_t iothread_look_ns(uint32_t poll_us, long nr_cpus)
 {
 	return nr_cpus == 1 ? 0 : poll_us * NS_PER_US;
 }
+
+/* A look that lasts as long as a driver needs to wake up and to send more. */
+#define IOTHREAD_LONG_LOOK_NS (60 * NS_PER_US)
+
+/* Whether it may be one now, for what was served and for the time that went by since the last question. */
+bool iothread_may_look_long(struct iothread *t, uint64_t now_ns);
 
 /* For engines: w is the caller's again. */
 void iothread_watch_gone(struct iothread *t, struct iothread_watch *w);

@@ -419,7 +419,7 @@ static void tell_driver(struct net_pair *p)
 			vq_notify(p->vqs[dir]);
 }
 
-static bool work(struct iothread_poller *poller)
+static unsigned work(struct iothread_poller *poller)
 {
 	struct net_pair *p = container_of(poller, struct net_pair, poller);
 	bool any = send_packets(p);

@@ -104,10 +104,10 @@ static void a_call_runs_on_the_named_thread(void **state)
 	assert_string_equal(name, "_disk0_q0");
 }
 
-static bool count_poll(struct iothread_poller *p)
+static unsigned count_poll(struct iothread_poller *p)
 {
 	atomic_fetch_add(&f.polls, 1);
-	return true; /* always busy */
+	return 1; /* always busy */
 }
 
 static void add_poller(void *arg)
@@ -368,12 +368,12 @@ static void more_watches_than_there_is_room_for_are_refused(void **state)
 
 /* Pollers and sleep */
 
-static bool take_work(struct iothread_poller *p)
+static unsigned take_work(struct iothread_poller *p)
 {
 	if (!atomic_exchange(&f.work, false))
-		return false;
+		return 0;
 	sem_post(&f.sem);
-	return true;
+	return 1;
 }
 
 /* Work that comes while the driver is being asked for kicks must not be slept over. */
@@ -438,6 +438,34 @@ static void looks_that_find_nothing_get_rarer(void **state)
 	/* 1 + 2 + 4 + ... + 64 sleeps without a look, and 7 looks, are 134 */
 	assert_in_range(penalty, 32, 128);
 	iothread_call(f.t, del_poller, NULL);
+}
+
+static void long_looks_cost_a_usual_one_for_each_request_or_a_seventh_of_the_time(void **state)
+{
+	const uint64_t look = IOTHREAD_LONG_LOOK_NS, usual = 2000;
+	struct iothread t = { .spin_max_ns = usual };
+	uint64_t now = 0;
+
+	assert_false(iothread_may_look_long(&t, now));
+	/* A batch of as many requests as pay for one, all at the same time */
+	t.served = look / usual;
+	assert_true(iothread_may_look_long(&t, now));
+	assert_true(iothread_may_look_long(&t, now)); /* it costs when it is over */
+	t.long_ns -= look;
+	assert_false(iothread_may_look_long(&t, now));
+	/* One request at a time, and only the time that goes by */
+	assert_false(iothread_may_look_long(&t, now += look));
+	t.served = 1;
+	assert_false(iothread_may_look_long(&t, now));
+	assert_false(iothread_may_look_long(&t, now += 5 * look));
+	assert_true(iothread_may_look_long(&t, now += look));
+	/* A busy hour pays for a millisecond of looks and no more. */
+	t.served = 1u << 30;
+	assert_true(iothread_may_look_long(&t, now += 3600 * NS_PER_S));
+	assert_int_equal(t.long_ns, NS_PER_MS);
+	/* Nor without a usual look: then the time alone counts. */
+	t = (struct iothread){ .served = 1u << 30 };
+	assert_false(iothread_may_look_long(&t, 0));
 }
 
 /* Timers */
@@ -526,6 +554,8 @@ int main(void)
 		BOTH(work_between_the_last_look_and_sleep_is_found),
 		BOTH(with_a_single_cpu_it_never_looks),
 		BOTH(looks_that_find_nothing_get_rarer),
+		cmocka_unit_test(
+			long_looks_cost_a_usual_one_for_each_request_or_a_seventh_of_the_time),
 		BOTH(timers_fire_in_order_and_not_when_deleted),
 		URING(the_ring_does_nothing_but_what_it_is_for),
 	};
