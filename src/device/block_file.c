@@ -52,6 +52,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "device/block_map.h"
 #include "device/block_store.h"
 
 /* What is written where zeros have to be. */
@@ -77,7 +78,8 @@ struct file {
 	int given;    /* the descriptor of somebody else's lock; -1: none */
 	uint32_t align_mem, align_off; /* of fd, if buffered is open */
 	bool device;
-	bool in_memory; /* the filesystem keeps it there */
+	bool in_memory;	      /* the filesystem keeps it there: */
+	struct block_map map; /* what is moved at once in large amounts */
 	atomic_bool no_direct; /* found out: the guest's memory is not for O_DIRECT */
 	atomic_bool no_punch, no_zero; /* found out to be impossible */
 	struct iovec zeros[ZERO_PIECES];
@@ -118,15 +120,19 @@ static int pick_fd(
 /*
  * A file in memory is copied here and now. io_uring would have a worker do that, as such a
  * filesystem does not tell whether it is going to wait; waking that one takes as long as the copy.
+ * Much at once goes through our mapping, as far as that can be.
  */
-static void copy(struct block_io *io, int fd, const struct iovec *iov, unsigned nr, uint64_t off)
+static void copy(struct file *f, struct block_io *io, int fd, const struct iovec *iov, unsigned nr,
+	uint64_t off)
 {
-	ssize_t n;
+	ssize_t n = 0;
 
 	io->file.fd = fd;
-	if (io->op == BLOCK_READ)
+	if (io->len - io->moved >= BLOCK_MAP_MIN && (io->op == BLOCK_READ || !io->durable))
+		n = (ssize_t)block_map_copy(&f->map, iov, nr, off, io->op == BLOCK_WRITE);
+	if (!n && io->op == BLOCK_READ)
 		n = preadv(fd, iov, (int)nr, (off_t)off);
-	else
+	else if (!n)
 		n = pwritev2(fd, iov, (int)nr, (off_t)off, io->durable ? RWF_DSYNC : 0);
 	on_file(&io->file, n < 0 ? -errno : (int)n);
 }
@@ -140,7 +146,7 @@ static void transfer(struct file *f, struct block_io *io)
 
 	io->step = TRANSFER;
 	if (f->in_memory)
-		copy(io, fd, iov, nr, off);
+		copy(f, io, fd, iov, nr, off);
 	else if (io->op == BLOCK_READ)
 		iothread_readv(io->t, &io->file, fd, iov, nr, off);
 	else
@@ -352,6 +358,7 @@ static void file_free(struct block_store *s)
 {
 	struct file *f = file_of(s);
 
+	block_map_close(&f->map);
 	fd_close(&f->buffered);
 	fd_close(&f->fd);
 	fd_close(&f->given);
@@ -539,6 +546,8 @@ static void learn_store(struct file *f, const struct block_file_config *config)
 	for (unsigned i = 0; i < ZERO_PIECES; i++)
 		f->zeros[i] = (struct iovec){ (void *)zeros, sizeof(zeros) };
 	file_refresh(&f->store);
+	if (f->in_memory)
+		block_map_open(&f->map, f->fd, !config->read_only);
 }
 
 static int take_turns(

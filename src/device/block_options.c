@@ -79,6 +79,7 @@ static const struct sandbox_call calls[] = {
 	{ SYS_lseek, "how large the image is now" },
 	{ SYS_preadv, "an image in memory" },
 	{ SYS_pwritev2, "likewise" },
+	{ SYS_mincore, "likewise, where it is mapped" },
 #ifdef HAVE_LIBNBD
 	{ SYS_recvfrom, "the NBD server" },
 	{ SYS_sendto, "likewise" },

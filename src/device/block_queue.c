@@ -30,8 +30,11 @@
 /* Requests taken before what they completed is told. */
 #define BATCH 16
 
-/* As much moved, and the driver hears of it at once: it can look at that while the next is copied. */
-#define TELL_BYTES (64 * KIB)
+/*
+ * As much moved, and the driver hears of it at once: it can look at that while the next is copied,
+ * which takes about as long as to wake it.
+ */
+#define TELL_BYTES (256 * KIB)
 
 #define LOOK_NS NS_PER_MS
 
