@@ -84,6 +84,16 @@ static int check_caps(int fd, struct err *err)
 	return 0;
 }
 
+static int check_split_caps(int fd, struct err *err)
+{
+	if (ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_SPLIT_IRQCHIP) > 0 &&
+		ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_X2APIC_API) > 0)
+		return 0;
+	return err_set(err, -ENOTSUP,
+		"--platform intremap=on: this kernel's KVM lacks KVM_CAP_SPLIT_IRQCHIP or "
+		"KVM_CAP_X2APIC_API");
+}
+
 static unsigned cap(int fd, int number, unsigned otherwise)
 {
 	int value = ioctl(fd, KVM_CHECK_EXTENSION, number);
@@ -153,6 +163,8 @@ static int open_kvm(struct kvm *kvm, bool split, struct err *err)
 	if (kvm->fd < 0)
 		return kvm->fd;
 	rc = check_caps(kvm->fd, err);
+	if (!rc && split)
+		rc = check_split_caps(kvm->fd, err);
 	if (!rc)
 		rc = create_vm(kvm, err);
 	if (rc) {
