@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <pthread.h>
 
 #include "fake_memory.h"
 #include "machine/intremap_priv.h"
@@ -605,6 +606,47 @@ static void a_queue_that_is_off_does_nothing(void **state)
 	assert_int_equal(reg(r, R_GSTS), 0);
 }
 
+/* --- at the same time --- */
+
+#define ROUNDS 2000
+
+static void *look_up(void *arg)
+{
+	struct rig *r = arg;
+	struct msi_message out;
+	uintptr_t wrong = 0;
+
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		wrong += !resolve(r, SELF, remappable(1), &out) || out.data != 0x4040;
+		reg(r, R_IQH);
+	}
+	return (void *)wrong;
+}
+
+static void messages_are_looked_up_while_commands_go_on(void **state)
+{
+	struct rig *r = *state;
+	pthread_t thread;
+	void *wrong;
+
+	enable(r, true);
+	entry(r, 1, entry_to(0, 0x40), OWNED(SELF));
+	start_queue(r, 0);
+	for (unsigned i = 0; i < 256; i += 2) {
+		desc(r, i, ALL_ENTRIES, 0);
+		desc(r, i + 1, WAIT(i), STATUS);
+	}
+	assert_int_equal(pthread_create(&thread, NULL, look_up, r), 0);
+	for (unsigned i = 1; i <= ROUNDS; i++) {
+		tail(r, i * 2 % 256);
+		put(r, R_GCMD, G_QIE | G_IRE | G_SIRTP);
+	}
+	assert_int_equal(pthread_join(thread, &wrong), 0);
+	assert_null(wrong);
+	assert_int_equal(reg(r, R_FSTS), 0);
+	assert_int_equal(reg(r, R_IQH), ROUNDS * 2 % 256 * 16);
+}
+
 /* --- registers --- */
 
 static void registers_take_what_they_are_made_for(void **state)
@@ -673,6 +715,7 @@ int main(void)
 		TEST(a_status_outside_of_ram_goes_nowhere),
 		TEST(a_wait_may_interrupt),
 		TEST(a_queue_that_is_off_does_nothing),
+		TEST(messages_are_looked_up_while_commands_go_on),
 		TEST(registers_take_what_they_are_made_for),
 		TEST(a_reset_forgets_the_table),
 	};
