@@ -57,17 +57,24 @@ static void pass_tap(struct program_args *a, const int *fds, unsigned nr)
 	program_arg(a, "--tap-fd=%s", list);
 }
 
+int vm_net_mac(const struct net_config *net, uint8_t mac[TAP_MAC_SIZE])
+{
+	if (net->mac)
+		config_mac(net->mac, mac);
+	else if (getrandom(mac, TAP_MAC_SIZE, 0) != TAP_MAC_SIZE)
+		return -EIO;
+	if (!net->mac)
+		mac[0] = (uint8_t)((mac[0] & ~1u) | 2u); /* of one station, local */
+	return 0;
+}
+
 /* The guest's address stays the same however often the program is started. */
 static void pass_mac(struct program_args *a, const struct net_config *net)
 {
-	uint8_t mac[TAP_MAC_SIZE];
+	uint8_t mac[TAP_MAC_SIZE] = { 0 };
 
-	if (net->mac)
-		config_mac(net->mac, mac);
-	else if (getrandom(mac, sizeof(mac), 0) != sizeof(mac))
+	if (vm_net_mac(net, mac))
 		a->rc = -EIO;
-	if (!net->mac)
-		mac[0] = (uint8_t)((mac[0] & ~1u) | 2u); /* of one station, local */
 	program_arg(a, "--mac=%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3],
 		mac[4], mac[5]);
 }

@@ -206,14 +206,13 @@ int vm_begin_foreign_net(struct vm_devices *d, const struct net_config *net, str
 		.config = (const uint8_t *)&config,
 		.config_size = sizeof(config),
 		.config_is_ours = true,
-		.features_ours = VIRTIO_BIT(VIRTIO_NET_F_STATUS),
+		.features_ours = VIRTIO_BIT(VIRTIO_NET_F_STATUS) | VIRTIO_BIT(VIRTIO_NET_F_MAC),
 		.listen = net->vhost_mode == VHOST_MODE_SERVER,
 	};
 
-	if (net->mac) {
-		config_mac(net->mac, config.mac);
-		w.features_ours |= VIRTIO_BIT(VIRTIO_NET_F_MAC);
-	}
+	/* A back-end that offers an address of its own would otherwise be believed that it is ours. */
+	if (vm_net_mac(net, config.mac))
+		return err_set(err, -EIO, "%s: no random numbers for an address", net->at.id);
 	if (net->mtu)
 		w.features_ours |= VIRTIO_BIT(VIRTIO_NET_F_MTU);
 	vm_fill_sizes(sizes, w.nr_queues, net->queue_size);
