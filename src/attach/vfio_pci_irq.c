@@ -33,6 +33,7 @@
 
 #include "attach/vfio_pci_priv.h"
 #include "base/fd.h"
+#include "base/kick.h"
 
 #define TRIGGER_FD   (VFIO_USER_IRQ_SET_DATA_EVENTFD | VFIO_USER_IRQ_SET_ACTION_TRIGGER)
 #define TRIGGER_NONE (VFIO_USER_IRQ_SET_DATA_NONE | VFIO_USER_IRQ_SET_ACTION_TRIGGER)
@@ -172,7 +173,7 @@ static void signal_again(struct vfio_pci *vp, unsigned end)
 {
 	for (unsigned i = 0; i < end; i++)
 		if (vp->msix.vectors[i].live)
-			fd_signal(vp->msix.vectors[i].eventfd);
+			kick(vp->msix.vectors[i].eventfd);
 }
 
 /* One past the last vector below `end` that has an eventfd. */
@@ -367,7 +368,7 @@ void vp_intx_kick(struct vfio_pci *vp)
 	if (vp->intx.kind == VP_INTX_UNMASK)
 		unmask_by_message(vp);
 	else if (vp->intx.kind != VP_INTX_ABSENT)
-		fd_signal(vp->intx.resample);
+		kick(vp->intx.resample);
 }
 
 /*

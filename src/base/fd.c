@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/uio.h>
 
 void fd_close(int *fd)
 {
@@ -44,8 +45,13 @@ int fd_signal(int fd)
 bool fd_clear(int fd)
 {
 	uint64_t count;
+	struct iovec iov = { &count, sizeof(count) };
+	ssize_t n = preadv2(fd, &iov, 1, -1, RWF_NOWAIT);
 
-	return read(fd, &count, sizeof(count)) == sizeof(count);
+	/* Kernels before 5.8 cannot be asked that way. */
+	if (n < 0 && errno == EOPNOTSUPP)
+		n = read(fd, &count, sizeof(count));
+	return n == sizeof(count);
 }
 
 int fd_count(void)

@@ -41,7 +41,10 @@ int fd_standard(void);
  */
 int fd_signal(int fd);
 
-/* Read and clear an eventfd. True if it had been signalled. Never waits on a non-blocking one. */
+/*
+ * Read and clear an eventfd. True if it had been signalled. Never waits, also where a peer that shares
+ * it has taken O_NONBLOCK from it.
+ */
 bool fd_clear(int fd);
 
 /* How many descriptors this process has open, or -errno. For leak checks. */

@@ -152,7 +152,8 @@ int sandbox_files(const struct sandbox_dir *dirs, size_t nr, struct err *err)
 /* Seccomp */
 
 static const struct sandbox_call base_calls[] = {
-	{ SYS_read, "eventfds, timers, signals" },
+	{ SYS_read, "timers, signals" },
+	{ SYS_preadv2, "eventfds, without waiting" },
 	{ SYS_write, "eventfds, the log" },
 	{ SYS_writev, "what a terminal shows" },
 	{ SYS_close, "every descriptor" },

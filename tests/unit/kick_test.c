@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -74,6 +75,26 @@ static void one_that_turns_blocking_behind_our_back_is_given_up_too(void **state
 	assert_int_equal(kick(fd), -ETIMEDOUT);
 }
 
+static void gave_up(int signo)
+{
+	_exit(1);
+}
+
+/* A peer shares the flag as well as the counter. */
+static void clearing_one_that_turned_blocking_waits_for_nobody(void **state)
+{
+	FD_AUTO fd = fd_eventfd();
+
+	assert_int_equal(fcntl(fd, F_SETFL, 0), 0);
+	signal(SIGALRM, gave_up);
+	alarm(10);
+	assert_false(fd_clear(fd));
+	assert_int_equal(eventfd_write(fd, 3), 0);
+	assert_true(fd_clear(fd));
+	assert_false(fd_clear(fd));
+	alarm(0);
+}
+
 static void what_is_no_eventfd_is_an_error(void **state)
 {
 	assert_int_equal(kick(-1), -EBADF);
@@ -112,6 +133,7 @@ int main(void)
 		cmocka_unit_test(a_full_counter_counts_as_kicked),
 		cmocka_unit_test(a_full_and_blocking_one_is_given_up),
 		cmocka_unit_test(one_that_turns_blocking_behind_our_back_is_given_up_too),
+		cmocka_unit_test(clearing_one_that_turned_blocking_waits_for_nobody),
 		cmocka_unit_test(what_is_no_eventfd_is_an_error),
 		cmocka_unit_test(every_thread_has_its_own_timer),
 	};

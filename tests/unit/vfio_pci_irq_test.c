@@ -300,6 +300,52 @@ static void edges_of_a_device_that_does_not_mask_itself_are_kept(void **state)
 	end(w, f);
 }
 
+/* --- eventfds that the device process plays foul with: it has the flag and the counter, too --- */
+
+static void make_blocking(int fd)
+{
+	assert_int_equal(fcntl(fd, F_SETFL, 0), 0);
+}
+
+static void job_mask_and_unmask(struct world *w, struct io_reader *r, void *arg)
+{
+	struct fake *f = arg;
+
+	job_msix_on(w, r, f);
+	make_blocking(fake_irq_fd(f, VFIO_USER_IRQ_MSIX, 0));
+	program_vector(w, r, 0, 1);
+	program_vector(w, r, 0, 0);
+}
+
+static void a_vector_that_was_made_blocking_holds_up_no_vcpu(void **state)
+{
+	struct fake *f = rich();
+	struct world *w;
+
+	fake_start(f);
+	w = world_with(f);
+	as_vcpu(w, job_mask_and_unmask, f);
+	pci_reset(w->m.pci);
+	end(w, f);
+}
+
+static void a_full_and_blocking_unmask_signal_holds_up_nobody(void **state)
+{
+	const uint64_t full = UINT64_MAX - 1;
+	struct fake *f = fake_new();
+	struct world *w;
+
+	fake_start(f);
+	w = world_with(f);
+	make_blocking(fake_unmask_fd(f));
+	assert_int_equal(write(fake_unmask_fd(f), &full, sizeof(full)), sizeof(full));
+	fake_kill(f);
+	f->nr_recs = 0;
+	fake_start(f);
+	until_back(w, 1);
+	end(w, f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -311,6 +357,8 @@ int main(void)
 		cmocka_unit_test(intx_goes_straight_between_kvm_and_a_device_that_masks_itself),
 		cmocka_unit_test(intx_is_unmasked_by_message_where_an_eventfd_is_refused),
 		cmocka_unit_test(edges_of_a_device_that_does_not_mask_itself_are_kept),
+		cmocka_unit_test(a_vector_that_was_made_blocking_holds_up_no_vcpu),
+		cmocka_unit_test(a_full_and_blocking_unmask_signal_holds_up_nobody),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
