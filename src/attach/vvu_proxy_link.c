@@ -5,7 +5,8 @@
  * is to be closed, pay a buffer that is owed, accept, and move messages, until nothing moves. Every
  * event leads there, so no order of events is special. Then it says what it waits for.
  *
- *   a front-end's message   when no earlier one waits for the driver, and a buffer is there
+ *   a front-end's message   when no earlier one waits for the driver, a buffer is there, and the
+ *                           sibling reads what it was sent
  *   an answer to the driver when a buffer is there
  *   a driver's message      when the sibling reads what it was sent
  *
@@ -28,7 +29,7 @@
 
 /* Messages in one turn; more wait for the next one. */
 #define MAX_MESSAGES 64
-/* Bytes that the sibling has not read, beyond which nothing more is taken from the driver. */
+/* Bytes that the sibling has not read, beyond which nothing that may be answered is taken. */
 #define MAX_OUT 65536
 
 static uint32_t message_size(const void *header)
@@ -238,13 +239,25 @@ static bool judge(struct vvu_proxy *p, const void *header, bool reply, struct vh
 	return false;
 }
 
+/* The sibling reads what it was sent, more or less. */
+static bool has_ear(const struct vvu_proxy *p)
+{
+	return p->chan.out_bytes <= MAX_OUT && p->back.out_bytes <= MAX_OUT;
+}
+
+/* What is refused is answered here, so there must be an end to that, too. */
+static bool may_read_front(struct vvu_proxy *p)
+{
+	return p->connected && !p->pending.rule && p->chan.out_bytes <= MAX_OUT && vvu_rx_ready(p);
+}
+
 /* Requests of the front-end. True: something moved. */
 static bool front_moves(struct vvu_proxy *p)
 {
 	const void *header;
 	struct vvu_msg m;
 
-	if (!p->connected || p->pending.rule || !vvu_rx_ready(p))
+	if (!may_read_front(p))
 		return false;
 	header = vu_chan_header(&p->chan);
 	if (header && !judge(p, header, false, &m.h))
@@ -294,12 +307,6 @@ static bool answers_move(struct vvu_proxy *p)
 	if (rc < 0)
 		close_back(p);
 	return rc != 0;
-}
-
-/* The sibling reads what it was sent, more or less. */
-static bool has_ear(const struct vvu_proxy *p)
-{
-	return p->chan.out_bytes <= MAX_OUT && p->back.out_bytes <= MAX_OUT;
 }
 
 static bool driver_moves(struct vvu_proxy *p)
@@ -386,7 +393,7 @@ static void watch_all(struct vvu_proxy *p)
 
 	watch(&p->listen_src, may_come(p) && !p->accept_timer.loop ? EPOLLIN : 0);
 	watch(&p->chan_src,
-		EPOLLRDHUP | (room && !p->pending.rule ? EPOLLIN : 0) | out_of(&p->chan));
+		EPOLLRDHUP | (vvu_served(p) && may_read_front(p) ? EPOLLIN : 0) | out_of(&p->chan));
 	watch(&p->back_src, EPOLLRDHUP | (room ? EPOLLIN : 0) | out_of(&p->back));
 }
 

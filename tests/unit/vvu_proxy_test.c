@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 
 #include "vvu_rig.h"
@@ -277,6 +278,43 @@ static void messages_wait_for_buffers(void **state)
 	rig_give_buffer(r, 0, RIG_BUF_SIZE);
 	for (unsigned i = 0; i < 20; i++)
 		assert_int_equal(heard(VHOST_USER_SET_FEATURES).p.u64, i);
+	end();
+}
+
+/* Requests that the proxy refuses by itself, for as long as it takes any: how many. */
+static unsigned flood(uint64_t most_bytes)
+{
+	const struct vhost_user_header h = { VHOST_USER_SET_VRING_CALL,
+		VHOST_USER_FLAG_VERSION | NEED_REPLY, 8 };
+	const uint64_t queue = 99;
+	const struct iovec iov[2] = { { (void *)&h, sizeof(h) }, { (void *)&queue, 8 } };
+	struct pollfd room = { .fd = r->sock, .events = POLLOUT };
+	unsigned nr = 0;
+
+	for (;;) {
+		ssize_t n = sock_send(r->sock, iov, 2, NULL, 0);
+
+		if (n == -EAGAIN && poll(&room, 1, 500) == 0)
+			return nr;
+		assert_true(n == 20 || n == -EAGAIN);
+		nr += n == 20;
+		assert_true(nr * 20ull < most_bytes);
+	}
+}
+
+static void answers_that_nobody_reads_are_not_piled_up(void **state)
+{
+	unsigned nr;
+
+	begin(VVU_DISCONNECT_BOTH);
+	shake_hands(USUAL, USUAL);
+	assert_int_equal(fcntl(r->sock, F_SETFL, O_NONBLOCK), 0);
+	nr = flood(16 * MIB);
+	/* All are answered when they are read. */
+	for (unsigned i = 0; i < nr; i++)
+		assert_int_equal(received(VHOST_USER_SET_VRING_CALL).p.u64, EINVAL);
+	rig_send(r, VHOST_USER_SET_OWNER, 0, NULL, 0, NULL, 0);
+	heard(VHOST_USER_SET_OWNER);
 	end();
 }
 
@@ -690,6 +728,7 @@ int main(void)
 		cmocka_unit_test(without_reply_ack_a_refusal_is_the_end),
 		cmocka_unit_test(a_request_waits_for_the_answer_to_the_one_before),
 		cmocka_unit_test(messages_wait_for_buffers),
+		cmocka_unit_test(answers_that_nobody_reads_are_not_piled_up),
 		cmocka_unit_test(eventfds_are_connected_before_the_driver_hears_of_them),
 		cmocka_unit_test(a_buffer_that_is_too_small_needs_a_reset),
 		cmocka_unit_test(an_answer_of_the_wrong_size_needs_a_reset),
