@@ -24,11 +24,12 @@
 #include "attach/vhost_user_priv.h"
 #include "base/clock.h"
 #include "base/util.h"
+#include "machine/iommu.h"
 
 /* Rounds of reading in one call; more waits for the loop's next turn. */
 #define PUMP_ROUNDS 16
-/* Far above one start of as many queues as there can be. */
-#define MAX_PENDING 8192
+/* One start of as many queues as there can be, with all that an IOMMU can have mapped, is less. */
+#define MAX_PENDING (2 * IOMMU_MAX_MAPPINGS)
 
 static uint32_t message_size(const void *header)
 {

@@ -20,8 +20,12 @@ def test_viommu_beside_a_device_that_is_not_behind_it(vmm, gpio):
 
 
 def test_many_mappings(vmm):
-    """As many as there can be, told to a device; then all of them go at once."""
+    """As many as there can be, told to a device, and to its successor; then all of them go at once."""
     guest = vmm("viommu-many", *RNG, words="n=100000")
+    guest.out.wait("^# all are told")
+    (spawner,) = children_of(guest.pid)
+    (process,) = children_of(spawner)
+    os.kill(process, signal.SIGKILL)
     guest.passes()
 
 

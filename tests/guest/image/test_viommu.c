@@ -3,8 +3,8 @@
  *
  * "viommu": what the tables say; the device through the bypass, through mappings, and not at all;
  * each request that makes no sense, and what it is answered; a reset. "viommu-many": as many
- * mappings as n says (the most there can be, and one too many), and a detach that takes all of them
- * away. "viommu-vvu": a VVU function behind it, whose rings are taken away. Virtio 1.3, 5.13.
+ * mappings as n says (the most there can be, and one too many), of all of which a device is told, and a
+ * detach that takes all of them away. "viommu-vvu": a VVU function behind it, whose rings are taken away. Virtio 1.3, 5.13.
  */
 #include "acpi.h"
 #include "boot.h"
@@ -400,18 +400,30 @@ static unsigned map_some(unsigned from, unsigned n)
 	return good;
 }
 
+/* A second's work, or more. */
+#define FILLS 5000
+
 void test_viommu_many(void)
 {
-	unsigned want = (unsigned)boot_number("n", 262144), done = 0, good;
+	unsigned want = (unsigned)boot_number("n", 262143), done = 0, bad = 0, good;
+	uint64_t last;
 
 	if (!set_up() || !equal(attach(1, endpoint, 0), S_OK, "the device is put into a domain"))
 		return;
+	equal(map(1, 0, 0xbfffffff, 0, MAP_READ | MAP_WRITE), S_OK, "the rings' memory is mapped");
 	do {
 		good = map_some(done, RING_MAX / 2);
 		done += good;
 	} while (good == RING_MAX / 2 && done < want);
 	note("%u mappings", done);
 	equal(done, want, "so many can be mapped");
+	last = SHIFT + (uint64_t)(done - 1) * 0x2000 - (uint64_t)page;
+	ok(start_rng() && fill(last) > FULL, "a device is told of all when it is started");
+	/* Its process may be killed here. */
+	note("all are told");
+	for (unsigned i = 0; i < FILLS; i++)
+		bad += fill(last) <= FULL;
+	equal(bad, 0, "and when it comes back");
 	equal(detach(1, endpoint), S_OK, "a detach takes all of them");
 	ok(start_rng() && fill(0) > FULL, "the device goes on");
 	equal(attach(1, endpoint, 0), S_OK, "it is put into a domain again");
