@@ -12,6 +12,8 @@
 
 #include "vfio_world.h"
 
+#include <sched.h>
+
 #include "attach/vfio_pci.h"
 #include "attach/vfio_pci_priv.h"
 
@@ -47,6 +49,10 @@ struct host {
 	void *peer_hva;
 	bool no_peers;
 	unsigned resets;
+	/* Several vCPUs at once: no story, and no memory in the guest's while it does not answer.
+	 */
+	bool crowd;
+	pthread_mutex_t lock; /* config[] */
 };
 
 static struct host *host_now; /* whom fake_kvm.on_slot() asks */
@@ -56,9 +62,11 @@ static void host_tell(struct host *h, const char *format, ...)
 
 static void host_tell(struct host *h, const char *format, ...)
 {
-	size_t at = strlen(h->story);
+	size_t at = h->crowd ? 0 : strlen(h->story);
 	va_list ap;
 
+	if (h->crowd)
+		return;
 	if (at && at < sizeof(h->story) - 1)
 		h->story[at++] = ' ';
 	va_start(ap, format);
@@ -79,10 +87,15 @@ static MAYBE_UNUSED void host_story(struct host *h, const char *expected)
 	}
 }
 
-static bool host_answers(const struct host *h)
+static bool host_answers(struct host *h)
 {
-	return !h->gone && h->config[PCI_COMMAND] & PCI_COMMAND_MEMORY &&
-	       !(h->config[PM_POS + PCI_PM_CTRL] & 3);
+	bool answers;
+
+	pthread_mutex_lock(&h->lock);
+	answers = !h->gone && h->config[PCI_COMMAND] & PCI_COMMAND_MEMORY &&
+		  !(h->config[PM_POS + PCI_PM_CTRL] & 3);
+	pthread_mutex_unlock(&h->lock);
+	return answers;
 }
 
 static struct host *host_of(struct vfio_transport *t)
@@ -98,7 +111,9 @@ static int host_read(
 	if (h->gone)
 		return -EIO;
 	if (region == CONFIG) {
+		pthread_mutex_lock(&h->lock);
 		memcpy(buf, h->config + off, len);
+		pthread_mutex_unlock(&h->lock);
 		return 0;
 	}
 	if (!host_answers(h))
@@ -117,7 +132,15 @@ static int host_write(struct vfio_transport *t, unsigned region, uint64_t off, c
 		return -ENOTCONN;
 	memcpy(&value, buf, len);
 	if (region == CONFIG) {
+		pthread_mutex_lock(&h->lock);
 		memcpy(h->config + off, buf, len);
+		pthread_mutex_unlock(&h->lock);
+		/* RAM is one slot. */
+		if (h->crowd && !host_answers(h))
+			assert_int_equal(kvm_nr_slots(), 1);
+		/* Others come in between, as in a system call that takes its time. */
+		if (h->crowd)
+			sched_yield();
 		host_tell(
 			h, "%llx:%u=%llx", (unsigned long long)off, len, (unsigned long long)value);
 	} else {
@@ -281,6 +304,7 @@ static MAYBE_UNUSED struct host *host_new(void)
 {
 	struct host *h = calloc(1, sizeof(*h));
 
+	pthread_mutex_init(&h->lock, NULL);
 	h->t.ops = &host_ops;
 	h->t.id = "host0";
 	h->t.info.host = h->t.info.can_reset = true;
@@ -387,6 +411,7 @@ static MAYBE_UNUSED void host_end(struct host *h)
 	world_free(h->w);
 	for (unsigned i = 0; i < 6; i++)
 		fd_close(&h->files[i]);
+	pthread_mutex_destroy(&h->lock);
 	free(h);
 }
 

@@ -711,6 +711,127 @@ static void no_device_and_no_guest_do_harm(void **state)
 	assert_true(attached > 50);
 }
 
+/* --- several vCPUs --- */
+
+#define CROWD	    4
+#define CROWD_STEPS 4000u
+
+struct crowd_vcpu {
+	struct host *h;
+	struct io_reader *reader;
+	pthread_t thread;
+	pthread_barrier_t *begin;
+	uint32_t state;
+};
+
+static uint32_t its(struct crowd_vcpu *v, uint32_t below)
+{
+	v->state = v->state * 1664525 + 1013904223;
+	return (uint32_t)(((uint64_t)v->state * below) >> 32);
+}
+
+static void crowd_config(struct crowd_vcpu *v, unsigned off, unsigned size, uint32_t value)
+{
+	cfg_write(v->h->w, v->reader, off, size, value);
+}
+
+static void crowd_changes(struct crowd_vcpu *v)
+{
+	static const uint64_t places[] = { 0x1000000000, 0x1000100000, 0xd0000000, 0x8000, 0 };
+	uint64_t place = places[its(v, ARRAY_SIZE(places))];
+
+	switch (its(v, 8)) {
+	case 0:
+		crowd_config(v, PCI_BASE_ADDRESS_0, 4, (uint32_t)place);
+		break;
+	case 1:
+		crowd_config(v, PCI_BASE_ADDRESS_0 + 4, 4, (uint32_t)(place >> 32));
+		break;
+	case 2:
+		crowd_config(v, PM_POS + PCI_PM_CTRL, 2, its(v, 3) ? 0 : 3);
+		break;
+	case 3:
+		crowd_config(v, MSIX_POS + 2, 2, its(v, 4) << 14);
+		break;
+	case 4:
+		crowd_config(v, its(v, 2) ? AF_POS + PCI_AF_CTRL : EXP_POS + PCI_EXP_DEVCTL + 1, 1,
+			its(v, 2) ? 0x81 : 0);
+		break;
+	default:
+		crowd_config(v, PCI_COMMAND, 1 + its(v, 2), its(v, 3) ? PCI_COMMAND_MEMORY : 0);
+	}
+}
+
+static void crowd_uses(struct crowd_vcpu *v)
+{
+	struct io_bus *bus = v->h->w->m.bus;
+	uint64_t at = 0x1000000000 + its(v, 2) * 0x100000, out;
+
+	switch (its(v, 5)) {
+	case 0:
+		io_write(bus, v->reader, IO_MMIO, at + 0x2000 + 4 * its(v, 32), 4, its(v, 2));
+		break;
+	case 1:
+		io_read(bus, v->reader, IO_MMIO, at + 0x3000, 8, &out);
+		break;
+	case 2:
+		cfg_read(v->h->w, v->reader, its(v, 0x400) * 4, 4);
+		break;
+	case 3:
+		/* As one whose access the kernel stopped. */
+		fault(v->h);
+		break;
+	default:
+		io_read(bus, v->reader, IO_MMIO, at + its(v, 0x1000), 4, &out);
+	}
+}
+
+static void *crowd_main(void *arg)
+{
+	struct crowd_vcpu *v = arg;
+
+	pthread_barrier_wait(v->begin);
+	for (unsigned i = 0; i < CROWD_STEPS; i++)
+		if (its(v, 2))
+			crowd_changes(v);
+		else
+			crowd_uses(v);
+	return NULL;
+}
+
+/* The fake looks on: nothing may be in the guest's memory while the device does not answer. */
+static void vcpus_take_the_device_away_from_each_other(void **state)
+{
+	struct host *h = host_attach(host_new());
+	struct crowd_vcpu crowd[CROWD];
+	pthread_barrier_t begin;
+
+	h->crowd = true;
+	pthread_barrier_init(&begin, NULL, CROWD);
+	for (unsigned i = 0; i < CROWD; i++) {
+		crowd[i] = (struct crowd_vcpu){
+			.h = h,
+			.reader = io_bus_reader(h->w->m.bus, i),
+			.begin = &begin,
+			.state = i,
+		};
+		assert_int_equal(pthread_create(&crowd[i].thread, NULL, crowd_main, &crowd[i]), 0);
+	}
+	for (unsigned i = 0; i < CROWD; i++)
+		pthread_join(crowd[i].thread, NULL);
+	pthread_barrier_destroy(&begin);
+	assert_int_equal(world_log(h->w, "does not answer"), 0);
+	h->crowd = false;
+	hcfg_set(h, PCI_COMMAND, 2, 0);
+	hcfg_set(h, PM_POS + PCI_PM_CTRL, 2, 0);
+	hcfg_set(h, PCI_BASE_ADDRESS_0, 4, 0);
+	hcfg_set(h, PCI_BASE_ADDRESS_0 + 4, 4, 0x10);
+	hdecode(h);
+	assert_int_equal(kvm_nr_slots(), 2);
+	assert_int_equal(hreg(h, 0, 0x3ff8, 4), 0x5a5a5a5a);
+	host_end(h);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -743,6 +864,7 @@ int main(void)
 		cmocka_unit_test(accesses_of_all_sizes_reach_all_offsets),
 		cmocka_unit_test(the_rom_and_ports_trap),
 		cmocka_unit_test(no_device_and_no_guest_do_harm),
+		cmocka_unit_test(vcpus_take_the_device_away_from_each_other),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
