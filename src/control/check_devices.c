@@ -23,6 +23,7 @@
 #include "base/pci_address.h"
 #include "base/util.h"
 #include "control/grammar.h"
+#include "control/value.h"
 #include "wire/virtio.h"
 
 #define NO_SOCKET SIZE_MAX
@@ -234,18 +235,17 @@ static int check_uuid(const char *text, struct err *err)
 /* The same as pci_segment and pci_device_id, as users of crosvm say it. */
 static int check_addr(struct vvu_proxy_config *v, struct err *err)
 {
-	struct pci_address at;
+	uint16_t segment;
+	uint8_t slot;
 
-	if (pci_address_parse(v->addr, &at) || at.domain >= CONFIG_MAX_SEGMENTS || at.bus ||
-		!at.device || at.function)
-		return err_set(err, -EINVAL,
-			"addr: expected segment:00:slot.0 with a slot 01 to 1f, got \"%s\"",
+	if (value_place(v->addr, &segment, &slot))
+		return err_set(err, -EINVAL, "addr: expected " VALUE_PLACE_EXPECTED ", got \"%s\"",
 			grammar_show(v->addr).text);
 	if (v->at.pci_device_id != CONFIG_SLOT_ANY || v->at.pci_segment)
 		return err_set(err, -EINVAL,
 			"addr: expected no pci_segment and pci_device_id beside it");
-	v->at.pci_segment = (uint16_t)at.domain;
-	v->at.pci_device_id = at.device;
+	v->at.pci_segment = segment;
+	v->at.pci_device_id = slot;
 	free(v->addr);
 	v->addr = NULL;
 	return 0;

@@ -118,6 +118,16 @@ int fields_init(const struct option_row *option, void *base)
 	return rc;
 }
 
+int fields_default(const struct option_row *option, const struct field_row *fields, void *base)
+{
+	int rc = 0;
+
+	for (const struct field_row *f = fields; f && f->name && !rc; f++)
+		if (f->fallback && !f->refused)
+			rc = field_reset(option, f, base);
+	return rc;
+}
+
 void fields_fini(const struct option_row *option, void *base)
 {
 	for_each_field (f, option) {
@@ -174,5 +184,7 @@ bool field_is_set(const struct field_row *f, const void *base)
 		return ((const struct string_list *)member)->nr > 0;
 	if (f->type == FIELD_AFFINITY)
 		return ((const struct affinity_list *)member)->nr > 0;
+	if (f->type == FIELD_PLACE)
+		return ((const struct device_config *)member)->pci_device_id != CONFIG_SLOT_ANY;
 	return ((const struct cpu_topology *)member)->threads_per_core > 0;
 }

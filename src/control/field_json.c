@@ -206,6 +206,7 @@ static int write_text(const struct place *p, const json_t *value, FILE *out)
 		return write_affinity(p, value, out);
 	case FIELD_CHOICE:
 	case FIELD_STRING_LIST:
+	case FIELD_PLACE:
 		break;
 	}
 	assert(!"a type that is read without a text");

@@ -428,12 +428,17 @@ const char *const option_group_titles[NR_GROUPS] = {
 	[GROUP_PROGRAM] = "The program",
 };
 
-const struct option_row *option_find(const char *name)
+const struct option_row *option_find_in(const struct option_row *table, const char *name)
 {
-	for_each_option (o)
+	for_each_row (o, table)
 		if (!strcmp(o->name, name))
 			return o;
 	return NULL;
+}
+
+const struct option_row *option_find(const char *name)
+{
+	return option_find_in(option_table, name);
 }
 
 const struct field_row *field_find(const struct option_row *option, const char *name)

@@ -10,6 +10,10 @@
  *
  * Options and fields that users of Cloud Hypervisor know, but that this version does not
  * have, are rows too: they are refused by name and with a reason, never ignored.
+ *
+ * `outboard run` has a table of its own beside this one, in crosvm's words (run.h): the same kinds of
+ * rows, which fill the same structs. A row of it that fills what a row of option_table owns names that
+ * one in `of`: its defaults are set first, and it frees what the other has stored.
  */
 #ifndef CONTROL_OPTION_TABLE_H
 #define CONTROL_OPTION_TABLE_H
@@ -31,6 +35,7 @@ enum field_type {
 	FIELD_STRING_LIST, /* struct string_list; [a,b] */
 	FIELD_TOPOLOGY, /* struct cpu_topology; T:C:D:P */
 	FIELD_AFFINITY, /* struct affinity_list; [vcpu@[host cpus]] */
+	FIELD_PLACE,	/* segment and slot in a struct device_config; DDDD:00:DD.0 */
 };
 
 /* One value of a FIELD_CHOICE. The last one has no name. */
@@ -50,6 +55,7 @@ struct field_row {
 	const char *fallback; /* default as the user would write it; NULL: unset */
 	uint64_t unset;	      /* what a numeric member holds while unset */
 	uint64_t min, max;
+	uint64_t unit; /* FIELD_UINT: so many are stored for each one that is said; 0: one */
 	const char *zero; /* why 0 in particular is refused, where that is worth saying */
 	const struct choice *choices;
 	size_t offset, size; /* the member in the option's struct */
@@ -57,6 +63,7 @@ struct field_row {
 	bool makes; /* OPTION_FIELDS: while this one is unset there is no such thing, whatever the others hold */
 	bool json_number; /* FIELD_STRING: a number is a number in JSON */
 	bool word_only; /* a FIELD_CHOICE given as a bare word (tty), never as name=value */
+	bool flag;	/* FIELD_TOGGLE: its name alone is on */
 	/* This field also sets the FIELD_CHOICE `implies` to `implied` (file=PATH is mode File). */
 	const char *implies;
 	uint32_t implied;
@@ -69,7 +76,9 @@ enum option_kind {
 	OPTION_VALUE,	/* the argument as it is sets the one field */
 	OPTION_FIELDS,	/* an option string sets the fields of one struct; at most once */
 	OPTION_LIST,	/* each argument is an option string for one more element */
+	OPTION_TEXTS,	/* each argument as it is is one more in a struct string_list */
 	OPTION_COUNT,	/* no argument, counts its uses */
+	OPTION_FLAG,	/* no argument, stands for its presets */
 	OPTION_HELP,	/* print and leave */
 	OPTION_VERSION, /* print and leave */
 	OPTION_SCRIPT,	/* print the completion script for the shell in the argument and leave */
@@ -95,9 +104,12 @@ struct option_row {
 	const char *json;		/* JSON path of the object (or array) in a VmConfig body */
 	const struct field_row *fields; /* ends with a row without a name */
 	const char *bare;    /* the field that a first word without "=" sets (--cpus 4) */
+	const char *of;	     /* outboard run: the row of option_table that owns the struct */
+	const struct field_row *presets; /* set to their defaults before the fields; like fields */
 	size_t offset;	     /* of the struct, list or counter in struct vm_config */
 	size_t item_size;    /* OPTION_LIST: of one element */
 	const char *arg;     /* how help writes the argument */
+	const char *like;    /* help: its fields stand under this option, earlier in its table */
 	const char *refused; /* OPTION_REFUSED: what to use instead, or NULL */
 	const char *help;
 };
@@ -109,9 +121,11 @@ extern const char *const option_group_titles[NR_GROUPS];
 
 /* The row or field of that name, or NULL. */
 const struct option_row *option_find(const char *name);
+const struct option_row *option_find_in(const struct option_row *table, const char *name);
 const struct field_row *field_find(const struct option_row *option, const char *name);
 
-#define for_each_option(o) for (const struct option_row *o = option_table; (o)->name; (o)++)
+#define for_each_row(o, table) for (const struct option_row *o = (table); (o)->name; (o)++)
+#define for_each_option(o) for_each_row (o, option_table)
 #define for_each_field(f, option)                                                                  \
 	for (const struct field_row *f = (option)->fields; f && (f)->name; (f)++)
 #define for_each_choice(c, field)                                                                  \

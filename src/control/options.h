@@ -6,6 +6,8 @@
  *   if (rc == 0) build and run; if (rc == OPTIONS_PRINTED) exit 0; else print err.text, exit 2
  *   config_fini(&config);
  *
+ * `outboard run` fills the same struct in other words (run.h).
+ *
  * Loop thread, or any other as long as nobody else uses the same config.
  */
 #ifndef CONTROL_OPTIONS_H
@@ -40,6 +42,11 @@ int options_apply(struct vm_config *config, const char *name, const char *value,
  * boot ...) and fill in what follows from the rest (cpus.max, device ids). 0 or -errno with a text.
  */
 int options_check(struct vm_config *config, struct err *err);
+
+/*
+ * The same for what concerns the program, not the machine: a REST body cannot say it.
+ */
+int options_check_program(const struct vm_config *config, struct err *err);
 
 /* `outboard v1.2.3`, as management tools parse it; by the other name for who is called by it. */
 void options_print_version(FILE *out);

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/un.h>
 
+#include "base/pci_address.h"
 #include "base/sock.h"
 #include "base/util.h"
 #include "control/grammar.h"
@@ -71,8 +72,10 @@ static int read_number(
 	int rc = size ? grammar_size(text, &value->number) : grammar_uint(text, &value->number);
 	char what[100];
 
-	if (!rc && value->number >= f->min && value->number <= f->max)
+	if (!rc && value->number >= f->min && value->number <= f->max) {
+		value->number *= f->unit ? f->unit : 1; /* max is ours, and leaves room */
 		return 0;
+	}
 	if (!rc && !value->number && f->zero)
 		return err_set(err, -EINVAL, "%s: %s; expected %" PRIu64 " to %" PRIu64, f->name,
 			f->zero, f->min, f->max);
@@ -281,6 +284,18 @@ static int read_strings(
 	return rc ? value_expected(f, rc, "a list of words ([a,b])", text, err) : 0;
 }
 
+int value_place(const char *text, uint16_t *segment, uint8_t *slot)
+{
+	struct pci_address at;
+
+	if (pci_address_parse(text, &at) || at.domain >= CONFIG_MAX_SEGMENTS || at.bus ||
+		!at.device || at.function)
+		return -EINVAL;
+	*segment = (uint16_t)at.domain;
+	*slot = at.device;
+	return 0;
+}
+
 int value_take_ints(const struct field_row *f, const uint64_t *from, size_t nr, struct value *value)
 {
 	assert(f->max <= UINT32_MAX);
@@ -337,6 +352,10 @@ int value_read(const struct option_row *option, const struct field_row *f, const
 		return read_topology(f, text, value, err);
 	case FIELD_AFFINITY:
 		return read_affinity(f, text, value, err);
+	case FIELD_PLACE:
+		if (value_place(text, &value->place.segment, &value->place.slot))
+			return value_expected(f, -EINVAL, VALUE_PLACE_EXPECTED, text, err);
+		return 0;
 	}
 	assert(!"a type that nobody reads");
 	return -EINVAL;
@@ -404,6 +423,9 @@ void value_store(const struct field_row *f, void *base, struct value *value)
 		strings_fini(member);
 		*(struct string_list *)member = value->strings;
 		value->strings = (struct string_list){ 0 };
+	} else if (f->type == FIELD_PLACE) {
+		((struct device_config *)member)->pci_segment = value->place.segment;
+		((struct device_config *)member)->pci_device_id = value->place.slot;
 	}
 }
 
@@ -413,7 +435,7 @@ int value_default(const struct option_row *option, const struct field_row *f, st
 	struct err why = { 0 };
 	int rc;
 
-	*value = (struct value){ .number = f->unset };
+	*value = (struct value){ .number = f->unset, .place.slot = CONFIG_SLOT_ANY };
 	if (!f->fallback)
 		return 0;
 	rc = value_read(option, f, f->fallback, value, &why);
