@@ -3,13 +3,14 @@
  *
  * The input is a command line, one argument on each line of it. Its first byte chooses: the
  * grammar's functions on the rest, one option with the rest as its argument, or the
- * rest as a whole command line. What must hold: no crash, no leak, no reading of
+ * rest as a whole command line, in either grammar. What must hold: no crash, no leak, no reading of
  * uninitialised bytes; a refusal has a text, of one line; what is accepted passes
  * the same checks when they are made again.
  */
 #include "control/grammar.h"
 #include "control/option_table.h"
 #include "control/options.h"
+#include "control/run.h"
 #include "fuzz.h"
 
 #define MAX_ARGS 64
@@ -72,7 +73,8 @@ static bool prints(const char *argument)
 	       !strncmp(argument, "--print-completion", 18);
 }
 
-static void fuzz_command_line(char *text)
+static void fuzz_command_line(char *text,
+	int (*parse)(int argc, char **argv, struct vm_config *config, struct err *err))
 {
 	char *argv[MAX_ARGS + 2] = { (char *)"outboard" };
 	struct vm_config config;
@@ -83,7 +85,7 @@ static void fuzz_command_line(char *text)
 		if (!prints(part))
 			argv[argc++] = part;
 	require(!config_init(&config));
-	rc = options_parse(argc, argv, &config, &err);
+	rc = parse(argc, argv, &config, &err);
 	require_text(rc, &err);
 	if (!rc)
 		require(!options_check(&config, &err));
@@ -102,7 +104,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		fuzz_grammar(text);
 	else if (data[0] < 0x80)
 		fuzz_option(data[0] - 0x20u, text);
+	else if (data[0] < 0xc0)
+		fuzz_command_line(text, options_parse);
 	else
-		fuzz_command_line(text);
+		fuzz_command_line(text, run_parse);
 	return 0;
 }

@@ -18,6 +18,7 @@
 #include "base/util.h"
 #include "control/device_bind.h"
 #include "control/options.h"
+#include "control/run.h"
 #include "control/spawner.h"
 #include "control/vmm.h"
 
@@ -88,7 +89,9 @@ int main(int argc, char **argv)
 	raise_fd_limit();
 	share_one_heap();
 	rc = config_init(&config);
-	if (!rc)
+	if (!rc && argc > 1 && !strcmp(argv[1], "run"))
+		rc = run_parse(argc - 1, argv + 1, &config, &err);
+	else if (!rc)
 		rc = options_parse(argc, argv, &config, &err);
 	if (!rc)
 		rc = open_log(&config, &err);

@@ -1,13 +1,13 @@
 /*
- * completion.c - the option table as completion scripts for bash and zsh
+ * completion.c - the option tables as completion scripts for bash and zsh
  *
  * The scripts are printed by the built program (--print-completion) and installed with it, so
  * they know exactly its options. For bash the table becomes two case statements
  * (which fields has an option, which values a field) under a fixed piece of shell; zsh
  * has _arguments and _values, and the table becomes their arguments.
  *
- * A first word that is no option is another program of ours; device-bind and device-unbind are
- * completed here, the others have scripts of their own.
+ * A first word that is no option is another program of ours, or the other grammar, `run`; device-bind
+ * and device-unbind are completed here, the others have scripts of their own.
  */
 #include "control/options.h"
 
@@ -16,6 +16,37 @@
 
 #include "base/util.h"
 #include "control/option_table.h"
+#include "control/run.h"
+
+/* One of the two grammars: a table, and what names made from it begin with. */
+struct command {
+	const char *prefix;
+	const struct option_row *own; /* before option_table; ends with a row without a name */
+};
+
+static const struct option_row none[] = { { 0 } };
+static const struct command commands[] = { { "_outboard", none }, { "_outboard_run", run_table } };
+
+/* The first row from o on, in the own table or the shared one, that is not hidden by an own one; NULL: none. */
+static const struct option_row *next_row(const struct command *c, const struct option_row *o, bool own)
+{
+	if (own && !o->name) {
+		o = option_table;
+		own = false;
+	}
+	while (!own && o->name && option_find_in(c->own, o->name))
+		o++;
+	return o->name ? o : NULL;
+}
+
+static bool is_own(const struct command *c, const struct option_row *o)
+{
+	return option_find_in(c->own, o->name) == o;
+}
+
+#define for_each_of(o, c)                                                                          \
+	for (const struct option_row *o = next_row(c, (c)->own, true); o;                          \
+		o = next_row(c, o + 1, is_own(c, o)))
 
 static bool is_offered(const struct option_row *o)
 {
@@ -36,28 +67,46 @@ static bool is_word(const struct option_row *o, const struct field_row *f, const
 /* What can be typed after an option: names with "=" and bare words. */
 static void bash_field_names(FILE *out, const struct option_row *o)
 {
-	fprintf(out, "\t--%s) printf '%%s '", o->name);
+	fprintf(out, "\t--%s", o->name);
+	if (o->letter)
+		fprintf(out, " | -%c", o->letter);
+	fputs(") printf '%s '", out);
 	for_each_field (f, o) {
 		for_each_choice (c, f)
 			if (is_word(o, f, c))
 				fprintf(out, " %s", c->name);
+		if (!f->refused && f->flag)
+			fprintf(out, " %s", f->name);
 		if (!f->refused && !f->word_only)
 			fprintf(out, " %s=", f->name);
 	}
 	fputs(" ;;\n", out);
 }
 
+/* A case of OPTION.FIELD; of an option that is its only field, the shell has OPTION twice. */
+static void bash_field_case(FILE *out, const struct option_row *o, const struct field_row *f)
+{
+	fprintf(out, "\t--%s.%s", o->name, f->name);
+	if (o->letter && o->kind == OPTION_VALUE)
+		fprintf(out, " | -%c.-%c", o->letter, o->letter);
+	else if (o->letter)
+		fprintf(out, " | -%c.%s", o->letter, f->name);
+	fputs(") ", out);
+}
+
 /* What can be typed after OPTION FIELD=. */
 static void bash_field_values(FILE *out, const struct option_row *o, const struct field_row *f)
 {
-	if (f->refused || f->word_only)
+	if (f->refused || f->word_only ||
+		!(is_path(f) || f->type == FIELD_TOGGLE || f->type == FIELD_CHOICE))
 		return;
+	bash_field_case(out, o, f);
 	if (is_path(f)) {
-		fprintf(out, "\t--%s.%s) compgen -f -- \"$2\" ;;\n", o->name, f->name);
+		fputs("compgen -f -- \"$2\" ;;\n", out);
 	} else if (f->type == FIELD_TOGGLE) {
-		fprintf(out, "\t--%s.%s) compgen -W 'on off' -- \"$2\" ;;\n", o->name, f->name);
-	} else if (f->type == FIELD_CHOICE) {
-		fprintf(out, "\t--%s.%s) compgen -W '", o->name, f->name);
+		fputs("compgen -W 'on off' -- \"$2\" ;;\n", out);
+	} else {
+		fputs("compgen -W '", out);
 		for_each_choice (c, f)
 			if (!c->refused)
 				fprintf(out, "%s ", c->name);
@@ -65,29 +114,38 @@ static void bash_field_values(FILE *out, const struct option_row *o, const struc
 	}
 }
 
+static bool has_fields(const struct option_row *o)
+{
+	return o->kind == OPTION_FIELDS || o->kind == OPTION_LIST;
+}
+
+/* What a grammar's options are, as three pieces of shell. */
+static void bash_command(FILE *out, const struct command *c)
+{
+	fprintf(out, "%s_fields()\n{\n\tcase $1 in\n", c->prefix);
+	for_each_of(o, c)
+		if (is_offered(o) && has_fields(o))
+			bash_field_names(out, o);
+	fprintf(out, "\tesac\n}\n\n%s_values()\n{\n\tcase $1 in\n", c->prefix);
+	for_each_of(o, c)
+		if (is_offered(o))
+			for_each_field (f, o)
+				bash_field_values(out, o, f);
+	fprintf(out, "\tesac\n}\n\n%s_options='", c->prefix);
+	for_each_of(o, c)
+		if (is_offered(o))
+			fprintf(out, "--%s ", o->name);
+	fputs("'\n\n", out);
+}
+
 /* shell, line by line */
 /* clang-format off */
 static void print_bash(FILE *out)
 {
-	fputs("# bash completion for outboard, printed by: outboard --print-completion bash\n"
-	      "\n"
-	      "_outboard_fields()\n{\n\tcase $1 in\n",
-		out);
-	for_each_option (o)
-		if (is_offered(o) && (o->kind == OPTION_FIELDS || o->kind == OPTION_LIST))
-			bash_field_names(out, o);
-	fputs("\tesac\n}\n\n_outboard_values()\n{\n\tcase $1 in\n", out);
-	for_each_option (o)
-		if (is_offered(o))
-			for_each_field (f, o)
-				bash_field_values(out, o, f);
-	fputs("\tesac\n}\n\n_outboard_words='device remote device-bind device-unbind'\n"
-	      "_outboard_options='",
-		out);
-	for_each_option (o)
-		if (is_offered(o))
-			fprintf(out, "--%s ", o->name);
-	fputs("'\n"
+	fputs("# bash completion for outboard, printed by: outboard --print-completion bash\n\n", out);
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
+		bash_command(out, &commands[i]);
+	fputs("_outboard_words='run device remote device-bind device-unbind'\n"
 	      "\n"
 	      "# device-bind and device-unbind: addresses as sysfs has them.\n"
 	      "_outboard_bind()\n"
@@ -106,7 +164,7 @@ static void print_bash(FILE *out)
 	      "# line and what lies before its last = or : is cut off each candidate again.\n"
 	      "_outboard()\n"
 	      "{\n"
-	      "\tlocal line=${COMP_LINE:0:COMP_POINT} word option= value head name i\n"
+	      "\tlocal line=${COMP_LINE:0:COMP_POINT} word option= value head name i of=_outboard options\n"
 	      "\tlocal -a before found=()\n"
 	      "\tword=${line##*[[:space:]]}\n"
 	      "\tread -ra before <<<\"${line%\"$word\"}\"\n"
@@ -123,16 +181,29 @@ static void print_bash(FILE *out)
 	      "\t\tCOMPREPLY=(\"${found[@]#\"$head\"}\")\n"
 	      "\t\treturn\n"
 	      "\tfi\n"
+	      "\tif [[ ${before[1]} == device ]]; then\n"
+	      "\t\tdeclare -F _outboard_device >/dev/null || _completion_loader outboard-device\n"
+	      "\t\thead=\"${before[0]}-device ${line#*[[:space:]]device[[:space:]]}\"\n"
+	      "\t\tCOMP_LINE=$head COMP_POINT=${#head} _outboard_device\n"
+	      "\t\treturn\n"
+	      "\tfi\n"
+	      "\t[[ ${before[1]} == run ]] && of=_outboard_run\n"
+	      "\toptions=${of}_options\n"
+	      "\toptions=${!options}\n"
 	      "\tif [[ $word == --*=* ]]; then\n"
 	      "\t\toption=${word%%=*}\n"
 	      "\t\tvalue=${word#*=}\n"
 	      "\tfi\n"
 	      "\thead=${word%\"$value\"}\n"
+	      "\tif [[ $of == _outboard_run && $word != -* && ${before[-1]} != -* ]]; then\n"
+	      "\t\tmapfile -t COMPREPLY < <(compgen -f -- \"$word\") # the kernel\n"
+	      "\t\treturn\n"
+	      "\tfi\n"
 	      "\tif [[ ${#before[@]} == 1 && $word != -* ]]; then\n"
-	      "\t\tmapfile -t found < <(compgen -W \"$_outboard_words $_outboard_options\" -- \"$value\")\n"
+	      "\t\tmapfile -t found < <(compgen -W \"$_outboard_words $options\" -- \"$value\")\n"
 	      "\telif [[ $value == -* || -z $option ]]; then\n"
-	      "\t\tmapfile -t found < <(compgen -W \"$_outboard_options\" -- \"$value\")\n"
-	      "\telif [[ -n $(_outboard_fields \"$option\") ]]; then\n"
+	      "\t\tmapfile -t found < <(compgen -W \"$options\" -- \"$value\")\n"
+	      "\telif [[ -n $(${of}_fields \"$option\") ]]; then\n"
 	      "\t\tcompopt -o nospace 2>/dev/null\n"
 	      "\t\tif [[ $value == *,* ]]; then\n"
 	      "\t\t\thead+=${value%,*},\n"
@@ -141,13 +212,13 @@ static void print_bash(FILE *out)
 	      "\t\tif [[ $value == *=* ]]; then\n"
 	      "\t\t\tname=${value%%=*}\n"
 	      "\t\t\thead+=$name=\n"
-	      "\t\t\tmapfile -t found < <(_outboard_values \"$option.$name\" \"${value#*=}\")\n"
+	      "\t\t\tmapfile -t found < <(${of}_values \"$option.$name\" \"${value#*=}\")\n"
 	      "\t\telse\n"
-	      "\t\t\tname=$(_outboard_fields \"$option\")\n"
+	      "\t\t\tname=$(${of}_fields \"$option\")\n"
 	      "\t\t\tmapfile -t found < <(compgen -W \"$name\" -- \"$value\")\n"
 	      "\t\tfi\n"
 	      "\telse\n"
-	      "\t\tmapfile -t found < <(_outboard_values \"$option.${option#--}\" \"$value\")\n"
+	      "\t\tmapfile -t found < <(${of}_values \"$option.${option#--}\" \"$value\")\n"
 	      "\t\t[[ ${#found[@]} == 1 && -d ${found[0]} ]] && compopt -o nospace 2>/dev/null\n"
 	      "\tfi\n"
 	      "\thead=${head#\"${word%\"${word##*[=:]}\"}\"}\n"
@@ -194,9 +265,9 @@ static void zsh_action(FILE *out, const struct field_row *f)
 }
 
 /* A function that completes the fields of one option. */
-static void zsh_fields(FILE *out, const struct option_row *o)
+static void zsh_fields(FILE *out, const struct command *command, const struct option_row *o)
 {
-	fprintf(out, "_outboard_%s()\n{\n\t_values -s , -S = field", o->name);
+	fprintf(out, "%s_%s()\n{\n\t_values -s , -S = field", command->prefix, o->name);
 	for_each_field (f, o) {
 		for_each_choice (c, f) {
 			if (!is_word(o, f, c))
@@ -209,32 +280,43 @@ static void zsh_fields(FILE *out, const struct option_row *o)
 			continue;
 		fprintf(out, " \\\n\t\t'%s[", f->name);
 		zsh_text(out, f->help);
-		fputc(']', out);
+		fputs(f->flag ? "]:" : "]", out); /* its value may be left out */
 		zsh_action(out, f);
 		fputc('\'', out);
 	}
 	fputs("\n}\n\n", out);
 }
 
-static void zsh_option(FILE *out, const struct option_row *o)
+/* What an option is for, and what follows it. */
+static void zsh_argument(FILE *out, const struct command *c, const struct option_row *o)
 {
-	bool fields = o->kind == OPTION_FIELDS || o->kind == OPTION_LIST;
-	bool repeats = o->kind == OPTION_LIST || o->kind == OPTION_COUNT;
-
-	fprintf(out, " \\\n\t'%s--%s%s[", repeats ? "*" : "", o->name,
-		fields || o->kind == OPTION_VALUE ? "=" : "");
 	zsh_text(out, o->help);
 	fputc(']', out);
-	if (fields)
-		fprintf(out, ":fields:_outboard_%s", o->name);
-	else if (o->kind == OPTION_VALUE)
+	if (has_fields(o))
+		fprintf(out, ":fields:%s_%s", c->prefix, o->name);
+	else if (o->kind == OPTION_VALUE || o->kind == OPTION_TEXTS)
 		zsh_action(out, o->fields);
 	fputc('\'', out);
+}
+
+static void zsh_option(FILE *out, const struct command *c, const struct option_row *o)
+{
+	bool fields = has_fields(o), value = o->kind == OPTION_VALUE || o->kind == OPTION_TEXTS;
+	bool repeats = o->kind == OPTION_LIST || o->kind == OPTION_COUNT || o->kind == OPTION_TEXTS;
+
+	fprintf(out, " \\\n\t'%s--%s%s[", repeats ? "*" : "", o->name, fields || value ? "=" : "");
+	zsh_argument(out, c, o);
 	if (!o->letter)
 		return;
-	fprintf(out, " \\\n\t'%s-%c[", repeats ? "*" : "", o->letter);
-	zsh_text(out, o->help);
-	fputs("]'", out);
+	fprintf(out, " \\\n\t'%s-%c%s[", repeats ? "*" : "", o->letter, fields || value ? "+" : "");
+	zsh_argument(out, c, o);
+}
+
+static void zsh_options(FILE *out, const struct command *c)
+{
+	for_each_of(o, c)
+		if (is_offered(o))
+			zsh_option(out, c, o);
 }
 
 static void print_zsh(FILE *out)
@@ -242,9 +324,10 @@ static void print_zsh(FILE *out)
 	fputs("#compdef outboard\n"
 	      "# zsh completion for outboard, printed by: outboard --print-completion zsh\n\n",
 		out);
-	for_each_option (o)
-		if (is_offered(o) && (o->kind == OPTION_FIELDS || o->kind == OPTION_LIST))
-			zsh_fields(out, o);
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
+		for_each_of(o, &commands[i])
+			if (is_offered(o) && has_fields(o))
+				zsh_fields(out, &commands[i], o);
 	fputs("_outboard_bind()\n"
 	      "{\n"
 	      "\tlocal -a devices=(/sys/bus/pci/devices/*(N:t))\n"
@@ -260,14 +343,28 @@ static void print_zsh(FILE *out)
 	      "\t_outboard_bind\n"
 	      "\treturn\n"
 	      "\t;;\n"
+	      "(device)\n"
+	      "\twords[2]=${words[1]}-device\n"
+	      "\tshift words\n"
+	      "\t(( CURRENT-- ))\n"
+	      "\t_outboard-device\n"
+	      "\treturn\n"
+	      "\t;;\n"
+	      "(run)\n"
+	      "\tshift words\n"
+	      "\t(( CURRENT-- ))\n"
+	      "\t_arguments '*:kernel:_files'",
+		out);
+	zsh_options(out, &commands[1]);
+	fputs("\n"
+	      "\treturn\n"
+	      "\t;;\n"
 	      "esac\n"
 	      "\n"
 	      "_arguments \\\n"
-	      "\t'1::program:(device remote device-bind device-unbind)'",
+	      "\t'1::program:(run device remote device-bind device-unbind)'",
 		out);
-	for_each_option (o)
-		if (is_offered(o))
-			zsh_option(out, o);
+	zsh_options(out, &commands[0]);
 	fputc('\n', out);
 }
 

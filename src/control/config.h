@@ -206,6 +206,7 @@ struct disk_config {
 	struct device_config at;
 	char *path; /* exactly one of path and, with vhost_user, socket */
 	bool readonly;
+	bool root; /* outboard run: the kernel is told to find its root there */
 	bool direct;
 	uint16_t num_queues;
 	uint16_t queue_size;

@@ -1,5 +1,5 @@
 /*
- * help.c - the option table as text: --help and --version
+ * help.c - the option tables as text: --help and --version
  *
  * Three columns: options start at 2, their fields at 6, explanations at 28 where the
  * name leaves room and on a line of their own where it does not. Nothing is
@@ -12,6 +12,7 @@
 
 #include "base/util.h"
 #include "control/option_table.h"
+#include "control/run.h"
 
 #define WIDTH	     100
 #define OPTION_AT    2
@@ -71,6 +72,15 @@ static void print_entry(
 	print_wrapped(out, text, EXPLAINED_AT, EXPLAINED_AT);
 }
 
+/* The default of a field, or what the option's name presets it to. */
+static const char *fallback_of(const struct option_row *o, const struct field_row *f)
+{
+	for (const struct field_row *p = o->presets; p && p->name; p++)
+		if (!strcmp(p->name, f->name))
+			return p->fallback;
+	return f->fallback;
+}
+
 static void print_choices(FILE *out, const struct option_row *o, const struct field_row *f)
 {
 	for_each_choice (c, f)
@@ -83,14 +93,14 @@ static void print_fields(FILE *out, const struct option_row *o)
 	for_each_field (f, o) {
 		char label[80];
 
-		if (f->refused)
+		if (f->refused || o->like)
 			continue;
 		if (f->type == FIELD_CHOICE)
 			print_choices(out, o, f);
-		if (f->word_only || o->kind == OPTION_VALUE)
+		if (f->word_only || o->kind == OPTION_VALUE || o->kind == OPTION_TEXTS)
 			continue;
-		snprintf(label, sizeof(label), "%s=%s", f->name, f->arg);
-		print_entry(out, FIELD_AT, label, f->help, f->fallback);
+		snprintf(label, sizeof(label), f->flag ? "%s[=%s]" : "%s=%s", f->name, f->arg);
+		print_entry(out, FIELD_AT, label, f->help, fallback_of(o, f));
 	}
 }
 
@@ -98,32 +108,57 @@ static void print_option(FILE *out, const struct option_row *o)
 {
 	char label[100];
 
-	if (o->letter)
-		snprintf(label, sizeof(label), "-%c, --%s", o->letter, o->name);
-	else
-		snprintf(label, sizeof(label), "--%s%s%s", o->name, o->arg ? " " : "",
-			o->arg ? o->arg : "");
+	char letter[] = { '-', o->letter, ',', ' ', '\0' };
+
+	snprintf(label, sizeof(label), "%s--%s%s%s", o->letter ? letter : "", o->name,
+		o->arg ? " " : "", o->arg ? o->arg : "");
 	print_entry(out, OPTION_AT, label, o->help, NULL);
 	print_fields(out, o);
 }
 
-/* Names of what is refused, so that a reader need not try. */
-static void print_refused(FILE *out)
+static void print_names(FILE *out, const char *title, const struct option_row *table,
+	bool (*wanted)(const struct option_row *o))
 {
 	char text[2000] = "";
 	size_t used = 0;
 
-	for_each_option (o) {
+	for_each_row (o, table) {
 		int n;
 
-		if (o->kind != OPTION_REFUSED || o->hidden || used >= sizeof(text))
+		if (!wanted(o) || o->hidden || used >= sizeof(text))
 			continue;
 		n = snprintf(text + used, sizeof(text) - used, "%s--%s", used ? ", " : "", o->name);
 		used += n > 0 ? (size_t)n : 0;
 	}
-	fprintf(out, "Known from Cloud Hypervisor, not available in this version:\n%*s", OPTION_AT,
-		"");
+	fprintf(out, "\n%s:\n%*s", title, OPTION_AT, "");
 	print_wrapped(out, text, OPTION_AT, OPTION_AT);
+}
+
+static bool is_refused(const struct option_row *o)
+{
+	return o->kind == OPTION_REFUSED;
+}
+
+/* `outboard run` takes these as they are. */
+static bool is_shared(const struct option_row *o)
+{
+	return o->kind != OPTION_REFUSED && !option_find_in(run_table, o->name);
+}
+
+static void print_groups(FILE *out, const struct option_row *table)
+{
+	for (int group = 0; group < NR_GROUPS; group++) {
+		bool titled = false;
+
+		for_each_row (o, table) {
+			if (o->kind == OPTION_REFUSED || o->hidden || (int)o->group != group)
+				continue;
+			if (!titled)
+				fprintf(out, "\n%s:\n", option_group_titles[group]);
+			titled = true;
+			print_option(out, o);
+		}
+	}
 }
 
 void options_print_help(FILE *out)
@@ -131,6 +166,7 @@ void options_print_help(FILE *out)
 	fputs("Usage: outboard --kernel PATH [OPTION]...\n"
 	      "       outboard --firmware PATH [OPTION]...\n"
 	      "       outboard --api-socket PATH [OPTION]...\n"
+	      "       outboard run [OPTION]... KERNEL      (crosvm's command line; run --help)\n"
 	      "       outboard device MODEL [OPTION]...    (the program outboard-device)\n"
 	      "       outboard remote COMMAND [OPTION]...  (the program outboard-remote)\n"
 	      "       outboard device-bind --list|BDF...   (host devices for --device, to vfio-pci)\n"
@@ -141,12 +177,23 @@ void options_print_help(FILE *out)
 	      "FIELD=VALUE lists are split at commas; a value that holds a comma is written in\n"
 	      "double quotes (a quote in it is doubled) or, for lists, in brackets.\n",
 		out);
-	for (int group = 0; group < NR_GROUPS; group++) {
-		fprintf(out, "\n%s:\n", option_group_titles[group]);
-		for_each_option (o)
-			if (o->kind != OPTION_REFUSED && !o->hidden && (int)o->group == group)
-				print_option(out, o);
-	}
-	fputc('\n', out);
-	print_refused(out);
+	print_groups(out, option_table);
+	/* names of what is refused, so that a reader need not try */
+	print_names(out, "Known from Cloud Hypervisor, not available in this version", option_table,
+		is_refused);
+}
+
+void run_print_help(FILE *out)
+{
+	fputs("Usage: outboard run [OPTION]... KERNEL\n"
+	      "\n"
+	      "Run a virtual machine whose devices live in other processes, or in other guests,\n"
+	      "with the command line that users of crosvm know.\n"
+	      "\n"
+	      "KERNEL is a bzImage, or an ELF vmlinux with a PVH entry. FIELD=VALUE lists are split\n"
+	      "at commas; a value that holds a comma is written in double quotes.\n",
+		out);
+	print_groups(out, run_table);
+	print_names(out, "As outboard --help has them", option_table, is_shared);
+	print_names(out, "Known from crosvm, not available in this version", run_table, is_refused);
 }
