@@ -41,6 +41,7 @@
 
 enum {
 	OPT_SOCKET_PATH,
+	OPT_SOCKET,
 	OPT_FD,
 	OPT_VFIO,
 	OPT_NAME,
@@ -58,6 +59,7 @@ enum {
 
 static const struct device_option common[NR_COMMON] = {
 	[OPT_SOCKET_PATH] = { "socket-path", "PATH", "listen at PATH" },
+	[OPT_SOCKET] = { "socket", "PATH", "the same, as crosvm has it" },
 	[OPT_FD] = { "fd", "N", "serve on descriptor N: connected, or listening" },
 	[OPT_VFIO] = { "vfio", "ADDRESS",
 		"serve another machine by this PCI function (a virtio device)" },
@@ -204,6 +206,41 @@ static int take_option(struct args *a, int code, const char *text, struct err *e
 	return 0;
 }
 
+/* The model's option of that name, or NULL. */
+static const struct device_option *own_option(const struct device_model *model, const char *name)
+{
+	for (size_t i = 0; model && i < model->nr_options; i++)
+		if (!strcmp(model->options[i].name, name))
+			return &model->options[i];
+	return NULL;
+}
+
+/* What users of crosvm's devices know by another name. */
+static const struct {
+	const char *name, *ours;
+} elsewhere[] = {
+	{ "device", "--socket=PATH --ip=ADDRESS --mask=MASK --mac=MAC" },
+	{ "vvu-device", "--vfio=ADDRESS --ip=ADDRESS --mask=MASK --mac=MAC" },
+	{ "vvu-tap-fd", "--vfio=ADDRESS --tap-fd=N" },
+	{ "output-file", "--file=PATH" },
+	{ "input-file", "--in-fd=N" },
+	{ "syslog", "--file=PATH" },
+	{ "cid", "--guest-cid=N" },
+};
+
+static int unknown_option(const char *argument, struct err *err)
+{
+	const char *name = argument + strspn(argument, "-");
+
+	for (size_t i = 0; i < ARRAY_SIZE(elsewhere); i++)
+		if (strlen(elsewhere[i].name) == strcspn(name, "=") &&
+			!strncmp(elsewhere[i].name, name, strcspn(name, "=")))
+			return err_set(err, -EINVAL, "--%s: unknown option; use %s",
+				elsewhere[i].name, elsewhere[i].ours);
+	return err_set(err, -EINVAL, "%.64s: unknown option, or a value for one that has none",
+		argument);
+}
+
 static int parse_options(struct args *a, int argc, char **argv, struct err *err)
 {
 	struct option table[NR_COMMON + DEVICE_MODEL_MAX_OPTIONS + 1] = { 0 };
@@ -211,7 +248,8 @@ static int parse_options(struct args *a, int argc, char **argv, struct err *err)
 	int code;
 
 	for (int i = 0; i < NR_COMMON; i++)
-		fill_long(&table[nr++], &common[i], CODE_COMMON + i);
+		if (!own_option(a->model, common[i].name))
+			fill_long(&table[nr++], &common[i], CODE_COMMON + i);
 	for (size_t i = 0; i < nr_model; i++)
 		fill_long(&table[nr++], &a->model->options[i], CODE_MODEL + (int)i);
 	opterr = 0;
@@ -231,9 +269,7 @@ static int parse_options(struct args *a, int argc, char **argv, struct err *err)
 		case ':':
 			return err_set(err, -EINVAL, "%s: expected a value", argv[optind - 1]);
 		case '?':
-			return err_set(err, -EINVAL,
-				"%.64s: unknown option, or a value for one that has none",
-				argv[optind - 1]);
+			return unknown_option(argv[optind - 1], err);
 		}
 		rc = take_option(a, code, optarg, err);
 		if (rc)
@@ -262,6 +298,24 @@ static int parse_fd(const char *option, const char *text, int *fd, struct err *e
 	return 0;
 }
 
+/*
+ * --socket is the device's, as crosvm has it. A console has one by that name for its own end: there it
+ * is the device's where nothing else is.
+ */
+static int take_socket(struct args *a, struct err *err)
+{
+	const struct device_option *own = own_option(a->model, "socket");
+	const char **value = own ? &a->model_values[own - a->model->options] : &a->values[OPT_SOCKET];
+
+	if (!*value)
+		return 0;
+	if (a->values[OPT_SOCKET_PATH] || a->values[OPT_FD] || a->values[OPT_VFIO])
+		return own ? 0 : err_set(err, -EINVAL, "exactly one of --socket or --vfio is required");
+	a->values[OPT_SOCKET_PATH] = *value;
+	*value = NULL;
+	return 0;
+}
+
 /* One place to serve at. */
 static int check_place(const struct args *a, struct err *err)
 {
@@ -274,7 +328,7 @@ static int check_place(const struct args *a, struct err *err)
 		return err_set(err, -EINVAL, "%s",
 			a->model->new_pci
 				? "expected either --socket-path=PATH or --fd=N"
-				: "exactly one of --socket-path or --vfio is required (or --fd)");
+				: "exactly one of --socket or --vfio is required (or --fd)");
 	if (a->values[OPT_VFIO] && pci_address_of_path(a->values[OPT_VFIO], &address))
 		return err_set(err, -EINVAL, "--vfio: '%.64s', expected a PCI address, as 0000:00:10.0",
 			a->values[OPT_VFIO]);
@@ -288,7 +342,9 @@ static int check_args(struct args *a, struct err *err)
 
 	a->sandbox = SANDBOX_KILL;
 	a->fd = -1;
-	rc = check_place(a, err);
+	rc = take_socket(a, err);
+	if (!rc)
+		rc = check_place(a, err);
 	if (rc)
 		return rc;
 	if (a->values[OPT_SOCKET_PATH])

@@ -44,7 +44,7 @@ enum {
 static const struct device_option options[] = {
 	[OPT_BLK_FILE] = { "blk-file", "PATH", "image file or block device" },
 	[OPT_FILE] = { "file", "WHAT",
-		"PATH, nbd://HOST/EXPORT, nbd+unix:///?socket=PATH, "
+		"PATH[:read-only], nbd://HOST/EXPORT, nbd+unix:///?socket=PATH, "
 		"ram:SIZE or null:SIZE" },
 	[OPT_FILE_FD] = { "file-fd", "N", "the image is open as descriptor N" },
 	[OPT_FILE_NAME] = { "file-name", "TEXT", "and is called this in messages" },
@@ -137,15 +137,31 @@ static int parse_fd(const char *text, int *fd, struct err *err)
 	return 0;
 }
 
+/* crosvm's --file PATH:read-only. */
+#define READ_ONLY ":read-only"
+
+/* What is before the word, NULL without it: freed by the caller. */
+static char *before_read_only(const char *what)
+{
+	size_t len = what ? strlen(what) : 0, end = strlen(READ_ONLY);
+
+	if (len <= end || strcmp(what + len - end, READ_ONLY))
+		return NULL;
+	return strndup(what, len - end);
+}
+
 static int open_store(
 	const char *const *values, unsigned nr_threads, struct block_store **out, struct err *err)
 {
-	const char *what = values[OPT_FILE] ? values[OPT_FILE] : values[OPT_BLK_FILE];
+	FREE_AUTO char *read_only = before_read_only(values[OPT_FILE]);
+	const char *what = read_only	      ? read_only
+			   : values[OPT_FILE] ? values[OPT_FILE]
+					      : values[OPT_BLK_FILE];
 	struct block_file_config config = {
 		.path = what,
 		.fd = -1,
 		.name = values[OPT_FILE_NAME],
-		.read_only = values[OPT_READ_ONLY],
+		.read_only = values[OPT_READ_ONLY] || read_only,
 		.direct = values[OPT_DIRECT],
 	};
 	int rc;

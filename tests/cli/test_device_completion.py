@@ -24,7 +24,7 @@ printf '%s\n' "${COMPREPLY[@]}"
         ("gpio --log", ["--log-fd=", "--log-file="]),
         ("gpio --print", ["--print-capabilities"]),
         ("rng --loop", []),
-        ("--sock", ["--socket-path="]),
+        ("--sock", ["--socket-path=", "--socket="]),
         ("gpio --socket-path=so", ["socket-file"]),
     ],
 )
