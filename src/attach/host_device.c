@@ -179,7 +179,7 @@ static int look(const struct host_device_params *p, struct vfio_host *host,
 {
 	int rc;
 
-	*out = (struct vfio_iommu_device){ .group = -1, .fd = p->fd };
+	*out = (struct vfio_iommu_device){ .group = -1, .fd = p->fd, .vf_token = p->vf_token };
 	if (!p->path) {
 		snprintf(name, 32, "descriptor %d", p->fd);
 		out->name = name;

@@ -20,6 +20,7 @@ struct host_device_params {
 	const char *path; /* of sysfs, or "0000:00:05.0"; NULL: fd */
 	/* An opened /dev/vfio/devices/vfioN, borrowed until the device is freed; -1: path. */
 	int fd;
+	const char *vf_token; /* a UUID as text, or NULL */
 	int gpudirect_clique;	  /* 0 to 15, or HOST_DEVICE_NO_CLIQUE */
 	uint32_t unmapped_bars;	  /* bit n: accesses to BAR n always trap */
 	bool unsafe_noiommu;	  /* also one that no IOMMU confines */

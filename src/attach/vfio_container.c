@@ -217,15 +217,19 @@ static int container_join(struct vfio_iommu *io, const struct vfio_iommu_device 
 static int container_use(struct vfio_iommu *io, const struct vfio_iommu_device *dev,
 	struct vfio_binding *b, struct err *err)
 {
-	int fd = vfio_ioctl(io, b->group->fd, VFIO_GROUP_GET_DEVICE_FD, (void *)dev->name);
+	char name[128];
+	int fd;
 
+	snprintf(name, sizeof(name), dev->vf_token ? "%s vf_token=%s" : "%s", dev->name,
+		dev->vf_token);
+	fd = vfio_ioctl(io, b->group->fd, VFIO_GROUP_GET_DEVICE_FD, name);
 	if (fd < 0)
 		return err_set(err, fd, "%s: group %d does not hand it out: %s%s", dev->name,
 			b->group->number, strerror(-fd),
 			fd == -ENODEV  ? " (is it bound to vfio-pci?)"
 			: fd == -EBUSY ? " (it is in use)"
 			: fd == -EPERM ? " (the group is not viable)"
-				       : "");
+				       : vfio_token_hint(dev, fd));
 	b->device_fd = fd;
 	return 0;
 }

@@ -53,6 +53,19 @@ int vfio_cannot_open(const char *path, int rc, struct err *err)
 	}
 }
 
+/* The token is a secret between the user of a physical function and those of its virtual ones. */
+const char *vfio_token_hint(const struct vfio_iommu_device *dev, int rc)
+{
+	if (rc == -EACCES && !dev->vf_token)
+		return " (its physical function, or a virtual one of its, is used by vfio-pci, too: vf_token=UUID, "
+		       "the same for both)";
+	if (rc == -EACCES)
+		return " (vf_token is not the one that its physical function, or its virtual ones, are used with)";
+	if (rc == -EINVAL && dev->vf_token)
+		return " (vf_token is given, but it needs none: no physical function is bound to vfio-pci here)";
+	return "";
+}
+
 int vfio_ask_list(const struct vfio_sys *sys, int fd, unsigned long request, const void *head,
 	size_t head_len, void **out, uint32_t *size)
 {

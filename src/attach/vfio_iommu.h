@@ -70,6 +70,7 @@ struct vfio_iommu_device {
 	int group;	  /* number of its IOMMU group, -1: none */
 	const char *cdev; /* "vfio3", as below /dev/vfio/devices; NULL: none */
 	int fd;		  /* that device opened by the caller; -1: none */
+	const char *vf_token; /* a UUID as text; NULL: none */
 };
 
 struct vfio_group;

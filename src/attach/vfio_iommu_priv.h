@@ -167,6 +167,8 @@ void vfio_unmap_ram(struct vfio_iommu *io, const struct mem_range *r);
 
 #define VFIO_IOMMU_FILE "/dev/iommu"
 
+/* What a refusal to open a device has to do with its VF token, or "". */
+const char *vfio_token_hint(const struct vfio_iommu_device *dev, int rc);
 /* Why a file of VFIO's cannot be opened. Returns rc. */
 int vfio_cannot_open(const char *path, int rc, struct err *err);
 

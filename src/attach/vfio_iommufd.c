@@ -70,13 +70,62 @@ static int open_device(struct vfio_iommu *io, const struct vfio_iommu_device *de
 	return fd < 0 ? vfio_cannot_open(path, fd, err) : fd;
 }
 
+/* "c36aa4f3-50fd-..." as bytes. It was checked. */
+static void token_bytes(const char *text, uint8_t out[16])
+{
+	for (unsigned i = 0; i < 16; i++, text += 2) {
+		unsigned byte = 0;
+
+		text += *text == '-';
+		sscanf(text, "%2x", &byte);
+		out[i] = (uint8_t)byte;
+	}
+}
+
+static int bind_device(
+	struct vfio_iommu *io, const struct vfio_iommu_device *dev, int fd, uint32_t *devid)
+{
+	uint8_t token[16];
+	struct vfio_bind_with_token arg = { .bind = {
+						    .argsz = sizeof(arg.bind),
+						    .iommufd = io->fd,
+					    } };
+	int rc;
+
+	if (dev->vf_token) {
+		token_bytes(dev->vf_token, token);
+		arg.bind.argsz = sizeof(arg);
+		arg.bind.flags = VFIO_BIND_WITH_TOKEN;
+		arg.token = (uintptr_t)token;
+	}
+	rc = vfio_ioctl(io, fd, VFIO_DEVICE_BIND_IOMMUFD, &arg);
+	*devid = rc ? 0 : arg.bind.out_devid;
+	return rc;
+}
+
+static const char *bind_hint(const struct vfio_iommu_device *dev, int rc)
+{
+	switch (rc) {
+	case -EINVAL:
+		if (dev->vf_token)
+			return " (it needs no vf_token, or the kernel takes one by groups and container only)";
+		/* fall through */
+	case -EBUSY:
+		return " (it is in use by another program, or a device of its group is bound to a host driver)";
+	case -ENOTTY:
+		return " (it is not a file of /dev/vfio/devices)";
+	case -EPERM:
+		return " (without interrupt remapping: allow_unsafe_interrupts of the module iommufd)";
+	default:
+		return vfio_token_hint(dev, rc);
+	}
+}
+
 static int bind(struct vfio_iommu *io, const struct vfio_iommu_device *dev, struct vfio_binding *b,
 	struct err *err)
 {
-	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind), .iommufd = io->fd };
-	int rc = vfio_ioctl(io, b->device_fd, VFIO_DEVICE_BIND_IOMMUFD, &bind);
+	int rc = bind_device(io, dev, b->device_fd, &b->devid);
 
-	b->devid = rc ? 0 : bind.out_devid;
 	/*
 	 * Bound by a run of this machine before: the caller's file is still open. Attaching tells
 	 * whether it fits.
@@ -85,12 +134,7 @@ static int bind(struct vfio_iommu *io, const struct vfio_iommu_device *dev, stru
 	if (!rc || b->was_bound)
 		return 0;
 	return err_set(err, rc, "%s cannot be bound to the iommufd: %s%s", dev->name, strerror(-rc),
-		rc == -EBUSY || rc == -EINVAL
-			? " (it is in use by another program, or a device of its group is bound to a host driver)"
-		: rc == -ENOTTY ? " (it is not a file of /dev/vfio/devices)"
-		: rc == -EPERM
-			? " (without interrupt remapping: allow_unsafe_interrupts of the module iommufd)"
-			: "");
+		bind_hint(dev, rc));
 }
 
 static int attach(struct vfio_iommu *io, const struct vfio_iommu_device *dev,

@@ -288,6 +288,7 @@ static void free_texts(struct vfio_kernel *vk)
 	free(vk->id);
 	free((char *)vk->device.name);
 	free((char *)vk->device.cdev);
+	free((char *)vk->device.vf_token);
 }
 
 static char *copy(const char *text)
@@ -305,7 +306,9 @@ int vfio_kernel_new(const struct vfio_kernel_params *p, struct vfio_kernel **out
 	vk->device = p->device;
 	vk->device.name = copy(p->device.name);
 	vk->device.cdev = copy(p->device.cdev);
-	if (!vk->id || !vk->device.name || (p->device.cdev && !vk->device.cdev)) {
+	vk->device.vf_token = copy(p->device.vf_token);
+	if (!vk->id || !vk->device.name || (p->device.cdev && !vk->device.cdev) ||
+		(p->device.vf_token && !vk->device.vf_token)) {
 		free_texts(vk);
 		free(vk);
 		return -ENOMEM;

@@ -219,18 +219,19 @@ static int check_net(void *item, struct err *err)
 	return rc ? rc : check_reconnect(&n->backend, err);
 }
 
-/* --- a guest that serves another machine --- */
-
-static int check_uuid(const char *text, struct err *err)
+static int check_uuid(const char *field, const char *text, struct err *err)
 {
 	static const char form[] = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
 	bool good = strlen(text) == strlen(form);
 
 	for (size_t i = 0; good && form[i]; i++)
 		good = form[i] == '-' ? text[i] == '-' : isxdigit((unsigned char)text[i]) != 0;
-	return good ? 0 : err_set(err, -EINVAL, "uuid: expected one like "
-			"c36aa4f3-50fd-4a0b-9e43-d2d3e5be7e6c, got \"%s\"", grammar_show(text).text);
+	return good ? 0 : err_set(err, -EINVAL, "%s: expected one like "
+			"c36aa4f3-50fd-4a0b-9e43-d2d3e5be7e6c, got \"%s\"", field,
+			grammar_show(text).text);
 }
+
+/* --- a guest that serves another machine --- */
 
 /* The same as pci_segment and pci_device_id, as users of crosvm say it. */
 static int check_addr(struct vvu_proxy_config *v, struct err *err)
@@ -257,7 +258,7 @@ static int check_vvu_proxy(void *item, struct err *err)
 	int rc = v->addr ? check_addr(v, err) : 0;
 
 	if (!rc && v->uuid)
-		rc = check_uuid(v->uuid, err);
+		rc = check_uuid("uuid", v->uuid, err);
 	if (rc)
 		return rc;
 	if (v->shmem_size && (!is_pow2(v->shmem_size) || v->shmem_size < MIB))
@@ -287,7 +288,7 @@ static int check_host_device(
 		return err_set(err, -EINVAL,
 			"x_nv_gpudirect_clique: expected a device that is not behind the guest's IOMMU "
 			"(iommu=off): one that is cannot reach another's memory");
-	return 0;
+	return h->vf_token ? check_uuid("vf_token", h->vf_token, err) : 0;
 }
 
 static bool same_host_device(

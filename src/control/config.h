@@ -130,6 +130,7 @@ struct host_device_config {
 	uint32_t fd; /* its open VFIO character device, or CONFIG_NO_FD */
 	uint8_t x_nv_gpudirect_clique; /* up to CONFIG_MAX_CLIQUE, or CONFIG_NO_CLIQUE */
 	struct int_list x_exclude_mmap_bars; /* each 0 to 5 */
+	char *vf_token; /* a UUID, or NULL */
 };
 
 struct host_device_list {

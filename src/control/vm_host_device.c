@@ -45,6 +45,7 @@ static int begin_device(struct vm_devices *d, const struct platform_config *c,
 	struct host_device_params p = {
 		.dev = vm_device_params(d, &h->at),
 		.path = h->path,
+		.vf_token = h->vf_token,
 		.fd = h->fd == CONFIG_NO_FD ? -1 : (int)h->fd,
 		.gpudirect_clique = h->x_nv_gpudirect_clique == CONFIG_NO_CLIQUE
 					    ? HOST_DEVICE_NO_CLIQUE

@@ -31,6 +31,14 @@ struct vfio_device_bind_iommufd {
 #define VFIO_DEVICE_BIND_IOMMUFD _IO(VFIO_TYPE, VFIO_BASE + 18)
 #endif
 
+/* The same with a VF token (6.18): token points to its 16 bytes. */
+#define VFIO_BIND_WITH_TOKEN (1 << 0)
+
+struct vfio_bind_with_token {
+	struct vfio_device_bind_iommufd bind;
+	__aligned_u64 token;
+};
+
 #ifndef VFIO_DEVICE_ATTACH_IOMMUFD_PT
 struct vfio_device_attach_iommufd_pt {
 	__u32 argsz;
@@ -179,6 +187,7 @@ struct iommu_hwpt_get_dirty_bitmap {
 #endif
 
 static_assert(sizeof(struct vfio_device_bind_iommufd) == 16, "BIND_IOMMUFD");
+static_assert(sizeof(struct vfio_bind_with_token) == 24, "BIND_IOMMUFD with a token");
 static_assert(sizeof(struct iommu_ioas_alloc) == 12, "IOAS_ALLOC");
 static_assert(sizeof(struct iommu_ioas_iova_ranges) == 32, "IOAS_IOVA_RANGES");
 static_assert(sizeof(struct iommu_ioas_map) == 40, "IOAS_MAP");

@@ -246,6 +246,11 @@ WITH_KERNEL = [
         "(iommu=off): one that is cannot reach another's memory",
     ),
     (
+        "--device 01:00.0,vf_token=c36aa4f3",
+        "--device: vf_token: expected one like c36aa4f3-50fd-4a0b-9e43-d2d3e5be7e6c, "
+        'got "c36aa4f3"',
+    ),
+    (
         "--device 01:00.0 path=/sys/bus/pci/devices/0000:01:00.0/",
         "--device: path: Duplicated device path /sys/bus/pci/devices/0000:01:00.0/",
     ),

@@ -115,6 +115,7 @@ struct fake_kernel {
 	bool noiommu;	     /* groups are of the kind without an IOMMU */
 	bool iommufd_no_bar; /* as 6.12's */
 	bool argsz_grows;
+	const char *vf_token; /* that devices ask for; NULL: none, and then it must not be given */
 	bool bus_of_others; /* a hot reset would hit a stranger */
 	bool no_bus;
 	bool iova_caps_loop;
@@ -521,8 +522,22 @@ static int fk_container(
 	}
 }
 
-static int fk_hand_out(struct fake_kernel *k, const struct fk_file *group, const char *name)
+/* As the physical function says. */
+static int fk_check_token(const struct fake_kernel *k, const char *given)
 {
+	if (!k->vf_token)
+		return given ? -EINVAL : 0;
+	return given && !strcmp(given, k->vf_token) ? 0 : -EACCES;
+}
+
+static int fk_hand_out(struct fake_kernel *k, const struct fk_file *group, const char *text)
+{
+	char name[64], token[64] = "";
+	int rc, n = sscanf(text, "%63s vf_token=%63s", name, token);
+
+	rc = fk_check_token(k, n == 2 ? token : NULL);
+	if (rc)
+		return rc;
 	if (!group->in || !fk_file(k, group->container)->has_iommu)
 		return -EINVAL;
 	for (unsigned i = 0; i < k->nr_devices; i++)
@@ -791,8 +806,30 @@ static int fk_hot_reset(
 	return 0;
 }
 
+static int fk_bind_token(
+	const struct fake_kernel *k, const struct vfio_device_bind_iommufd *bind)
+{
+	const struct vfio_bind_with_token *with = (const void *)bind;
+	const uint8_t *b = (const void *)(uintptr_t)(bind->flags ? with->token : 0);
+	char text[40];
+
+	if (!bind->flags)
+		return fk_check_token(k, NULL);
+	assert_int_equal(bind->flags, VFIO_BIND_WITH_TOKEN);
+	assert_int_equal(bind->argsz, sizeof(*with));
+	snprintf(text, sizeof(text),
+		"%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1],
+		b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14],
+		b[15]);
+	return fk_check_token(k, text);
+}
+
 static int fk_bind(struct fake_kernel *k, struct fk_file *f, struct vfio_device_bind_iommufd *bind)
 {
+	int rc = fk_bind_token(k, bind);
+
+	if (rc)
+		return rc;
 	assert_int_equal(fk_file(k, bind->iommufd)->kind, FK_IOMMU);
 	if (f->bound)
 		return -EINVAL;

@@ -417,6 +417,30 @@ static void groups_that_cannot_be_used_are_named(void **state)
 	rig_end(r);
 }
 
+static void a_vf_token_is_passed_on_and_its_lack_is_said(void **state)
+{
+	static const char token[] = "c36aa4f3-50fd-4a0b-9e43-d2d3e5be7e6c";
+
+	for (int iommufd = 0; iommufd < 2; iommufd++) {
+		struct rig *r = rig_begin(iommufd);
+		struct vfio_iommu_device vf = card;
+		struct vfio_binding a;
+
+		vf.vf_token = token;
+		assert_int_equal(attach(r, &vf, &a), -EINVAL);
+		says(r, iommufd ? "it needs no vf_token" : "vf_token is given, but it needs none");
+		r->k.vf_token = token;
+		assert_int_equal(attach(r, &card, &a), -EACCES);
+		says(r, "vf_token=UUID");
+		assert_int_equal(attach(r, &vf, &a), 0);
+		vfio_iommu_detach(r->io, &a);
+		vf.vf_token = "00000000-50fd-4a0b-9e43-d2d3e5be7e6c";
+		assert_int_equal(attach(r, &vf, &a), -EACCES);
+		says(r, "vf_token is not the one");
+		rig_end(r);
+	}
+}
+
 static void files_that_cannot_be_opened_are_named_with_the_cure(void **state)
 {
 	static const struct {
@@ -806,6 +830,7 @@ int main(void)
 		cmocka_unit_test(ram_outside_of_what_the_iommu_translates_is_refused_with_the_hole),
 		cmocka_unit_test(a_list_of_capabilities_that_runs_in_circles_is_as_none),
 		cmocka_unit_test(groups_that_cannot_be_used_are_named),
+		cmocka_unit_test(a_vf_token_is_passed_on_and_its_lack_is_said),
 		cmocka_unit_test(files_that_cannot_be_opened_are_named_with_the_cure),
 		cmocka_unit_test(an_attach_that_is_called_off_ends_between_two_maps),
 		cmocka_unit_test(an_attach_called_off_while_it_pins_maps_no_more),
