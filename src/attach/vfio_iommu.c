@@ -520,6 +520,7 @@ int vfio_iommu_new_behind(
 	io->no_p2p = true;
 	io->unsafe_noiommu = of->unsafe_noiommu;
 	io->dma = dma;
+	io->memory = of->memory;
 	io->followed_size = memory_size(of->memory);
 	*out = io;
 	return 0;

@@ -102,13 +102,26 @@ const char *vfio_map_hint(int rc)
  * ends after one of them. Large enough that the IOMMU's pages are the largest it has.
  */
 #define PIECE (16 * GIB)
+/* Of that, what is put into huge pages between two looks at whether it is called off. */
+#define PART GIB
+
+static int gather(
+	struct vfio_iommu *io, uint64_t gpa, uint64_t size, const atomic_bool *cancel)
+{
+	for (uint64_t at = 0; at < size; at += PART) {
+		if (cancel && atomic_load(cancel))
+			return -ECANCELED;
+		memory_gather(io->memory, gpa + at, MIN(PART, size - at));
+	}
+	return 0;
+}
 
 static int map_pieces(
 	struct vfio_iommu *io, const struct mem_range *r, const atomic_bool *cancel, uint64_t *done)
 {
 	for (*done = 0; *done < r->size;) {
 		uint64_t size = MIN(PIECE, r->size - *done);
-		int rc = cancel && atomic_load(cancel) ? -ECANCELED : 0;
+		int rc = gather(io, r->gpa + *done, size, cancel);
 
 		if (!rc)
 			rc = io->backend->map(io, r->gpa + *done, size, (char *)r->hva + *done,

@@ -78,7 +78,7 @@ struct vfio_bound {
 struct vfio_iommu {
 	const struct vfio_sys *sys;
 	struct vfio_shared *shared; /* with the machine's other address spaces */
-	struct memory *memory;	    /* NULL: the maker has let go, or it follows dma */
+	struct memory *memory;	    /* NULL: the maker has let go */
 	bool want_iommufd, no_p2p, unsafe_noiommu;
 	int given_iommufd;
 	atomic_uint users;

@@ -26,7 +26,11 @@
 #define MFD_HUGE_SHIFT 26
 #endif
 #ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_READ  22
 #define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
 #endif
 
 struct slot {
@@ -39,6 +43,7 @@ struct memory {
 	int fd;
 	void *hva;
 	uint64_t size;
+	bool thp;
 	unsigned nr_ranges;
 	struct mem_range ranges[MAX_RANGES];
 	struct memory_listener *listeners;
@@ -95,6 +100,7 @@ static int create_memfd(const struct memory_params *p, struct err *err)
 	return fd_take(&fd);
 }
 
+/* Of a huge page. */
 #define ALIGNMENT (2 * MIB)
 
 /*
@@ -116,6 +122,32 @@ static void *reserve(uint64_t size)
 	return p + before;
 }
 
+/*
+ * A memfd gets no huge pages by itself, unless the host's administrator allows it (shmem_enabled),
+ * but what is there can be put together. A huge page of which nothing is there is left out, so one page of
+ * each comes first; by a read, which takes nothing from a guest that writes to it.
+ */
+static void collapse(char *hva, uint64_t size)
+{
+	for (uint64_t at = 0; at < size; at += ALIGNMENT)
+		if (madvise(hva + at, PAGE_SIZE_4K, MADV_POPULATE_READ))
+			return;
+	madvise(hva, size, MADV_COLLAPSE);
+}
+
+void memory_gather(const struct memory *m, uint64_t gpa, uint64_t size)
+{
+	char *hva = m->thp ? memory_ptr(m, gpa, size) : NULL;
+	uint64_t from, to;
+
+	if (!hva)
+		return;
+	from = align_up((uintptr_t)hva, ALIGNMENT) - (uintptr_t)hva;
+	to = align_down((uintptr_t)hva + size, ALIGNMENT) - (uintptr_t)hva;
+	if (from < size && to > from && to <= size)
+		collapse(hva + from, to - from);
+}
+
 static int map_ram(struct memory *m, const struct memory_params *p, struct err *err)
 {
 	void *at = p->hugepages ? NULL : reserve(m->size);
@@ -132,7 +164,8 @@ static int map_ram(struct memory *m, const struct memory_params *p, struct err *
 				       "guest RAM of %llu MiB: %s",
 			(unsigned long long)(m->size / MIB), strerror(errno));
 	}
-	if (p->thp && !p->hugepages)
+	m->thp = p->thp && !p->hugepages;
+	if (m->thp)
 		madvise(m->hva, m->size, MADV_HUGEPAGE); /* a hint: kernels without it do without */
 	madvise(m->hva, m->size, MADV_DONTDUMP);
 	if (p->prefault && madvise(m->hva, m->size, MADV_POPULATE_WRITE) < 0)

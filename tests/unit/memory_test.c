@@ -60,6 +60,45 @@ static void host_and_guest_addresses_are_alike_in_their_huge_pages(void **state)
 	}
 }
 
+static unsigned nr_resident(const char *hva, uint64_t size)
+{
+	static unsigned char pages[8 * MIB / 4096];
+	unsigned n = 0;
+
+	assert_int_equal(mincore((void *)hva, size, pages), 0);
+	for (uint64_t i = 0; i < size / 4096; i++)
+		n += pages[i] & 1;
+	return n;
+}
+
+/* How much of it, in huge pages, is the kernel's to say; some of each, and none without thp. */
+static void what_is_about_to_be_pinned_is_gathered_and_kept(void **state)
+{
+	const uint64_t size = 8 * MIB;
+
+	if (no_kvm)
+		skip();
+	for (int thp = 0; thp < 2; thp++) {
+		struct memory_params p = { .size = size, .thp = thp };
+		struct memory *m = NULL;
+		struct err err = { 0 };
+		char *hva;
+
+		assert_int_equal(memory_new(&kvm, &p, &m, &err), 0);
+		hva = memory_ptr(m, 0, size);
+		memcpy(hva + 3 * MIB, "kept", 4);
+		memory_gather(m, 0, size);
+		memory_gather(m, 4096, size);
+		memory_gather(m, size, MIB);
+		assert_memory_equal(hva + 3 * MIB, "kept", 4);
+		if (thp)
+			assert_true(nr_resident(hva, size) >= 4);
+		else
+			assert_int_equal(nr_resident(hva, size), 1);
+		memory_free(m);
+	}
+}
+
 static void ram_up_to_the_hole_is_one_range_and_beyond_it_two(void **state)
 {
 	struct memory *m;
@@ -192,6 +231,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(host_and_guest_addresses_are_alike_in_their_huge_pages),
+		cmocka_unit_test(what_is_about_to_be_pinned_is_gathered_and_kept),
 		cmocka_unit_test(ram_up_to_the_hole_is_one_range_and_beyond_it_two),
 		cmocka_unit_test(translation_refuses_what_is_not_all_ram),
 		cmocka_unit_test(a_peer_cannot_resize_the_file_behind_ram),
