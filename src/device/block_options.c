@@ -44,8 +44,7 @@ enum {
 static const struct device_option options[] = {
 	[OPT_BLK_FILE] = { "blk-file", "PATH", "image file or block device" },
 	[OPT_FILE] = { "file", "WHAT",
-		"PATH[:read-only], nbd://HOST/EXPORT, nbd+unix:///?socket=PATH, "
-		"ram:SIZE or null:SIZE" },
+		"PATH[:read-only], nbd://..., nbd+unix://..., ram:SIZE or null:SIZE" },
 	[OPT_FILE_FD] = { "file-fd", "N", "the image is open as descriptor N" },
 	[OPT_FILE_NAME] = { "file-name", "TEXT", "and is called this in messages" },
 	[OPT_READ_ONLY] = { "read-only", NULL, "the guest may not write" },
