@@ -376,16 +376,6 @@ static bool maps_bars(const struct vfio_iommu *io)
 	return io->nr_devices > 1 && !io->noiommu && !io->no_p2p;
 }
 
-bool vfio_iommu_maps_bars(struct vfio_iommu *io)
-{
-	bool maps;
-
-	pthread_mutex_lock(&io->lock);
-	maps = maps_bars(io);
-	pthread_mutex_unlock(&io->lock);
-	return maps;
-}
-
 bool vfio_iommu_map(struct vfio_iommu *io, const char *id, uint64_t iova, uint64_t size, void *hva)
 {
 	const struct vfio_backend *backend;

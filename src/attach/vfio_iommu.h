@@ -112,12 +112,6 @@ bool vfio_iommu_map(struct vfio_iommu *io, const char *id, uint64_t iova, uint64
 void vfio_iommu_unmap(struct vfio_iommu *io, uint64_t iova, uint64_t size);
 
 /*
- * Whether it is worth trying: not for a device alone, with --platform vfio_p2p_dma=off, or where
- * the kernel was found unable.
- */
-bool vfio_iommu_maps_bars(struct vfio_iommu *io);
-
-/*
  * What the IOMMU can tell of pages that devices have written; self is the struct vfio_iommu. By
  * iommufd it notes them in page tables of its own (-EOPNOTSUPP: this IOMMU cannot, or a device was
  * bound by an earlier run), in a container all that is pinned counts as written. A report covers

@@ -116,8 +116,6 @@ static int region_write(struct vfio_transport *t, unsigned region, uint64_t off,
 	assert(region < VFIO_NR_REGIONS);
 	if (!may_call(vk, call))
 		return -ENOTCONN;
-	if (region == VFIO_PCI_CONFIG_REGION_INDEX && off == PCI_COMMAND)
-		atomic_store(&vk->decodes, *(const uint8_t *)buf & PCI_COMMAND_MEMORY);
 	return done(vk,
 		vk->sys->pwrite(
 			vk->sys, vk->binding.device_fd, buf, len, vk->offsets[region] + off),
@@ -226,30 +224,11 @@ static void open_device(struct vfio_transport *t)
 	atomic_compare_exchange_strong(&vk->state, &attaching, VK_READY);
 }
 
-/*
- * The kernel maps only memory that the device decodes now. Its owner lays a BAR before it tells the
- * device that decoding is on, so it is told here.
- */
-static void decode(struct vfio_kernel *vk)
-{
-	uint64_t at = vk->offsets[VFIO_PCI_CONFIG_REGION_INDEX] + PCI_COMMAND;
-	uint16_t command;
-
-	if (atomic_exchange(&vk->decodes, true))
-		return;
-	if (vk->sys->pread(vk->sys, vk->binding.device_fd, &command, sizeof(command), at) !=
-		sizeof(command))
-		return;
-	command |= PCI_COMMAND_MEMORY;
-	vk->sys->pwrite(vk->sys, vk->binding.device_fd, &command, sizeof(command), at);
-}
-
+/* The kernel maps only memory that the device decodes now, and its owner lays nothing else. */
 static bool dma_map(struct vfio_transport *t, uint64_t gpa, uint64_t size, void *hva)
 {
 	struct vfio_kernel *vk = kernel_of(t);
 
-	if (vfio_iommu_maps_bars(vk->iommu))
-		decode(vk);
 	return vfio_iommu_map(vk->iommu, vk->id, gpa, size, hva);
 }
 

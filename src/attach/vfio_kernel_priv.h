@@ -43,7 +43,6 @@ struct vfio_kernel {
 	struct vfio_binding binding;
 	uint64_t offsets[VFIO_NR_REGIONS]; /* of regions in the device's file */
 	bool has_reset;			   /* the kernel knows how to reset this one device */
-	atomic_bool decodes;	/* its memory, as its command register was last written */
 	atomic_bool reset_said; /* that nothing can reset it */
 	struct vk_notifier error, request;
 
