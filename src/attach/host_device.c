@@ -11,7 +11,6 @@
  */
 #include "attach/host_device.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -20,13 +19,10 @@
 #include <string.h>
 
 #include "attach/vfio_kernel.h"
-#include "attach/vfio_pci.h"
 #include "attach/vfio_sysfs.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/util.h"
-
-static_assert(HOST_DEVICE_NO_CLIQUE == VFIO_PCI_NO_CLIQUE, "one value for none");
 
 #define KIND "device"
 

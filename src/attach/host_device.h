@@ -12,8 +12,7 @@
 
 #include "attach/device.h"
 #include "attach/vfio_iommu.h"
-
-#define HOST_DEVICE_NO_CLIQUE (-1)
+#include "attach/vfio_pci.h"
 
 struct host_device_params {
 	struct device_params dev;
@@ -21,7 +20,7 @@ struct host_device_params {
 	/* An opened /dev/vfio/devices/vfioN, borrowed until the device is freed; -1: path. */
 	int fd;
 	const char *vf_token; /* a UUID as text, or NULL */
-	int gpudirect_clique;	  /* 0 to 15, or HOST_DEVICE_NO_CLIQUE */
+	int gpudirect_clique;	  /* 0 to 15, or VFIO_PCI_NO_CLIQUE */
 	uint32_t unmapped_bars;	  /* bit n: accesses to BAR n always trap */
 	bool unsafe_noiommu;	  /* also one that no IOMMU confines */
 	/* Of the machine; held. A device behind the guest's IOMMU gets one of its own beside it. */

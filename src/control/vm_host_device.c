@@ -48,7 +48,7 @@ static int begin_device(struct vm_devices *d, const struct platform_config *c,
 		.vf_token = h->vf_token,
 		.fd = h->fd == CONFIG_NO_FD ? -1 : (int)h->fd,
 		.gpudirect_clique = h->x_nv_gpudirect_clique == CONFIG_NO_CLIQUE
-					    ? HOST_DEVICE_NO_CLIQUE
+					    ? VFIO_PCI_NO_CLIQUE
 					    : h->x_nv_gpudirect_clique,
 		.unsafe_noiommu = c->vfio_unsafe_noiommu,
 		.iommu = d->iommu,

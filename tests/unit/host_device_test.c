@@ -62,7 +62,7 @@ static int begin(struct rig *r, const char *path, int slot, struct device **out)
 		},
 		.path = path,
 		.fd = -1,
-		.gpudirect_clique = HOST_DEVICE_NO_CLIQUE,
+		.gpudirect_clique = VFIO_PCI_NO_CLIQUE,
 		.iommu = r->io,
 		.sys = &r->k.sys,
 		.sysroot = r->fs->root,
