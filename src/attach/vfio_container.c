@@ -394,8 +394,7 @@ static int container_dirty_report(
 
 /* --- hot reset --- */
 
-#define MAX_DEPENDENT 256u
-#define MAX_GROUPS    64u
+#define MAX_GROUPS 64u
 
 static int add_group_fd(struct vfio_iommu *io, const struct vfio_pci_dependent_device *d,
 	int32_t *fds, uint32_t *nr, struct err *err)
@@ -417,33 +416,22 @@ static int add_group_fd(struct vfio_iommu *io, const struct vfio_pci_dependent_d
 
 static int container_hot_reset(struct vfio_iommu *io, const struct vfio_binding *b, struct err *err)
 {
-	const size_t room = sizeof(struct vfio_pci_hot_reset_info) +
-			    MAX_DEPENDENT * sizeof(struct vfio_pci_dependent_device);
-	FREE_AUTO struct vfio_pci_hot_reset_info *info = calloc(1, room);
+	FREE_AUTO struct vfio_pci_hot_reset_info *info = NULL;
 	union {
 		struct vfio_pci_hot_reset head;
 		uint32_t words[sizeof(struct vfio_pci_hot_reset) / 4 + MAX_GROUPS];
 	} reset = { 0 };
-	int rc;
+	int rc = vfio_ask_bus(io, b, &info, err);
 
-	if (!info)
-		return err_set(err, -ENOMEM, "out of memory");
-	info->argsz = (uint32_t)room;
-	rc = vfio_ioctl(io, b->device_fd, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, info);
-	if (rc == -ENODEV)
-		return err_set(err, -ENOTTY, "it is on no bus that can be reset");
-	if (rc || info->count > MAX_DEPENDENT)
-		return err_set(err, rc ? rc : -EPROTO,
-			"which devices a reset of its bus concerns: %s",
-			strerror(rc ? -rc : EPROTO));
+	if (rc)
+		return rc;
 	for (uint32_t i = 0; i < info->count && !rc; i++)
 		rc = add_group_fd(
 			io, &info->devices[i], reset.head.group_fds, &reset.head.count, err);
 	if (rc)
 		return rc;
 	reset.head.argsz = (uint32_t)(sizeof(reset.head) + reset.head.count * sizeof(int32_t));
-	rc = vfio_ioctl(io, b->device_fd, VFIO_DEVICE_PCI_HOT_RESET, &reset);
-	return rc ? err_set(err, rc, "the reset of its bus failed: %s", strerror(-rc)) : 0;
+	return vfio_reset_bus(io, b, &reset.head, err);
 }
 
 const struct vfio_backend vfio_container = {

@@ -178,6 +178,17 @@ void vfio_iommufd_dirty_stop(struct vfio_iommu *io);
 int vfio_iommufd_dirty_report(
 	struct vfio_iommu *io, uint64_t iova, uint64_t size, uint64_t page_size, uint64_t *bitmap);
 
+/* vfio_hot_reset.c */
+/*
+ * The devices that a reset of b's bus concerns. Gives *out, to be freed. 0; -ENOTTY it is on no bus
+ * that can be reset; or another -errno; with a text.
+ */
+int vfio_ask_bus(struct vfio_iommu *io, const struct vfio_binding *b,
+	struct vfio_pci_hot_reset_info **out, struct err *err);
+/* Do it; reset says by whose right. 0 or -errno with a text. */
+int vfio_reset_bus(struct vfio_iommu *io, const struct vfio_binding *b,
+	struct vfio_pci_hot_reset *reset, struct err *err);
+
 /* Room for a list of the kernel's whose length it only says once it was asked. */
 #define VFIO_LIST_TRIES 4
 #define VFIO_LIST_MAX	(64 * 1024u)

@@ -273,7 +273,6 @@ static int iommufd_unmap_all(struct vfio_iommu *io)
 
 /* --- hot reset --- */
 
-#define MAX_DEPENDENT 256u
 /* A device's number in the list: it is not in this iommufd, nor is another of its group. */
 #define NOT_OWNED UINT32_MAX
 
@@ -293,27 +292,16 @@ static int whose(const struct vfio_pci_hot_reset_info *info, struct err *err)
 
 static int iommufd_hot_reset(struct vfio_iommu *io, const struct vfio_binding *b, struct err *err)
 {
-	const size_t room = sizeof(struct vfio_pci_hot_reset_info) +
-			    MAX_DEPENDENT * sizeof(struct vfio_pci_dependent_device);
-	FREE_AUTO struct vfio_pci_hot_reset_info *info = calloc(1, room);
+	FREE_AUTO struct vfio_pci_hot_reset_info *info = NULL;
 	/* No group: the kernel looks at who is bound to our iommufd. */
 	struct vfio_pci_hot_reset reset = { .argsz = sizeof(reset) };
-	int rc;
+	int rc = vfio_ask_bus(io, b, &info, err);
 
-	if (!info)
-		return err_set(err, -ENOMEM, "out of memory");
-	info->argsz = (uint32_t)room;
-	rc = vfio_ioctl(io, b->device_fd, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, info);
-	if (rc == -ENODEV)
-		return err_set(err, -ENOTTY, "it is on no bus that can be reset");
-	if (rc || info->count > MAX_DEPENDENT)
-		return err_set(err, rc ? rc : -EPROTO,
-			"which devices a reset of its bus concerns: %s",
-			strerror(rc ? -rc : EPROTO));
+	if (rc)
+		return rc;
 	if (!(info->flags & VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED))
 		return whose(info, err);
-	rc = vfio_ioctl(io, b->device_fd, VFIO_DEVICE_PCI_HOT_RESET, &reset);
-	return rc ? err_set(err, rc, "the reset of its bus failed: %s", strerror(-rc)) : 0;
+	return vfio_reset_bus(io, b, &reset, err);
 }
 
 const struct vfio_backend vfio_iommufd = {
