@@ -144,6 +144,7 @@ int char_end_tty(struct char_end *e, struct err *err)
 			return rc;
 	}
 	e->in_fd = STDIN_FILENO;
+	e->in_shared = true;
 	return 0;
 }
 
@@ -180,6 +181,7 @@ int char_end_fds(struct char_end *e, int in_fd, int out_fd, struct err *err)
 	if (rc)
 		return rc;
 	e->in_fd = in_fd;
+	e->in_shared = true;
 	if (out_fd >= 0)
 		use_output(e, out_fd);
 	/* One of our own is in its place. */
@@ -248,6 +250,15 @@ void char_end_hang_up(struct char_end *e)
 {
 	fd_close(&e->in_fd);
 	e->out_fd = -1;
+}
+
+/* Input */
+
+bool char_end_may_read(const struct char_end *e)
+{
+	struct pollfd pfd = { .fd = e->in_fd, .events = POLLIN };
+
+	return !e->in_shared || poll(&pfd, 1, 0) == 1;
 }
 
 /* Output */

@@ -31,6 +31,7 @@ struct char_end {
 	int listen_fd;
 	int pty_slave; /* kept open, so that the master never hangs up */
 	enum char_out out;
+	bool in_shared; /* in_fd may be a blocking one, and others may read from it */
 	char *path; /* of the file, the socket or the pty; NULL: it has none */
 	struct tty tty;
 };
@@ -49,8 +50,7 @@ int char_end_pty(struct char_end *e, struct err *err);
 int char_end_tty(struct char_end *e, struct err *err);
 /*
  * Descriptors that were given, for input, output (-1: none) or, with the same number, for both.
- * Takes them on success. Others may share them: input may be a blocking one, so it is polled before
- * it is read. 0 or -errno with a text.
+ * Takes them on success. 0 or -errno with a text.
  */
 int char_end_fds(struct char_end *e, int in_fd, int out_fd, struct err *err);
 /* Output to a file with these open() flags besides (O_TRUNC or O_APPEND). 0 or -errno with a text.
@@ -65,6 +65,12 @@ int char_end_listener(struct char_end *e, int fd, struct err *err);
 void char_end_client(struct char_end *e, int fd);
 /* The client, if there is one, is closed. */
 void char_end_hang_up(struct char_end *e);
+
+/*
+ * Whether in_fd may be read now: a read does not wait. To be asked before each, whatever an event
+ * has said: what others share they may have read.
+ */
+bool char_end_may_read(const struct char_end *e);
 
 /* Bytes taken, or -errno; -EAGAIN: nothing now. Never waits. */
 ssize_t char_end_writev(const struct char_end *e, const struct iovec *iov, unsigned nr);

@@ -206,20 +206,11 @@ void console_end_want_input(struct console_end *e, bool want)
 	watch(e);
 }
 
-static bool may_read(const struct console_end *e)
-{
-	struct pollfd pfd = { .fd = e->end.in_fd, .events = POLLIN };
-
-	/* What others share may be blocking, and they may have read what epoll told of. */
-	return (e->kind != CONSOLE_TTY && e->kind != CONSOLE_FDS) || !e->in_polled ||
-	       poll(&pfd, 1, 0) == 1;
-}
-
 ssize_t console_end_readv(struct console_end *e, const struct iovec *iov, unsigned nr)
 {
 	ssize_t n;
 
-	if (!e->reading || !may_read(e))
+	if (!e->reading || !char_end_may_read(&e->end))
 		return 0;
 	do
 		n = readv(e->end.in_fd, iov, (int)nr);

@@ -303,14 +303,6 @@ static void resume(struct loop_work *work)
 	pump_input(container_of(work, struct serial_host, resume_work));
 }
 
-/* What others share may be blocking; they may have read what an event told of, or there was none. */
-static bool may_read(const struct serial_host *h)
-{
-	struct pollfd pfd = { .fd = h->end.in_fd, .events = POLLIN };
-
-	return !h->in_polled || poll(&pfd, 1, 0) == 1;
-}
-
 /* One read for a descriptor that events tell of; as many as there is room for with others. */
 static void pump_input(struct serial_host *h)
 {
@@ -325,7 +317,7 @@ static void pump_input(struct serial_host *h)
 			loop_post(h->loop, &h->resume_work, resume);
 			return;
 		}
-		if (!may_read(h))
+		if (!char_end_may_read(&h->end))
 			return;
 		n = read(h->end.in_fd, buf, MIN(room, sizeof(buf)));
 		if (n < 0 && errno == EINTR)
