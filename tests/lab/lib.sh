@@ -152,6 +152,9 @@ device_start()
 	within 20 listening "$socket"
 }
 
+# The command that starts outboard, if it is not to be started as it is: setpriv and its options.
+vmm_by=()
+
 # vmm_start ARG...: starts outboard; what the guest writes on --serial tty is in $work/guest.out, the VMM's own lines in
 # $work/vmm.log; guest_type writes to the guest. Its pid is in vmm_pid.
 vmm_start()
@@ -159,7 +162,7 @@ vmm_start()
 	rm -f "$work/keys"
 	mkfifo "$work/keys"
 	: >"$work/guest.out"
-	"$build/src/outboard" "$@" <"$work/keys" >>"$work/guest.out" 2>>"$work/vmm.log" &
+	"${vmm_by[@]}" "$build/src/outboard" "$@" <"$work/keys" >>"$work/guest.out" 2>>"$work/vmm.log" &
 	vmm_pid=$!
 	pids+=("$vmm_pid")
 	exec {keys_fd}>"$work/keys"

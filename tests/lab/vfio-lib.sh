@@ -10,6 +10,8 @@
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
+# The IOMMU of L1: those who source a test, or OUTBOARD_IOMMU, can have it run with another one (amd).
+iommu=${iommu:-${OUTBOARD_IOMMU:-intel}}
 # By lab/run.
 nvme=0000:00:05.0 e1000e=0000:00:06.0 edu=0000:00:07.0 ahci=0000:00:08.0 igb_port=0000:00:09.0
 bridge=0000:00:0a.0 pair0=0000:00:0b.0 pair1=0000:00:0b.1
@@ -152,12 +154,22 @@ done
 GUEST
 }
 
+# vfio_igb: its address; behind a port, unless the IOMMU is AMD's.
+vfio_igb()
+{
+	if [ "$iommu" = amd ]; then
+		echo "$igb_port"
+	else
+		basename $sys/$igb_port/????:??:??.?
+	fi
+}
+
 # vfio_vf: a virtual function of the igb; prints its address. The physical function must be up for it to have a link.
 vfio_vf()
 {
 	local pf
 
-	pf=$(echo $sys/$igb_port/????:??:??.?)
+	pf=$sys/$(vfio_igb)
 	ip link set "$(ls "$pf/net")" up && echo 1 >"$pf/sriov_numvfs" && basename "$(readlink "$pf/virtfn0")"
 }
 
@@ -236,7 +248,7 @@ sum_of()
 }
 
 # refused REGEX [COMMAND... --] ARG...: outboard (run by COMMAND, if there is one) ends with a failure and says one line, which
-# the regular expression describes; nothing of VFIO is open afterwards.
+# the regular expression describes; nothing of VFIO is open or pinned afterwards.
 refused()
 {
 	local regex=$1 by=() status=0
@@ -252,10 +264,23 @@ refused()
 	timeout -k 5 60 "${by[@]}" "$build/src/outboard" --kernel "$kernel" --memory size=128M --console off --serial null "$@" \
 		</dev/null >"$work/vmm.log" 2>&1 || status=$?
 	[ "$status" -ge 1 ] && [ "$status" -le 2 ] && [ "$(wc -l <"$work/vmm.log")" = 1 ] &&
-		grep -q -E -- "$regex" "$work/vmm.log" && nothing_open
+		grep -q -E -- "$regex" "$work/vmm.log" && nothing_left
 }
 
 nothing_open()
 {
 	[ -z "$(find /proc/[0-9]*/fd -lname '/dev/vfio/*' -o -lname /dev/iommu 2>/dev/null)" ]
+}
+
+# pinned: pages that are, whoever did it. CPUs count for themselves and add up now and then, or when told.
+pinned()
+{
+	echo 1 >/proc/sys/vm/stat_refresh
+	awk '/^nr_foll_pin_acquired/ { n += $2 } /^nr_foll_pin_released/ { n -= $2 } END { print n }' /proc/vmstat
+}
+
+# nothing_left: a VMM that has ended left neither files of VFIO open nor memory pinned, as far as this boot of L1 goes.
+nothing_left()
+{
+	nothing_open && [ "$(pinned)" = 0 ]
 }
