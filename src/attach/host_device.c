@@ -6,14 +6,11 @@
  *
  * A device that leaves for good (an error, a wish of the host's, pulled out) is taken from its slot
  * and given back to the host while the machine goes on: when no vCPU is inside any more (nobody
- * tells, so a timer looks), a thread closes it, since that resets it and may take its time. The
- * host's driver can have it then.
+ * tells, so a timer looks), the closer closes it. The host's driver can have it then.
  */
 #include "attach/host_device.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,9 +28,8 @@ struct host_device {
 	struct vfio_iommu *iommu; /* its own, behind the guest's IOMMU; else NULL */
 	struct vfio_kernel *vk;
 	struct vfio_pci *vp;
+	struct worker *closer;
 	struct loop_work leave_work;
-	pthread_t thread; /* gives the device back */
-	bool has_thread;
 	bool leaves; /* it waits for that; topology lock */
 	struct loop_timer leave_timer;
 };
@@ -48,27 +44,30 @@ static struct host_device *host_device_of(const struct device *dev)
 
 /* --- leaving for good --- */
 
-static void *give_back_thread(void *arg)
+static void close_device(void *arg)
 {
-	struct host_device *hd = arg;
+	vfio_kernel_give_back(arg);
+}
 
-	vfio_kernel_give_back(hd->vk);
-	return NULL;
+static void free_device(void *arg)
+{
+	vfio_kernel_free(arg);
+}
+
+/* What closes the device. */
+static void beside(struct host_device *hd, void (*fn)(void *vk))
+{
+	if (!hd->closer || worker_do(hd->closer, fn, hd->vk))
+		fn(hd->vk);
 }
 
 /* Topology lock held; no vCPU is inside the device any more. */
 static void give_back(void *arg)
 {
 	struct host_device *hd = arg;
-	sigset_t all, before;
 
 	hd->leaves = false;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	hd->has_thread = !pthread_create(&hd->thread, NULL, give_back_thread, hd);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (!hd->has_thread)
-		vfio_kernel_give_back(hd->vk);
+	beside(hd, close_device);
 }
 
 static void look_again(struct loop_timer *timer)
@@ -151,10 +150,10 @@ static void free_parts(struct device *dev)
 {
 	struct host_device *hd = host_device_of(dev);
 
-	if (hd->has_thread)
-		pthread_join(hd->thread, NULL);
 	vfio_pci_free(hd->vp);
-	vfio_kernel_free(hd->vk);
+	if (hd->iommu)
+		vfio_iommu_unfollow(hd->iommu);
+	beside(hd, free_device);
 	vfio_iommu_drop(hd->iommu);
 }
 
@@ -248,6 +247,7 @@ int host_device_attach(
 	hd = device_new(sizeof(*hd), &ops, m, KIND, &p->dev, err);
 	if (!hd)
 		return -ENOMEM;
+	hd->closer = p->fd < 0 ? p->closer : NULL;
 	rc = make_parts(hd, p, &device);
 	if (!rc)
 		rc = vfio_kernel_start(hd->vk, err);

@@ -223,5 +223,15 @@ void vfio_behind_detach(struct vfio_iommu *io, struct vfio_binding *b)
 	pthread_mutex_lock(&io->lock);
 	leave(io, b);
 	pthread_mutex_unlock(&io->lock);
+	if (!io->unfollowed)
+		dma_unlisten(io->dma, &io->follower);
+}
+
+void vfio_iommu_unfollow(struct vfio_iommu *io)
+{
+	pthread_mutex_lock(&io->lock);
+	io->follows = false;
+	io->unfollowed = true;
+	pthread_mutex_unlock(&io->lock);
 	dma_unlisten(io->dma, &io->follower);
 }

@@ -58,6 +58,11 @@ int vfio_iommu_new(const struct vfio_iommu_params *p, struct vfio_iommu **out, s
  * host's IOMMU (dma_space_limit()). Its end is vfio_iommu_drop(). Gives *out. 0 or -ENOMEM.
  */
 int vfio_iommu_new_behind(struct vfio_iommu *of, struct dma_space *dma, struct vfio_iommu **out);
+/*
+ * Of such a one: dma goes now, before the device has been detached, whose user has been stopped. What is
+ * mapped stays until then.
+ */
+void vfio_iommu_unfollow(struct vfio_iommu *io);
 /* The maker lets go: memory is no longer followed. Under the topology lock. NULL is fine. */
 void vfio_iommu_free(struct vfio_iommu *io);
 /* Another user, and its end. Any thread. */

@@ -114,6 +114,7 @@ struct vfio_iommu {
 	struct err map_err;	   /* what it failed with */
 	bool follows;		   /* there is something to map in */
 	bool cut;		   /* nothing may be mapped any more */
+	bool unfollowed;	   /* dma is gone */
 	char name[32];		   /* the device's, for the log */
 	struct log_limit complaints;
 };

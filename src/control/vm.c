@@ -31,6 +31,7 @@ struct pending {
 struct vm {
 	struct loop *loop;
 	struct spawner *spawner;
+	struct worker *closer;
 	const struct vm_events *events;
 	void *arg;
 	struct vm_config config;
@@ -105,6 +106,7 @@ static void tear_down(struct vm *vm)
 {
 	if (vm->spawner)
 		spawner_when_ended(vm->spawner, NULL, NULL);
+	worker_when_idle(vm->closer, NULL, NULL);
 	if (vm->machine)
 		machine_halt(vm->machine);
 	vm_devices_free(vm->devices);
@@ -193,24 +195,36 @@ static int begin_boot(struct vm *vm, struct err *err)
 	rc = machine_new(vm->loop, &vm->params, &vm->machine, err);
 	if (!rc)
 		rc = vm_devices_begin(
-			vm->machine, vm->spawner, &vm->config, devices_done, vm, &vm->devices, err);
+			vm->machine, vm->spawner, vm->closer, &vm->config, devices_done, vm, &vm->devices, err);
 	return rc;
+}
+
+/*
+ * Programs of the run before hold what this one wants, a tap for one, until they have ended; and
+ * host devices are in use until they are closed. True: fn comes when one of these has an end.
+ */
+static bool wait_for_last_run(struct vm *vm, void (*fn)(void *arg))
+{
+	if (vm->spawner && spawner_ending(vm->spawner))
+		spawner_when_ended(vm->spawner, fn, vm);
+	else if (worker_busy(vm->closer))
+		worker_when_idle(vm->closer, fn, vm);
+	else
+		return false;
+	return true;
 }
 
 static void boot_now(void *arg)
 {
 	struct vm *vm = arg;
 	struct err err = { 0 };
-	int rc = begin_boot(vm, &err);
+	int rc;
 
+	if (wait_for_last_run(vm, boot_now))
+		return;
+	rc = begin_boot(vm, &err);
 	if (rc)
 		boot_ended(vm, rc, &err);
-}
-
-/* Programs of the run before hold what this one wants, a tap for one, until they have ended. */
-static bool has_to_wait(const struct vm *vm)
-{
-	return vm->spawner && spawner_ending(vm->spawner);
 }
 
 int vm_boot(struct vm *vm, vm_done_fn fn, void *arg, struct err *err)
@@ -220,9 +234,7 @@ int vm_boot(struct vm *vm, vm_done_fn fn, void *arg, struct err *err)
 	if (vm->state != VM_CREATED && vm->state != VM_SHUTDOWN)
 		return refuse(vm, "vm.boot", err);
 	tell(vm, "booting");
-	if (has_to_wait(vm))
-		spawner_when_ended(vm->spawner, boot_now, vm);
-	else
+	if (!wait_for_last_run(vm, boot_now))
 		rc = begin_boot(vm, err);
 	if (rc) {
 		tear_down(vm);
@@ -313,8 +325,9 @@ int vm_nmi(struct vm *vm, struct err *err)
 
 /* --- life --- */
 
-int vm_new(struct loop *loop, struct spawner *spawner, struct vm_config *config,
-	const struct vm_events *events, void *arg, struct vm **out, struct err *err)
+int vm_new(struct loop *loop, struct spawner *spawner, struct worker *closer,
+	struct vm_config *config, const struct vm_events *events, void *arg, struct vm **out,
+	struct err *err)
 {
 	struct vm *vm = calloc(1, sizeof(*vm));
 
@@ -324,6 +337,7 @@ int vm_new(struct loop *loop, struct spawner *spawner, struct vm_config *config,
 	}
 	vm->loop = loop;
 	vm->spawner = spawner;
+	vm->closer = closer;
 	vm->events = events;
 	vm->arg = arg;
 	vm->config = *config;

@@ -24,6 +24,7 @@
 
 #include "attach/device.h"
 #include "base/loop.h"
+#include "base/worker.h"
 #include "base/sock.h"
 #include "control/config.h"
 #include "control/spawner.h"
@@ -66,11 +67,12 @@ struct vm;
 
 /*
  * Takes what config (checked, see options_check()) owns and leaves it empty, also on failure. loop,
- * spawner (NULL: config_wants_programs() is false) and events are borrowed. Gives *out. 0 or
- * -ENOMEM with a text.
+ * spawner (NULL: config_wants_programs() is false), closer and events are borrowed. What closer is
+ * given may outlive the VM; a boot waits for it. Gives *out. 0 or -ENOMEM with a text.
  */
-int vm_new(struct loop *loop, struct spawner *spawner, struct vm_config *config,
-	const struct vm_events *events, void *arg, struct vm **out, struct err *err);
+int vm_new(struct loop *loop, struct spawner *spawner, struct worker *closer,
+	struct vm_config *config, const struct vm_events *events, void *arg, struct vm **out,
+	struct err *err);
 
 /* In any state; first as vm_shutdown(). NULL is fine. */
 void vm_free(struct vm *vm);

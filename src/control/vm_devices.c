@@ -137,7 +137,8 @@ static void none_to_wait_for(struct loop_work *work)
 	finish(container_of(work, struct vm_devices, none_work));
 }
 
-int vm_devices_begin(struct machine *m, struct spawner *spawner, const struct vm_config *c,
+int vm_devices_begin(struct machine *m, struct spawner *spawner, struct worker *closer,
+	const struct vm_config *c,
 	vm_devices_done_fn done, void *arg, struct vm_devices **out, struct err *err)
 {
 	struct vm_devices *d = calloc(1, sizeof(*d));
@@ -145,7 +146,7 @@ int vm_devices_begin(struct machine *m, struct spawner *spawner, const struct vm
 
 	if (!d)
 		return err_set(err, -ENOMEM, "out of memory");
-	*d = (struct vm_devices){ .m = m, .spawner = spawner, .done = done, .arg = arg };
+	*d = (struct vm_devices){ .m = m, .spawner = spawner, .closer = closer, .done = done, .arg = arg };
 	char_end_init(&d->console);
 	d->vsock_fd = -1;
 	for (size_t i = 0; i < ARRAY_SIZE(routes) && !rc; i++)

@@ -16,6 +16,7 @@
 
 #include "attach/device.h"
 #include "control/config.h"
+#include "base/worker.h"
 #include "control/spawner.h"
 #include "machine/machine.h"
 
@@ -26,10 +27,11 @@ typedef void (*vm_devices_done_fn)(void *arg, int rc, const struct err *err);
 
 /*
  * Start the attach of every device in c. m, spawner (NULL: config_wants_programs() is false) and c are
- * borrowed until vm_devices_free(). Gives *out. 0: done() will be called; else -errno with a text, and
+ * borrowed until vm_devices_free(), after which closer may still be giving devices back. Gives *out. 0: done() will be called; else -errno with a text, and
  * it will not.
  */
-int vm_devices_begin(struct machine *m, struct spawner *spawner, const struct vm_config *c,
+int vm_devices_begin(struct machine *m, struct spawner *spawner, struct worker *closer,
+	const struct vm_config *c,
 	vm_devices_done_fn done, void *arg, struct vm_devices **out, struct err *err);
 
 /* How many there are, and each of them: attached or not. */

@@ -20,6 +20,7 @@ struct held {
 struct vm_devices {
 	struct machine *m;
 	struct spawner *spawner;
+	struct worker *closer;
 	struct vfio_iommu *iommu; /* of host devices; NULL: there are none */
 	struct viommu *viommu; /* the guest's IOMMU; NULL: it has none */
 	struct char_end console; /* what --console is wired to: its program has copies */

@@ -52,6 +52,7 @@ static int begin_device(struct vm_devices *d, const struct platform_config *c,
 					    : h->x_nv_gpudirect_clique,
 		.unsafe_noiommu = c->vfio_unsafe_noiommu,
 		.iommu = d->iommu,
+		.closer = d->closer,
 	};
 	struct device *dev;
 	int rc = check_fd("fd", h->fd, err);

@@ -33,6 +33,7 @@
 struct vmm {
 	struct loop *loop;
 	struct spawner *spawner; /* NULL: no device process can be wanted */
+	struct worker *closer;	 /* gives host devices back */
 	struct vm_config config; /* the program's part; the machine's goes to the VM */
 	struct vm *vm;
 	struct api *api;
@@ -103,7 +104,7 @@ struct vm *vmm_vm(struct vmm *vmm)
 
 int vmm_create_vm(struct vmm *vmm, struct vm_config *config, struct err *err)
 {
-	return vm_new(vmm->loop, vmm->spawner, config, &vm_events, vmm, &vmm->vm, err);
+	return vm_new(vmm->loop, vmm->spawner, vmm->closer, config, &vm_events, vmm, &vmm->vm, err);
 }
 
 void vmm_delete_vm(struct vmm *vmm)
@@ -261,6 +262,8 @@ static int begin(struct vmm *vmm)
 	if (rc)
 		return err_set(&vmm->err, rc, "event loop: %s", strerror(-rc));
 	rc = take_signals(vmm);
+	if (!rc && worker_new(vmm->loop, "closer", &vmm->closer))
+		rc = err_set(&vmm->err, -ENOMEM, "out of memory");
 	if (!rc)
 		rc = open_spawner(vmm);
 	if (!rc)
@@ -274,6 +277,7 @@ static int begin(struct vmm *vmm)
 static void end(struct vmm *vmm)
 {
 	vm_free(vmm->vm);
+	worker_free(vmm->closer);
 	spawner_free(vmm->spawner);
 	api_free(vmm->api);
 	events_tell(vmm->events, "vmm", "shutdown");

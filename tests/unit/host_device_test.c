@@ -16,6 +16,7 @@ struct rig {
 	struct world *w;
 	struct vfio_iommu *io;
 	struct viommu *behind; /* what the next device is attached with */
+	struct worker *closer;
 };
 
 static struct rig *rig_new(void)
@@ -36,11 +37,15 @@ static struct rig *rig_new(void)
 	p.kvm = &r->w->m.kvm;
 	p.memory = r->w->m.memory;
 	assert_int_equal(vfio_iommu_new(&p, &r->io, &err), 0);
+	assert_int_equal(worker_new(r->w->m.loop, "closer", &r->closer), 0);
 	return r;
 }
 
 static void rig_end(struct rig *r)
 {
+	device_free(r->w->dev);
+	r->w->dev = NULL;
+	worker_free(r->closer);
 	pci_lock(r->w->m.pci);
 	vfio_iommu_free(r->io);
 	pci_unlock(r->w->m.pci);
@@ -64,6 +69,7 @@ static int begin(struct rig *r, const char *path, int slot, struct device **out)
 		.fd = -1,
 		.gpudirect_clique = VFIO_PCI_NO_CLIQUE,
 		.iommu = r->io,
+		.closer = r->closer,
 		.sys = &r->k.sys,
 		.sysroot = r->fs->root,
 	};
@@ -160,6 +166,11 @@ static void a_reset_of_the_machine_resets_the_device(void **state)
 	rig_end(r);
 }
 
+static bool is_closed(struct world *w, void *arg)
+{
+	return !worker_busy(((struct rig *)arg)->closer);
+}
+
 static void devices_share_the_address_space_and_leave_in_any_order(void **state)
 {
 	for (int order = 0; order < 2; order++) {
@@ -170,8 +181,10 @@ static void devices_share_the_address_space_and_leave_in_any_order(void **state)
 		assert_non_null(dev[1]);
 		assert_int_equal(fk_nr_calls(&r->k, VFIO_IOMMU_MAP_DMA), 1);
 		device_free(dev[order]);
+		world_until(r->w, is_closed, r);
 		assert_int_equal(r->k.nr_maps, 1);
 		device_free(dev[!order]);
+		world_until(r->w, is_closed, r);
 		assert_int_equal(r->k.nr_maps, 0);
 		rig_end(r);
 	}
@@ -333,6 +346,58 @@ static void hold_read(struct fake_kernel *k, unsigned long request)
 	assert_int_equal(read(h->go, &one, sizeof(one)), sizeof(one));
 }
 
+static void hold_close(struct fake_kernel *k, unsigned long request)
+{
+	struct held *h = k->arg;
+	uint64_t one;
+
+	if (request != FK_CLOSE || !atomic_exchange(&h->armed, false))
+		return;
+	fd_signal(h->at);
+	assert_int_equal(read(h->go, &one, sizeof(one)), sizeof(one));
+}
+
+static void told(void *arg)
+{
+	*(bool *)arg = true;
+}
+
+/* As one whose bus has to be reset. Behind an IOMMU it may be the last that knows of the guest's memory. */
+static void a_device_that_takes_its_time_to_close_holds_nobody_up(void **state)
+{
+	const struct viommu_params p = { .id = "_iommu", .address_bits = 48 };
+
+	for (int behind = 0; behind < 2; behind++) {
+		struct rig *r = rig_new();
+		struct held h = { .r = r, .at = eventfd(0, 0), .go = eventfd(0, 0) };
+		struct err err = { 0 };
+		bool idle = false;
+		uint64_t one;
+
+		if (behind)
+			assert_int_equal(viommu_new(&r->w->m, &p, &r->behind, &err), 0);
+		plugged(r);
+		r->k.arg = &h;
+		r->k.before = hold_close;
+		atomic_store(&h.armed, true);
+		device_free(r->w->dev);
+		r->w->dev = NULL;
+		viommu_free(r->behind);
+		assert_int_equal(read(h.at, &one, sizeof(one)), sizeof(one));
+		assert_int_equal(fk_nr_open(&r->k, FK_DEVICE), 1);
+		assert_true(worker_busy(r->closer));
+		worker_when_idle(r->closer, told, &idle);
+		fd_signal(h.go);
+		world_until(r->w, is_closed, r);
+		while (!idle)
+			world_run(r->w);
+		assert_int_equal(r->k.nr_maps, 0);
+		close(h.at);
+		close(h.go);
+		rig_end(r);
+	}
+}
+
 static void *slow_vcpu(void *arg)
 {
 	struct held *h = arg;
@@ -411,6 +476,7 @@ int main(void)
 		cmocka_unit_test(an_attach_that_nobody_waits_for_any_more_is_undone),
 		cmocka_unit_test(what_the_host_wants_back_it_gets_while_the_guest_runs),
 		cmocka_unit_test(a_device_is_closed_only_when_no_vcpu_is_inside),
+		cmocka_unit_test(a_device_that_takes_its_time_to_close_holds_nobody_up),
 		cmocka_unit_test(a_device_that_leaves_may_be_freed_at_once),
 		cmocka_unit_test(a_device_that_was_pulled_out_reads_all_ones),
 	};

@@ -273,6 +273,7 @@ static int fk_open_path(struct fake_kernel *k, const char *path)
 #define FK_OPEN	  1ul
 #define FK_PREAD  2ul
 #define FK_PWRITE 3ul
+#define FK_CLOSE  4ul /* for before() alone */
 
 static int fk_open(const struct vfio_sys *sys, const char *path)
 {
@@ -331,6 +332,8 @@ static void fk_close(const struct vfio_sys *sys, int fd)
 	struct fake_kernel *k = fk_of(sys);
 	struct fk_file *f;
 
+	if (k->before)
+		k->before(k, FK_CLOSE);
 	pthread_mutex_lock(&k->lock);
 	f = fk_file(k, fd);
 	if (f->kvm && !k->fail_nth)
