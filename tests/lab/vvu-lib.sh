@@ -2,7 +2,7 @@
 #
 # vvu-lib.sh - guests that serve, and guests that are served: what the tests of the VVU route share
 #
-# Several guests in one L1, each with a name: start NAME ARG... starts one in the folder $work/NAME, and
+# Several guests in one L1, each with a name: start NAME ARG... starts outboard for one, in the folder $work/NAME, and
 # vm NAME COMMAND... is a command of lib.sh (guest_says, guest_type, vmm_wait, ...) for it. Every guest
 # does what it is told on its console, `do COMMAND...`, until it is told `off`. A guest that serves has a
 # static outboard-device and the functions of $serving.
@@ -29,7 +29,7 @@ serve()
 {
 	name=$1 model=$2 bdf=$3
 	shift 3
-	outboard-device $model --vfio=$bdf --verbose "$@" 2>&1 &
+	outboard device $model --vfio $bdf --verbose "$@" 2>&1 &
 	eval "server_$name=$!"
 }
 # killed NAME
@@ -50,16 +50,16 @@ while read -r order rest; do
 	esac
 done'
 
-# static_device: makes the program that a guest'"'"'s initramfs can run, in a build of its own.
-static_device()
+# static_programs: makes those that a guest's initramfs can run, in a build of its own.
+static_programs()
 {
 	local log
 
 	if [ ! -f "$static/build.ninja" ]; then
 		log=$(meson setup "$static" "$tree" -Dstatic=true -Dtests=false -Dbench=false -Dman=disabled 2>&1) ||
-			die "no static outboard-device: $(tail -n 3 <<<"$log")"
+			die "no static programs: $(tail -n 3 <<<"$log")"
 	fi
-	log=$(ninja -C "$static" src/outboard-device 2>&1) || die "no static outboard-device: $(tail -n 3 <<<"$log")"
+	log=$(ninja -C "$static" src/outboard src/outboard-device 2>&1) || die "no static programs: $(tail -n 3 <<<"$log")"
 }
 
 # guests: makes $work/device.cpio, which serves, and $work/sibling.cpio; standard input is what both do first.
@@ -68,9 +68,9 @@ guests()
 	local first
 
 	first=$(cat)
-	static_device
+	static_programs
 	printf '%s\n' "$serving" "$first" "$orders" |
-		"$lab_dir/mkguest" --file "$static/src/outboard-device" "$work/device.cpio"
+		"$lab_dir/mkguest" --file "$static/src/outboard" --file "$static/src/outboard-device" "$work/device.cpio"
 	printf '%s\n' "$first" "$orders" | "$lab_dir/mkguest" "$work/sibling.cpio"
 }
 
@@ -85,7 +85,7 @@ start()
 	for part in guest.out vmm.log; do
 		ln -sf "$name/$part" "$work/$name-$part"
 	done
-	vm "$name" vmm_start --console off --serial tty --kernel "$kernel" "$@"
+	vm "$name" vmm_start "$@"
 	vm_pid[$name]=$vmm_pid vm_keys[$name]=$keys_fd
 }
 
@@ -105,7 +105,7 @@ vm()
 # serving_vm ARG...: the VM called device. $work/device.cpio is its initramfs.
 serving_vm()
 {
-	start device --initramfs "$work/device.cpio" --cpus 1 \
+	start device --console off --serial tty --kernel "$kernel" --initramfs "$work/device.cpio" --cpus 1 \
 		--cmdline "console=ttyS0 panic=-1 vfio_iommu_type1.allow_unsafe_interrupts=1" "$@"
 }
 
@@ -115,7 +115,7 @@ sibling_vm()
 	local name=$1
 
 	shift
-	start "$name" --initramfs "$work/sibling.cpio" --cmdline "console=ttyS0 panic=-1" "$@"
+	start "$name" --console off --serial tty --kernel "$kernel" --initramfs "$work/sibling.cpio" --cmdline "console=ttyS0 panic=-1" "$@"
 }
 
 # tell NAME COMMAND: to the guest, which carries it out.
