@@ -13,8 +13,7 @@ if lab_outside; then
 	vfio_guest
 	mkdir "$work/disks"
 	truncate -s 64M "$work/disks/nvme.img"
-	# One CPU: for a guest of two that works for minutes the emulator is not sound enough otherwise (lab/README.md).
-	lab_boot --cpus 1 --memory 5120 --write "$work/disks" --timeout 900 --device nvme="$work/disks/nvme.img"
+	lab_boot --memory 5120 --write "$work/disks" --timeout 900 --device nvme="$work/disks/nvme.img"
 fi
 
 above_4g()
