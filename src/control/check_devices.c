@@ -252,6 +252,17 @@ static int check_addr(struct vvu_proxy_config *v, struct err *err)
 	return 0;
 }
 
+/* Places are looked at before anything else. */
+static int check_addrs(const struct vvu_proxy_list *list, struct err *err)
+{
+	int rc = 0;
+
+	for (size_t i = 0; i < list->nr && !rc; i++)
+		if (list->items[i].addr)
+			rc = check_addr(&list->items[i], err);
+	return rc ? err_prefix(err, rc, "--vvu-proxy") : 0;
+}
+
 static int check_vvu_proxy(void *item, struct err *err)
 {
 	struct vvu_proxy_config *v = item;
@@ -553,7 +564,7 @@ static int check_own(const struct each *e, struct err *err)
 int check_devices(struct vm_config *config, struct err *err)
 {
 	unsigned used[CONFIG_MAX_SEGMENTS] = { 0 };
-	int rc = 0;
+	int rc = check_addrs(&config->vvu_proxies, err);
 
 	/* places first: they bound the number of devices, and so the pairs */
 	for (struct each e = each_begin(config); !rc && each_next(&e);)

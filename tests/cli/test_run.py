@@ -100,6 +100,8 @@ REFUSED = [
      'from 1 to 86400000, got "0"'),
     ("--vvu-proxy a,addr=0000:00:10.1 k", f'--vvu-proxy: addr: {PLACE} "0000:00:10.1"'),
     ("--vvu-proxy a,addr=05:2.1 k", f'--vvu-proxy: addr: {PLACE} "05:2.1"'),
+    ("--vvu-proxy a,addr=0001:00:10.0 k", "--vvu-proxy: pci_segment: expected one below 1 "
+     "(num_pci_segments of --platform), got 1"),
     ("--vvu-proxy addr=0000:00:10.0 k",
      "--vvu-proxy addr=0000:00:10.0: socket: expected socket=PATH, got none"),
     ("--vvu-proxy a,max-queues=257 k", "--vvu-proxy a,max-queues=257: max-queues: expected a whole "
