@@ -3,7 +3,8 @@
 # vvu.sh - a disk that is served from within another guest, over virtio-vhost-user
 #
 # Two guests in one L1. In the device VM Linux gives a VVU function behind its IOMMU to vfio-pci, and a static
-# outboard-device serves a file of that guest's by it. The sibling, which is larger, has its /dev/vda there.
+# outboard-device serves a file of that guest's by it. The sibling, which is larger, has its /dev/vda there. The commands
+# are those of crosvm's guide, with only the program's name changed.
 # shellcheck disable=SC2016,SC2317  # words for the guests' shells; functions called by check
 # shellcheck source-path=SCRIPTDIR source=vvu-lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/vvu-lib.sh"
@@ -30,7 +31,7 @@ socket=$work/vvu.sock
 
 start_sibling()
 {
-	sibling_vm sibling --cpus 1 --memory size=512M --disk "vhost_user=on,socket=$socket"
+	start sibling run --vhost-user-blk "$socket" -p panic=-1 -m 512 -i "$work/sibling.cpio" "$kernel"
 }
 
 # lspci_line: what lspci says of the function, from its configuration space as the guest has read it.
@@ -43,12 +44,13 @@ lspci_line()
 	lspci -F "$work/config" | grep -q -x '00:10.0 Unclassified device \[00ff\]: Red Hat, Inc. Device 107d (rev 01)'
 }
 
-serving_vm --memory size=384M --vvu-proxy "$socket,addr=0000:00:10.0,iommu=on"
+start device run --vvu-proxy "$socket,addr=0000:00:10.0" -p "vfio_iommu_type1.allow_unsafe_interrupts=1" -p panic=-1 -m 384 \
+	-i "$work/device.cpio" "$kernel"
 check "the device VM boots" says device '^ready'
 check "lspci has the function" lspci_line
 tell device "truncate -s ${mib}M /disk.img; bind 0000:00:10.0"
 check "vfio-pci takes it" says device '^driver of 0000:00:10.0 vfio-pci'
-tell device 'echo "group $(cat $of/0000:00:10.0/iommu_group/type)"; serve disk block 0000:00:10.0 --file=/disk.img'
+tell device 'echo "group $(cat $of/0000:00:10.0/iommu_group/type)"; serve disk block 0000:00:10.0 --file /disk.img'
 check "it is behind the guest's IOMMU" says device '^group '
 start_sibling
 check "the sibling, larger than the device VM, boots" says sibling '^ready'
@@ -60,7 +62,7 @@ check "what it reads is in the device VM's file" same_sums sibling /dev/vda $mib
 tell sibling "fill /dev/vda $less && echo 'written again'"
 tell device 'killed disk'
 check "the server in the device VM is killed meanwhile" says device '^server disk ended with 137'
-tell device 'serve disk block 0000:00:10.0 --file=/disk.img'
+tell device 'serve disk block 0000:00:10.0 --file /disk.img'
 check "the next one serves on" says sibling '^written again'
 check "what was written is right" same_sums sibling /dev/vda $less second
 kill_vm sibling
