@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 
 #include "base/fd.h"
+#include "base/log.h"
 #include "base/util.h"
 #include "machine/layout.h"
 
@@ -136,6 +137,18 @@ static int create_irqchip(struct kvm *kvm)
 	return enable(kvm, KVM_CAP_X2APIC_API, ids);
 }
 
+/*
+ * The kernel measures its TSC twice: roughly as it starts, and well a second or two later. A KVM that is built in keeps
+ * the first figure and offers it to its guests. Where the two are more than 250 ppm apart and TSCs cannot be scaled, a
+ * vCPU is then refused that rate without a word, and the guest's timers come late by as long as the host has been up.
+ * 0 asks for the rate that the host goes by now. Kernels that lack the request leave things as they were.
+ */
+static void take_hosts_tsc_rate(struct kvm *kvm)
+{
+	if (ioctl(kvm->vm_fd, KVM_SET_TSC_KHZ, 0) < 0)
+		log_debug("KVM gives guests the TSC rate it began with: %s", strerror(errno));
+}
+
 static int create_vm(struct kvm *kvm, struct err *err)
 {
 	uint64_t identity = LAYOUT_KVM_IDENTITY;
@@ -151,6 +164,7 @@ static int create_vm(struct kvm *kvm, struct err *err)
 		create_irqchip(kvm) < 0)
 		return err_set(err, -errno, "KVM cannot set up interrupt controllers: %s",
 			strerror(errno));
+	take_hosts_tsc_rate(kvm);
 	return 0;
 }
 
