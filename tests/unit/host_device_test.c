@@ -273,6 +273,7 @@ static void any_call_may_fail_and_leaves_nothing(void **state)
 		r->k.fail_nth = nth;
 		r->k.fail_rc = -EIO;
 		dev = attach(r, "0000:01:00.0", 5);
+		world_until(r->w, is_closed, r);
 		more = r->k.nr_calls >= nth;
 		if (!dev)
 			says(r, "device dev0: ");
