@@ -143,6 +143,11 @@ int vfio_dirty_start(struct vfio_dirty *d, const struct vfio_dirty_range *ranges
 			err, rc, "device %s: these ranges of memory cannot be logged", d->p.id);
 	if (d->source != VFIO_DIRTY_NONE)
 		return err_set(err, -EBUSY, "device %s: its writes are logged already", d->p.id);
+	if (d->p.translated)
+		return err_set(err, -EOPNOTSUPP,
+			"device %s cannot migrate: it is behind the guest's IOMMU, and which memory it writes "
+			"the guest's mappings say",
+			d->p.id);
 	if (device_logs(d)) {
 		rc = start_device(d, ranges, nr, page_size);
 		if (!rc)

@@ -41,6 +41,9 @@ struct vfio_dirty_params {
 	void *self;
 	const struct vfio_dirty_iommu *iommu; /* NULL: it tells nothing */
 	void *iommu_self;
+	/* It is behind the guest's IOMMU: what it and the host's IOMMU note are addresses of the guest's
+	 * making, which the guest changes meanwhile. Nothing starts. */
+	bool translated;
 };
 
 enum vfio_dirty_source { VFIO_DIRTY_NONE, VFIO_DIRTY_DEVICE, VFIO_DIRTY_IOMMU };
@@ -56,7 +59,7 @@ void vfio_dirty_init(struct vfio_dirty *d, const struct vfio_dirty_params *p);
 /*
  * Log what is written in nr ranges (1 or more, ascending, not overlapping) from now on. A device
  * that cannot keep as many apart gets fewer and larger ones that cover them. 0; -EBUSY started
- * already; -EOPNOTSUPP neither can; -errno; with a text.
+ * already; -EOPNOTSUPP neither can, or it is translated; -errno; with a text.
  */
 int vfio_dirty_start(struct vfio_dirty *d, const struct vfio_dirty_range *ranges, unsigned nr,
 	uint64_t page_size, struct err *err);

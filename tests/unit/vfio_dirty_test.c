@@ -169,6 +169,23 @@ static void more_ranges_than_the_kernel_takes_are_joined(void **state)
 	vfio_dirty_stop(&d);
 }
 
+static void what_is_behind_the_guest_s_iommu_cannot_be_told_of(void **state)
+{
+	struct logger l = { 0 };
+	struct vfio_dirty d;
+	const struct vfio_dirty_range range = { 0, MIB };
+	struct err err = { 0 };
+
+	dirty_new(&d, &l, true);
+	d.p.translated = true;
+	assert_int_equal(vfio_dirty_start(&d, &range, 1, 4096, &err), -EOPNOTSUPP);
+	assert_string_equal(err.text,
+		"device net1 cannot migrate: it is behind the guest's IOMMU, and which memory it writes "
+		"the guest's mappings say");
+	assert_false(l.iommu_on);
+	vfio_dirty_stop(&d);
+}
+
 static void else_the_iommu_knows_or_nobody(void **state)
 {
 	struct logger l = { 0 };
@@ -234,6 +251,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(the_device_logs_as_many_ranges_as_it_can),
 		cmocka_unit_test(more_ranges_than_the_kernel_takes_are_joined),
+		cmocka_unit_test(what_is_behind_the_guest_s_iommu_cannot_be_told_of),
 		cmocka_unit_test(else_the_iommu_knows_or_nobody),
 		cmocka_unit_test(ranges_that_make_no_sense_are_refused),
 	};
