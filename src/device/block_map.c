@@ -115,13 +115,14 @@ static uint64_t copy(
 	uint64_t done = 0, ready = 0, at = 0;
 
 	while (done < total) {
-		uint8_t *mapped = m->bytes + off + done, *ours = (uint8_t *)iov->iov_base + at;
+		uint8_t *mapped, *ours = (uint8_t *)iov->iov_base + at;
 		uint64_t n;
 
 		if (!ready)
 			ready = prepare(m, off + done, total - done, write);
 		if (!ready)
 			break;
+		mapped = m->bytes + off + done;
 		n = MIN(ready, iov->iov_len - at);
 		memcpy(write ? mapped : ours, write ? ours : mapped, n);
 		done += n;
