@@ -377,7 +377,7 @@ static int setup_send(struct vfio_user *vu, struct err *err)
 	if (!rc)
 		rc = ask_config(vu, err);
 	if (!rc)
-		rc = vu_dma_map_all(vu, err);
+		rc = vu_dma_map_first(vu, err);
 	return rc;
 }
 
@@ -406,6 +406,10 @@ static int setup_done(struct vfio_user *vu, struct err *err)
 		a->config_retry = false;
 		a->config_chunk = 4;
 		rc = ask_config(vu, err);
+		return rc ? rc : 1;
+	}
+	if (a->maps_left) {
+		rc = vu_dma_map_more(vu, err);
 		return rc ? rc : 1;
 	}
 	rc = vu->was_ready ? vu_same_shape(&vu->t.info, &a->info, err) : 0;

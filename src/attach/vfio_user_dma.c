@@ -7,7 +7,8 @@
  * the main one, also in the middle of a wait for a reply.
  *
  * Which RAM, and at what addresses, a DMA space says (machine/dma.h): all of it, or what the guest
- * has mapped. An attach announces it in one batch with other requests; later changes are sent without
+ * has mapped. An attach announces it with other requests, so much at a time that no limit of requests or
+ * of descriptors is met, whatever a guest has mapped; later changes are sent without
  * waiting, and the thread that changes an IOMMU waits then for all answers. A server that refuses a map
  * fails the guest's request; one that keeps what it is to let go of is hung up on.
  * The channel bounds what a server that does not read can pile up: its own commands are not read then.
@@ -22,6 +23,9 @@
 
 #include "attach/vfio_user_priv.h"
 #include "base/log.h"
+
+/* DMA_MAPs of an attach that wait for their answers. */
+#define MAPS_AT_ONCE 64
 
 /* --- commands of the server --- */
 
@@ -139,7 +143,7 @@ static int unmap_reply(
 /* Send one of them; the head's contents are copied. 0 or -errno. */
 static int send_dma(struct vfio_user *vu, struct vu_request *rq, const struct dma_range *r)
 {
-	bool step = vu->replaying;
+	bool step = vu->listener.anew;
 	int rc;
 
 	rq->p.step = step;
@@ -225,7 +229,7 @@ static int on_map(struct dma_listener *l, const struct dma_range *r)
 	/* Away: it hears of all when it is back. */
 	if (rc == -ENOTCONN)
 		return 0;
-	if (rc && !vu->replaying && !dma_is_translated(vu->dma))
+	if (rc && !l->anew && !dma_is_translated(vu->dma))
 		log_err("%s: DMA_MAP of RAM at 0x%llx: %s", vu->id, (unsigned long long)r->iova,
 			strerror(-rc));
 	return rc;
@@ -263,19 +267,31 @@ static void on_replay(struct dma_listener *l)
 	vu->maps_sent = true;
 	vu->nr_maps = 0;
 	pthread_mutex_unlock(&vu->mail_lock);
-	vu->replaying = true;
 }
 
-int vu_dma_map_all(struct vfio_user *vu, struct err *err)
+static int map_some(
+	struct vfio_user *vu, void (*begin)(struct dma_listener *l), struct err *err)
 {
-	int rc = dma_replay(vu->dma, &vu->listener, on_replay);
+	int rc = dma_replay(vu->dma, &vu->listener, begin, MAPS_AT_ONCE);
 
-	vu->replaying = false;
+	vu->attach.maps_left = rc == 1;
+	if (rc >= 0)
+		return 0;
 	if (rc == -ENOSPC)
 		return err_set(err, -EPROTO,
 			"the device process takes %u DMA maps at most, guest RAM needs more",
 			vu->caps.max_dma_maps);
-	return rc ? err_set(err, rc, "DMA_MAP: %s", strerror(-rc)) : 0;
+	return err_set(err, rc, "DMA_MAP: %s", strerror(-rc));
+}
+
+int vu_dma_map_first(struct vfio_user *vu, struct err *err)
+{
+	return map_some(vu, on_replay, err);
+}
+
+int vu_dma_map_more(struct vfio_user *vu, struct err *err)
+{
+	return map_some(vu, NULL, err);
 }
 
 void vu_dma_forget(struct vfio_user *vu)

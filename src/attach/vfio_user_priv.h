@@ -83,6 +83,7 @@ struct vu_attach {
 	uint8_t *config;
 	unsigned config_size, config_chunk;
 	bool config_retry;
+	bool maps_left; /* the server was not told of all */
 	bool reset_sent; /* that was wanted */
 	struct vu_refused refused[VU_MAX_REFUSED];
 	unsigned nr_refused;
@@ -132,7 +133,6 @@ struct vfio_user {
 	/* Under mail_lock: whether changes are sent, and how many maps the server has. */
 	bool maps_sent;
 	unsigned nr_maps;
-	bool replaying; /* as a part of an attach; loop thread, which has all calls to itself then */
 	_Atomic unsigned dma_pending; /* maps and unmaps without an answer, outside of an attach */
 	bool dma_done;		      /* there are none; lock */
 	_Atomic int dma_error;	      /* what the first map that was refused said */
@@ -250,8 +250,12 @@ int vu_keep_fd(struct vfio_user *vu, int fd);
 
 /* Serve a DMA_READ or DMA_WRITE, and refuse other commands. As vu_pump(). */
 int vu_serve(struct vfio_user *vu, struct vu_chan *ch, const struct vu_msg *m, struct err *err);
-/* Queue a DMA_MAP for all RAM, as part of an attach. 0 or -errno with a text. */
-int vu_dma_map_all(struct vfio_user *vu, struct err *err);
+/*
+ * Queue DMA_MAPs for what the device sees of RAM, as part of an attach: the first of them, and, as
+ * often as attach.maps_left says, more when these are answered. 0 or -errno with a text.
+ */
+int vu_dma_map_first(struct vfio_user *vu, struct err *err);
+int vu_dma_map_more(struct vfio_user *vu, struct err *err);
 void vu_dma_forget(struct vfio_user *vu);
 /* 0 or -ENOMEM. Topology lock held. */
 int vu_dma_listen(struct vfio_user *vu, const struct vfio_user_params *p);

@@ -64,6 +64,11 @@ struct dma_listener {
 	 * nothing to wait for. Not called when a listener comes, or where RAM is added.
 	 */
 	int (*sync)(struct dma_listener *l);
+	/* Inside dma_replay(): map is called for what has been mapped for a while. */
+	bool anew;
+	/* The space's. partly: it has been told of what lies below `told`, and hears of changes there. */
+	bool partly;
+	uint64_t told;
 	struct dma_listener *next;
 };
 
@@ -131,11 +136,13 @@ int dma_listen(struct dma_space *s, struct dma_listener *l);
  * have that return first. */
 void dma_unlisten(struct dma_space *s, struct dma_listener *l);
 /*
- * Tell a linked listener of all that is mapped once more, between two changes: its device came back
- * with nothing. As dma_listen(). `begin`, NULL for none, is called first: what is mapped from then
- * on it hears of.
+ * Tell a linked listener of all that is mapped once more, from the lowest address on, `max` ranges in
+ * a call: its device came back with nothing. With `begin` it is begun anew, which is called first;
+ * with NULL it is gone on with. Between two calls the listener hears of changes to what it was told
+ * of, and of no others. 1: there is more; 0: that was all; or the first -errno of its map.
  */
-int dma_replay(struct dma_space *s, struct dma_listener *l, void (*begin)(struct dma_listener *l));
+int dma_replay(struct dma_space *s, struct dma_listener *l, void (*begin)(struct dma_listener *l),
+	unsigned max);
 
 /*
  * Call fn for all that is mapped, without being told of changes: each is seen or not. It ends with the first

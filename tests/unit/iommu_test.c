@@ -389,6 +389,11 @@ static void a_follower_that_does_not_take_a_domain_is_attached_to_nothing(void *
 	assert_int_equal(w->f.nr, 2);
 }
 
+static void on_begin(struct dma_listener *l)
+{
+	container_of(l, struct follower, l)->nr = 0;
+}
+
 static void a_device_that_comes_back_hears_of_all_again(void **state)
 {
 	struct world *w = *state;
@@ -396,8 +401,48 @@ static void a_device_that_comes_back_hears_of_all_again(void **state)
 	assert_int_equal(iommu_attach(w->io, 1, 8, false), 0);
 	assert_int_equal(iommu_map(w->io, 1, 0x1000, 0x1fff, 0, RW), 0);
 	assert_int_equal(iommu_map(w->io, 1, 0x3000, 0x3fff, 0, RW), 0);
-	w->f.nr = 0;
-	assert_int_equal(dma_replay(w->s, &w->f.l, NULL), 0);
+	assert_int_equal(dma_replay(w->s, &w->f.l, on_begin, 2), 0);
+	assert_int_equal(w->f.nr, 2);
+	assert_int_equal(dma_replay(w->s, &w->f.l, NULL, 2), 0);
+	assert_int_equal(w->f.nr, 2);
+	/* Its device may be lost in the midst of that. */
+	assert_int_equal(dma_replay(w->s, &w->f.l, on_begin, 1), 1);
+	assert_int_equal(dma_replay(w->s, &w->f.l, on_begin, 1), 1);
+	assert_int_equal(dma_replay(w->s, &w->f.l, NULL, 1), 0);
+	assert_int_equal(w->f.nr, 2);
+}
+
+/* That ranges do not overlap, and are unmapped as they were mapped, the follower sees to. */
+static void what_changes_while_a_device_is_told_of_all_is_told_once(void **state)
+{
+	struct world *w = *state;
+
+	assert_int_equal(iommu_attach(w->io, 1, 8, false), 0);
+	for (uint64_t at = 0x10000; at < 0x50000; at += 0x10000)
+		assert_int_equal(iommu_map(w->io, 1, at, at + 0xfff, 0, RW), 0);
+	assert_int_equal(dma_replay(w->s, &w->f.l, on_begin, 2), 1);
+	assert_int_equal(w->f.nr, 2);
+	w->f.unmaps = 0;
+	/* Behind it: now. */
+	assert_int_equal(iommu_map(w->io, 1, 0x14000, 0x14fff, 0, RW), 0);
+	assert_int_equal(w->f.nr, 3);
+	/* Before it: in its turn, or never. */
+	assert_int_equal(iommu_map(w->io, 1, 0x34000, 0x34fff, 0, RW), 0);
+	assert_int_equal(iommu_map(w->io, 1, 0x38000, 0x38fff, 0, RW), 0);
+	assert_int_equal(iommu_unmap(w->io, 1, 0x38000, 0x38fff), 0);
+	assert_int_equal(iommu_unmap(w->io, 1, 0x40000, 0x40fff), 0);
+	assert_int_equal(w->f.nr, 3);
+	assert_int_equal(w->f.unmaps, 0);
+	/* Across where it stands: now, and not once more. */
+	assert_int_equal(iommu_unmap(w->io, 1, 0x20000, 0x20fff), 0);
+	assert_int_equal(iommu_map(w->io, 1, 0x20000, 0x27fff, 0, RW), 0);
+	assert_int_equal(w->f.nr, 3);
+	assert_int_equal(w->f.unmaps, 1);
+	assert_int_equal(dma_replay(w->s, &w->f.l, NULL, 64), 0);
+	/* 0x10000, 0x14000, 0x20000, 0x30000, 0x34000 */
+	assert_int_equal(w->f.nr, 5);
+	assert_int_equal(iommu_detach(w->io, 1, 8), 0);
+	/* All of these are gone; bypassed, it sees both ranges of RAM. */
 	assert_int_equal(w->f.nr, 2);
 }
 
@@ -551,6 +596,7 @@ int main(void)
 		TEST(a_mapping_that_a_follower_refuses_is_none),
 		TEST(a_follower_that_does_not_take_a_domain_is_attached_to_nothing),
 		TEST(a_device_that_comes_back_hears_of_all_again),
+		TEST(what_changes_while_a_device_is_told_of_all_is_told_once),
 		TEST(an_export_is_held_until_the_guest_takes_it),
 		TEST(an_unmap_waits_for_the_release),
 		TEST(replays_and_changes_do_not_lose_or_double_a_mapping),

@@ -37,7 +37,7 @@
 #define MAYBE_UNUSED __attribute__((unused))
 #define DEADLINE_NS  (20 * NS_PER_S)
 
-#define REC_MAX	 8192
+#define REC_MAX	 16384
 #define REC_DATA 64
 #define CONFIG	 VFIO_USER_REGION_CONFIG
 

@@ -313,6 +313,30 @@ static void a_server_that_does_not_let_go_is_hung_up_on(void **state)
 	}
 }
 
+/* As many as its requests in a batch were once. */
+#define MANY 9000u
+
+static void a_server_that_comes_back_is_told_of_all_however_many(void **state)
+{
+	struct fake *f = fake_new();
+	struct mini m = { .translated = true };
+
+	fake_start(f);
+	mini_start(&m, f, 0);
+	fake_kill(f);
+	world_run(m.w);
+	assert_int_equal(m.lost, 1);
+	for (uint64_t at = 0x1000000, i = 0; i < MANY; i++, at += 0x2000)
+		assert_int_equal(iommu_map(m.io, 1, at, at + 0xfff, 0, DMA_CAN_READ), 0);
+	fake_forget(f);
+	fake_start(f);
+	world_until(m.w, has_come_back, &m);
+	assert_int_equal(m.lost, 1);
+	assert_int_equal(fake_count(f, VFIO_USER_DMA_MAP), MANY + 2);
+	mini_end(&m);
+	fake_free(f);
+}
+
 static bool out_is_full(struct world *w, void *arg)
 {
 	struct mini *m = arg;
@@ -367,6 +391,7 @@ int main(void)
 		cmocka_unit_test(a_command_that_is_none_of_ours_is_refused_and_no_loss),
 		cmocka_unit_test(ram_that_comes_and_goes_is_told),
 		cmocka_unit_test(ram_in_more_pieces_than_the_server_takes_is_refused),
+		cmocka_unit_test(a_server_that_comes_back_is_told_of_all_however_many),
 		cmocka_unit_test(a_server_that_does_not_read_is_not_read),
 	};
 
