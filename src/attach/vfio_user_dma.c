@@ -94,14 +94,21 @@ int vu_serve(struct vfio_user *vu, struct vu_chan *ch, const struct vu_msg *m, s
 
 /* --- maps --- */
 
-/* vu->lock held. */
-static void answered(struct vfio_user *vu, const struct vu_pending *p)
+/* How many were left with it; 0: none were, the connection that they were of has gone. */
+static unsigned one_less(struct vfio_user *vu)
 {
 	unsigned pending = atomic_load(&vu->dma_pending);
 
-	if (p->step || !pending)
-		return;
-	vu->dma_done = atomic_fetch_sub(&vu->dma_pending, 1) == 1;
+	while (pending && !atomic_compare_exchange_weak(&vu->dma_pending, &pending, pending - 1))
+		;
+	return pending;
+}
+
+/* vu->lock held. */
+static void answered(struct vfio_user *vu, const struct vu_pending *p)
+{
+	if (!p->step && one_less(vu) == 1)
+		vu->dma_done = true;
 }
 
 static unsigned long long iova_of(const struct vu_pending *p)
@@ -151,9 +158,10 @@ static int send_dma(struct vfio_user *vu, struct vu_request *rq, const struct dm
 	rq->p.arg2 = (uint32_t)(r->iova >> 44);
 	if (!step)
 		atomic_fetch_add(&vu->dma_pending, 1);
+	rq->of_maps = true;
 	rc = vu_async(vu, rq);
 	if (rc && !step)
-		atomic_fetch_sub(&vu->dma_pending, 1);
+		one_less(vu);
 	return rc;
 }
 

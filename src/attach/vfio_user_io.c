@@ -322,7 +322,12 @@ void vu_post_mail(struct vfio_user *vu)
 
 void vu_io_drop_mail(struct vfio_user *vu)
 {
-	struct vu_mail *mail = take_mail(vu), *next;
+	struct vu_mail *mail, *next;
+
+	/* Who looked at the state before it changed has left his by now, and is not to be missed. */
+	pthread_mutex_lock(&vu->mail_lock);
+	pthread_mutex_unlock(&vu->mail_lock);
+	mail = take_mail(vu);
 
 	for (; mail; mail = next) {
 		next = mail->next;
@@ -335,6 +340,14 @@ static bool has_connection(const struct vfio_user *vu)
 	int state = atomic_load(&vu->state);
 
 	return state == VU_CONNECTING || state == VU_READY;
+}
+
+/* Whether mail can be left for the connection that there is. mail_lock held. */
+static int may_post(const struct vfio_user *vu, const struct vu_request *rq)
+{
+	if (!has_connection(vu) || (rq->of_maps && !vu->maps_sent))
+		return -ENOTCONN;
+	return atomic_load(&vu->nr_mail) >= MAX_MAIL ? -ENOBUFS : 0;
 }
 
 /* Lock held. */
@@ -408,6 +421,7 @@ int vu_async(struct vfio_user *vu, const struct vu_request *rq)
 	size_t fds_len = (size_t)rq->nr_fds * sizeof(int);
 	struct vu_mail *mail;
 	char *bytes;
+	int rc;
 
 	if (!has_connection(vu))
 		return -ENOTCONN;
@@ -428,10 +442,11 @@ int vu_async(struct vfio_user *vu, const struct vu_request *rq)
 	mail->rq.data = bytes + rq->head_len;
 
 	pthread_mutex_lock(&vu->mail_lock);
-	if (atomic_load(&vu->nr_mail) >= MAX_MAIL) {
+	rc = may_post(vu, rq);
+	if (rc) {
 		pthread_mutex_unlock(&vu->mail_lock);
 		free(mail);
-		return -ENOBUFS;
+		return rc;
 	}
 	*vu->mail_last = mail;
 	vu->mail_last = &mail->next;

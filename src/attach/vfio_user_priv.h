@@ -53,6 +53,7 @@ struct vu_request {
 	uint32_t head_len, data_len;
 	const int *fds; /* borrowed until sent */
 	int nr_fds;
+	bool of_maps; /* only for a server that was told of maps; -ENOTCONN else */
 	struct vu_pending p; /* id and command are filled in */
 };
 

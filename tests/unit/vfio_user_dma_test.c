@@ -337,6 +337,60 @@ static void a_server_that_comes_back_is_told_of_all_however_many(void **state)
 	fake_free(f);
 }
 
+/* --- a connection that ends while a change is on its way --- */
+
+static void (*in_malloc)(void); /* once */
+
+void *__real_malloc(size_t size);
+void *__wrap_malloc(size_t size);
+
+void *__wrap_malloc(size_t size)
+{
+	void (*fn)(void) = in_malloc;
+
+	in_malloc = NULL;
+	if (fn)
+		fn();
+	return __real_malloc(size);
+}
+
+static struct mini *losing;
+static struct fake *dying;
+
+static void lose_it(void)
+{
+	fake_kill(dying);
+	world_run(losing->w);
+	assert_int_equal(losing->lost, 1);
+}
+
+static void the_next_connection_hears_nothing_of_the_one_before(void **state)
+{
+	struct fake *f = fake_new();
+	struct mini m = { .translated = true };
+	struct dma_range r = { .iova = 0x30000, .size = 0x1000, .access = DMA_CAN_READ, .fd = 0 };
+
+	fake_start(f);
+	mini_start(&m, f, 0);
+	losing = &m;
+	dying = f;
+	in_malloc = lose_it;
+	m.vu->listener.map(&m.vu->listener, &r);
+	assert_null(in_malloc);
+	assert_int_equal(atomic_load(&m.vu->nr_mail), 0);
+	assert_int_equal(atomic_load(&m.vu->dma_pending), 0);
+	fake_forget(f);
+	fake_start(f);
+	world_until(m.w, has_come_back, &m);
+	assert_int_equal(f->recs[0].h.command, VFIO_USER_VERSION);
+	assert_int_equal(fake_count(f, VFIO_USER_DMA_MAP), 2);
+	/* Nor is an answer awaited that was lost with it. */
+	assert_int_equal(iommu_unmap(m.io, 1, 0x20000, 0x20fff), 0);
+	assert_int_equal(m.lost, 1);
+	mini_end(&m);
+	fake_free(f);
+}
+
 static bool out_is_full(struct world *w, void *arg)
 {
 	struct mini *m = arg;
@@ -392,6 +446,7 @@ int main(void)
 		cmocka_unit_test(ram_that_comes_and_goes_is_told),
 		cmocka_unit_test(ram_in_more_pieces_than_the_server_takes_is_refused),
 		cmocka_unit_test(a_server_that_comes_back_is_told_of_all_however_many),
+		cmocka_unit_test(the_next_connection_hears_nothing_of_the_one_before),
 		cmocka_unit_test(a_server_that_does_not_read_is_not_read),
 	};
 
