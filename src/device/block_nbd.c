@@ -420,7 +420,8 @@ static void on_answer(struct iothread_watch *w, uint32_t events)
 		else
 			fd_close(&fd);
 	}
-	if (rc < 0 && !c->lost) {
+	/* Whoever has a connection uses that; the next loss finds out that there is no other. */
+	if (rc < 0 && !c->lost && c->state == NBD_DOWN) {
 		iothread_timer_del(&c->retry);
 		give_up(c, "the process that connects is gone");
 	}
@@ -463,7 +464,8 @@ static void on_socket(struct iothread_watch *w, uint32_t events)
 		if (poll(&pfd, 1, 0) <= 0)
 			break;
 		if (i == MAX_EVENTS) {
-			iothread_timer_set(w->t, &c->again, 0);
+			/* Not at a time in the past, which would be in the same round again. */
+			iothread_timer_set(w->t, &c->again, clock_now_ns());
 			break;
 		}
 		if (pfd.revents & (POLLIN | POLLHUP | POLLERR) && pfd.events & POLLIN)

@@ -529,6 +529,41 @@ def test_a_lost_nbd_server_is_waited_for(start, nbd):
         assert queue.do(FLUSH) == (OK, b"")
 
 
+def connectors_of(server):
+    """The processes that dial for it."""
+    found = []
+    for entry in os.listdir("/proc"):
+        try:
+            with open(f"/proc/{entry}/stat", encoding="ascii", errors="replace") as file:
+                name, _, rest = file.read().rpartition(") ")
+        except OSError:  # no process, or gone meanwhile
+            continue
+        if name.endswith("(nbd-connect") and int(rest.split()[1]) == server.process.pid:
+            found.append(int(entry))
+    return found
+
+
+def test_a_connection_outlives_the_process_that_made_it(start, nbd):
+    server = start_on_nbd(start, nbd.uri)
+    with connect(server) as front:
+        queue = Queue(front)
+        data = os.urandom(4096)
+        assert queue.do(OUT, 0, data) == (OK, b"")
+        nbd.stop()
+        server.wait_for_log("the connection to the server is lost")
+        nbd.start()
+        server.wait_for_log("the server is back")
+        (pid,) = connectors_of(server)
+        os.kill(pid, signal.SIGKILL)
+        for _ in range(100):
+            assert queue.do(IN, 0, room=4096) == (OK, data)
+        # The next loss is for good.
+        nbd.stop()
+        server.wait_for_log("its disk answers with errors")
+        nbd.start()
+        assert queue.do(IN, 0, room=4096)[0] == IOERR
+
+
 def many_reads(queue, nr, size=512):
     """Reads of several pieces, more of them than there are buffers for, from one place to one each."""
     header = queue.place(0, struct.pack("<IIQ", IN, 0, 0))
