@@ -83,7 +83,7 @@ struct fake {
 	pthread_cond_t changed;
 	pthread_t thread;
 	int listen_fd, conn, twin_fd, wake;
-	bool ending, paused;
+	bool ending, paused, rests;
 	unsigned connections;
 	struct rec *recs;
 	unsigned nr_recs;
@@ -474,6 +474,8 @@ static void *fake_thread(void *arg)
 		p[3] = (struct pollfd){ .fd = f->twin_fd, .events = POLLIN };
 		if (f->paused)
 			p[1].fd = p[2].fd = p[3].fd = -1;
+		f->rests = f->paused;
+		pthread_cond_broadcast(&f->changed);
 		if (f->ending) {
 			pthread_mutex_unlock(&f->lock);
 			return NULL;
@@ -629,8 +631,11 @@ static MAYBE_UNUSED void fake_pause(struct fake *f, bool on)
 {
 	pthread_mutex_lock(&f->lock);
 	f->paused = on;
-	pthread_mutex_unlock(&f->lock);
 	fd_signal(f->wake);
+	/* It may have been about to take a connection. */
+	while (f->rests != on)
+		pthread_cond_wait(&f->changed, &f->lock);
+	pthread_mutex_unlock(&f->lock);
 }
 
 static MAYBE_UNUSED unsigned fake_count(struct fake *f, uint16_t command)
