@@ -54,10 +54,13 @@ void vk_break(struct vfio_kernel *vk, enum vfio_leave why)
 {
 	int ready = VK_READY;
 
-	if (!atomic_compare_exchange_strong(&vk->state, &ready, VK_BROKEN))
-		return;
-	atomic_store(&vk->why, why);
-	loop_post(vk->loop, &vk->lost_work, lost);
+	/* Together, so that nothing is posted any more when the loop has stopped it. */
+	pthread_mutex_lock(&vk->break_lock);
+	if (atomic_compare_exchange_strong(&vk->state, &ready, VK_BROKEN)) {
+		atomic_store(&vk->why, why);
+		loop_post(vk->loop, &vk->lost_work, lost);
+	}
+	pthread_mutex_unlock(&vk->break_lock);
 }
 
 static bool answers(struct vfio_kernel *vk)
@@ -296,6 +299,7 @@ int vfio_kernel_new(const struct vfio_kernel_params *p, struct vfio_kernel **out
 	vk->sys = p->sys ? p->sys : &vfio_sys_kernel;
 	vk->loop = p->loop;
 	vk->owner = p->owner;
+	pthread_mutex_init(&vk->break_lock, NULL);
 	vk->iommu = vfio_iommu_hold(p->iommu);
 	vk->binding.device_fd = -1;
 	vk->error.fd = vk->request.fd = -1;
@@ -340,7 +344,9 @@ static void quiet(struct vfio_kernel *vk)
 void vfio_kernel_stop(struct vfio_kernel *vk)
 {
 	vk_attach_end(vk);
+	pthread_mutex_lock(&vk->break_lock);
 	atomic_store(&vk->state, VK_BROKEN);
+	pthread_mutex_unlock(&vk->break_lock);
 	/* The first time; later it may have been given back, or just be. */
 	if (!vk->stopped)
 		quiet(vk);
@@ -390,6 +396,7 @@ void vfio_kernel_free(struct vfio_kernel *vk)
 	vk_info_fini(vk);
 	fd_close(&vk->error.fd);
 	fd_close(&vk->request.fd);
+	pthread_mutex_destroy(&vk->break_lock);
 	free_texts(vk);
 	free(vk);
 }

@@ -40,6 +40,7 @@ struct vfio_kernel {
 	atomic_int state; /* enum vk_state */
 	bool stopped;	  /* loop thread */
 	atomic_int why;	  /* of BROKEN: enum vfio_leave */
+	pthread_mutex_t break_lock; /* READY becomes BROKEN, and that is posted */
 	struct vfio_binding binding;
 	uint64_t offsets[VFIO_NR_REGIONS]; /* of regions in the device's file */
 	bool has_reset;			   /* the kernel knows how to reset this one device */
