@@ -4,6 +4,7 @@ import statistics
 import tempfile
 
 import lab
+import lab_vvu
 from disk import disk
 from host import Failure, interleave, json_lines, run, server
 
@@ -282,6 +283,10 @@ class Bench:
         """Host devices, in the lab, beside QEMU."""
         lab.vfio(self.programs, self.report, self.few(1, 3))
 
+    def vvu(self):
+        """A disk served from within another guest, in the lab, beside the same program over its socket."""
+        lab_vvu.vvu(self.programs, self.report, self.few(1, 3))
+
 
 CASES = {
     "start": Bench.start,
@@ -295,5 +300,6 @@ CASES = {
     "boot": Bench.boot,
     "instructions": Bench.instructions,
     "vfio": Bench.vfio,
+    "vvu": Bench.vvu,
 }
-IN_LAB = ("boot", "instructions", "vfio")
+IN_LAB = ("boot", "instructions", "vfio", "vvu")

@@ -150,6 +150,7 @@ class Programs:
         self.guest = self._find("bench/guest.bzimage")
         self.init = self._find("bench/init")
         self.vfio_guest = self._find("bench/vfio_guest")
+        self.disk_guest = self._find("bench/disk_guest")
         self.icount = self._find("bench/icount.so")
 
     def _find(self, name):

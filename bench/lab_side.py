@@ -10,8 +10,11 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
+import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
@@ -176,6 +179,128 @@ def vfio(request):
             put(step=f"access/{vmm}", marks=ACCESS_MARKS)
 
 
+# --- a disk from within another guest ---
+
+ADDRESS = "0000:00:10.0"
+
+
+class Guest:
+    """A VMM whose guest talks on its console."""
+
+    def __init__(self, request, *options):
+        self.process = subprocess.Popen(
+            [request["outboard"], "--console", "off", "--serial", "tty", "--kernel", request["kernel"], *options],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", bufsize=1)
+        self.said = []
+
+    def lines(self):
+        for line in self.process.stdout:
+            line = line.strip()
+            self.said.append(line)
+            yield line
+
+    def until(self, text):
+        for line in self.lines():
+            if text in line:
+                return
+        raise Failure(f"the guest ended before it said {text!r}: {self.said[-5:]}")
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def device_vm(request, socket):
+    guest = Guest(request, "--memory", "size=256M", "--cpus", "1", "--initramfs", request["serving"], "--cmdline",
+                  "console=ttyS0 quiet panic=-1 vfio_iommu_type1.allow_unsafe_interrupts=1",
+                  "--vvu-proxy", f"{socket},addr={ADDRESS},iommu=on")
+    guest.until("serving")
+    return guest
+
+
+class Trace:
+    """Every system call of a process and its threads, while a guest works; .calls of those that began or ended then."""
+
+    def __init__(self, request, pid):
+        self.file = tempfile.NamedTemporaryFile("r", prefix="bench.")
+        self.process = subprocess.Popen([request["strace"], "-f", "-ttt", "-o", self.file.name, "-p", str(pid)],
+                                        stderr=subprocess.PIPE, text=True)
+        self.process.stderr.readline()  # it is attached
+        self.settle()
+
+    def settle(self):
+        """What attaching interrupts goes on: until nothing new is written, or it is written all the time."""
+        size = -1
+        for _ in range(10):
+            if size == os.path.getsize(self.file.name):
+                return
+            size = os.path.getsize(self.file.name)
+            time.sleep(1)
+
+    def between(self, begin, end):
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait()
+        lines = self.file.read().splitlines()
+        self.file.close()
+        return sum(begin <= float(line.split()[1]) <= end for line in lines)
+
+
+def disk_load(request, socket, step, watched):
+    """Boot a guest that works with its disk; the VMM `watched` is to have nothing to do with that."""
+    guest = Guest(request, "--memory", "size=512M", "--cpus", "1", "--initramfs", request["loading"], "--cmdline",
+                  f"console=ttyS0 quiet panic=-1 requests={request['requests']}", "--disk", f"vhost_user=on,socket={socket}")
+    passes, trace, begin = [], None, 0.0
+    for line in guest.lines():
+        if "disk_guest:" in line:
+            raise Failure(line)
+        if not line.startswith("{"):
+            continue
+        told = json.loads(line)
+        if "op" in told:
+            passes.append(told)
+        elif "watch" in told:
+            trace = Trace(request, watched) if watched and request["strace"] else None
+            begin = time.time()
+            guest.process.stdin.write("go\n")
+        elif trace:
+            put(step=f"{step}/calls", calls=trace.between(begin, time.time()), requests=told["watched"], marks=[])
+    if guest.process.wait() or not passes:
+        raise Failure(f"the guest with the disk ended badly: {guest.said[-5:]}")
+    for told in passes:
+        put(step=f"{step}/{told['op']}/{told['depth']}", requests=told["requests"], ns=told["ns"], marks=[BEGIN, END])
+
+
+def over_socket(request, folder):
+    image, path = os.path.join(folder, "image"), os.path.join(folder, "socket")
+    with open(image, "wb") as file:
+        file.truncate(16 << 20)
+    process = subprocess.Popen([request["device"], "block", f"--socket-path={path}", f"--file={image}"])
+    try:
+        while not os.path.exists(path):
+            time.sleep(0.05)
+        for _ in range(request["repeats"]):
+            disk_load(request, path, "socket", None)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def over_vvu(request, folder):
+    path = os.path.join(folder, "vvu")
+    guest = device_vm(request, path)
+    try:
+        for _ in range(request["repeats"]):
+            disk_load(request, path, "vvu", guest.process.pid)
+    finally:
+        guest.end()
+
+
+def vvu(request):
+    with tempfile.TemporaryDirectory(prefix="bench.", dir="/dev/shm") as folder:
+        over_socket(request, folder)
+        over_vvu(request, folder)
+
+
 if __name__ == "__main__":
     wanted = json.loads(sys.argv[1])
-    {"boot": boot, "instructions": instructions, "vfio": vfio}[wanted["what"]](wanted)
+    {"boot": boot, "instructions": instructions, "vfio": vfio, "vvu": vvu}[wanted["what"]](wanted)
