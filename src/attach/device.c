@@ -42,6 +42,13 @@ void *device_new(size_t size, const struct device_ops *ops, struct machine *m, c
 	return dev;
 }
 
+void device_set_function(
+	struct device *dev, const struct device_function_ops *ops, void *function)
+{
+	dev->function_ops = ops;
+	dev->function = function;
+}
+
 int device_make_dma(struct device *dev)
 {
 	int rc;
@@ -94,7 +101,9 @@ int device_plug(struct device *dev, struct err *err)
 	int rc;
 
 	assert(dev->connected && (dev->dma || !dev->iommu));
-	rc = dev->ops->plug(dev, err);
+	rc = dev->ops->may_plug ? dev->ops->may_plug(dev, err) : 0;
+	if (!rc)
+		rc = dev->function_ops->plug(dev->function, dev->segment, dev->slot, err);
 	if (!rc && dev->iommu)
 		rc = viommu_add(dev->iommu, device_bdf(dev), dev->dma, err);
 	return rc;
@@ -102,7 +111,7 @@ int device_plug(struct device *dev, struct err *err)
 
 const char *device_bdf(const struct device *dev)
 {
-	return dev->ops->bdf(dev);
+	return dev->function ? dev->function_ops->bdf(dev->function) : "";
 }
 
 enum device_state device_state(const struct device *dev)
@@ -119,7 +128,8 @@ void device_withdraw(struct device *dev)
 	dev->ops->stop(dev);
 	if (dev->dma)
 		iommu_remove(dev->dma);
-	dev->ops->unplug(dev);
+	if (dev->function)
+		dev->function_ops->unplug(dev->function);
 }
 
 static void forget(void *arg)

@@ -64,6 +64,16 @@ void device_free(struct device *dev);
 
 /* --- for routes --- */
 
+/* What the guest sees: a struct vfio_pci or virtio_pci, each of which has such a table. */
+struct device_function_ops {
+	/* Into a slot, as pci_add() has it. 0 or -errno with a text. */
+	int (*plug)(void *self, unsigned segment, int slot, struct err *err);
+	/* Out of it, if it is in one. vCPUs may still be inside a call. */
+	void (*unplug)(void *self);
+	/* "0000:00:05.0", or "" while not plugged. */
+	const char *(*bdf)(const void *self);
+};
+
 /* What differs. Each is called for a device that may have only some of its parts, or none. */
 struct device_ops {
 	/*
@@ -72,11 +82,8 @@ struct device_ops {
 	 * lock itself where it needs it.
 	 */
 	void (*stop)(struct device *dev);
-	/* The function: into its slot (segment, slot). 0 or -errno with a text. */
-	int (*plug)(struct device *dev, struct err *err);
-	/* Out of it, if it is in one. */
-	void (*unplug)(struct device *dev);
-	const char *(*bdf)(const struct device *dev);
+	/* Whether it may still be plugged: 0 or -errno with a text. NULL: it always may. */
+	int (*may_plug)(const struct device *dev, struct err *err);
 	/* Whether its process, or whatever it is, answers. After the attach. */
 	bool (*is_ready)(const struct device *dev);
 	/*
@@ -97,6 +104,8 @@ struct device {
 	int slot;
 	device_attached_fn attached;
 	void *arg;
+	const struct device_function_ops *function_ops;
+	void *function;	       /* device_set_function(); NULL: not made yet */
 	struct dma_space *dma; /* device_make_dma(); NULL: all of memory */
 	struct loop_work report_work;
 	int rc; /* of the attach */
@@ -110,6 +119,10 @@ struct device {
  */
 void *device_new(size_t size, const struct device_ops *ops, struct machine *m, const char *kind,
 	const struct device_params *p, struct err *err);
+
+/* The function, which was told to call device_attached() when the attach ends. Borrows it. */
+void device_set_function(
+	struct device *dev, const struct device_function_ops *ops, void *function);
 
 /*
  * Its view of memory: the identity, or, behind an IOMMU, what the guest will map. Whoever reads and

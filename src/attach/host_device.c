@@ -118,27 +118,11 @@ static void stop(struct device *dev)
 	loop_timer_del(&hd->leave_timer);
 }
 
-static int plug(struct device *dev, struct err *err)
+static int may_plug(const struct device *dev, struct err *err)
 {
-	struct host_device *hd = host_device_of(dev);
-
-	if (!vfio_kernel_is_ready(hd->vk))
-		return err_set(
-			err, -ENODEV, "device %s: it was lost before the guest had it", dev->id);
-	return vfio_pci_plug(hd->vp, dev->segment, dev->slot, err);
-}
-
-static void unplug(struct device *dev)
-{
-	struct host_device *hd = host_device_of(dev);
-
-	if (hd->vp)
-		vfio_pci_unplug(hd->vp);
-}
-
-static const char *bdf(const struct device *dev)
-{
-	return vfio_pci_bdf(host_device_of(dev)->vp);
+	if (vfio_kernel_is_ready(host_device_of(dev)->vk))
+		return 0;
+	return err_set(err, -ENODEV, KIND " %s: it was lost before the guest had it", dev->id);
 }
 
 static bool is_ready(const struct device *dev)
@@ -159,9 +143,7 @@ static void free_parts(struct device *dev)
 
 static const struct device_ops ops = {
 	.stop = stop,
-	.plug = plug,
-	.unplug = unplug,
-	.bdf = bdf,
+	.may_plug = may_plug,
 	.is_ready = is_ready,
 	.free_parts = free_parts,
 };
@@ -215,7 +197,7 @@ static int make_parts(struct host_device *hd, const struct host_device_params *p
 		.iommu = p->iommu,
 		.device = *device,
 	};
-	int rc = vfio_pci_new(hd->dev.m, hd->dev.id, device_attached, &hd->dev, &hd->vp);
+	int rc = vfio_pci_make(&hd->dev, &hd->vp);
 
 	if (!rc && hd->dev.iommu)
 		rc = make_iommu(hd, p);

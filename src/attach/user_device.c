@@ -31,24 +31,6 @@ static void stop(struct device *dev)
 	pci_unlock(dev->m->pci);
 }
 
-static int plug(struct device *dev, struct err *err)
-{
-	return vfio_pci_plug(user_device_of(dev)->vp, dev->segment, dev->slot, err);
-}
-
-static void unplug(struct device *dev)
-{
-	struct user_device *ud = user_device_of(dev);
-
-	if (ud->vp)
-		vfio_pci_unplug(ud->vp);
-}
-
-static const char *bdf(const struct device *dev)
-{
-	return vfio_pci_bdf(user_device_of(dev)->vp);
-}
-
 static bool is_ready(const struct device *dev)
 {
 	return vfio_user_is_ready(user_device_of(dev)->vu);
@@ -64,9 +46,6 @@ static void free_parts(struct device *dev)
 
 static const struct device_ops ops = {
 	.stop = stop,
-	.plug = plug,
-	.unplug = unplug,
-	.bdf = bdf,
 	.is_ready = is_ready,
 	.free_parts = free_parts,
 };
@@ -81,7 +60,7 @@ static int make_parts(struct user_device *ud, const struct user_device_params *p
 		.memory = m->memory,
 		.times = p->times,
 	};
-	int rc = vfio_pci_new(m, ud->dev.id, device_attached, &ud->dev, &ud->vp);
+	int rc = vfio_pci_make(&ud->dev, &ud->vp);
 
 	if (!rc)
 		rc = device_make_dma(&ud->dev);

@@ -250,3 +250,35 @@ void vfio_pci_free(struct vfio_pci *vp)
 	free(vp->id);
 	free(vp);
 }
+
+/* --- as a device's function --- */
+
+static int plug(void *self, unsigned segment, int slot, struct err *err)
+{
+	return vfio_pci_plug(self, segment, slot, err);
+}
+
+static void unplug(void *self)
+{
+	vfio_pci_unplug(self);
+}
+
+static const char *bdf(const void *self)
+{
+	return vfio_pci_bdf(self);
+}
+
+static const struct device_function_ops function_ops = {
+	.plug = plug,
+	.unplug = unplug,
+	.bdf = bdf,
+};
+
+int vfio_pci_make(struct device *dev, struct vfio_pci **out)
+{
+	int rc = vfio_pci_new(dev->m, dev->id, device_attached, dev, out);
+
+	if (!rc)
+		device_set_function(dev, &function_ops, *out);
+	return rc;
+}

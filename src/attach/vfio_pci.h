@@ -7,6 +7,7 @@
 #ifndef ATTACH_VFIO_PCI_H
 #define ATTACH_VFIO_PCI_H
 
+#include "attach/device.h"
 #include "attach/vfio_transport.h"
 #include "machine/machine.h"
 
@@ -19,6 +20,9 @@ typedef void (*vfio_pci_attached_fn)(void *arg, int rc, const struct err *err);
 /* m is borrowed, id copied. Gives *out. 0 or -ENOMEM. */
 int vfio_pci_new(struct machine *m, const char *id, vfio_pci_attached_fn attached, void *arg,
 	struct vfio_pci **out);
+
+/* The same as the function of a device of ours, which hears of the attach's end. */
+int vfio_pci_make(struct device *dev, struct vfio_pci **out);
 
 struct vfio_owner *vfio_pci_owner(struct vfio_pci *vp);
 /* Once, before the transport starts. Borrows t until vfio_pci_free(). */

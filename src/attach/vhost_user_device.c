@@ -31,24 +31,6 @@ static void stop(struct device *dev)
 	pci_unlock(dev->m->pci);
 }
 
-static int plug(struct device *dev, struct err *err)
-{
-	return virtio_pci_plug(of(dev)->vp, dev->segment, dev->slot, err);
-}
-
-static void unplug(struct device *dev)
-{
-	struct vhost_user_device *vd = of(dev);
-
-	if (vd->vp)
-		virtio_pci_unplug(vd->vp);
-}
-
-static const char *bdf(const struct device *dev)
-{
-	return virtio_pci_bdf(of(dev)->vp);
-}
-
 static bool is_ready(const struct device *dev)
 {
 	return vhost_user_connected(of(dev)->vu);
@@ -64,9 +46,6 @@ static void free_parts(struct device *dev)
 
 static const struct device_ops ops = {
 	.stop = stop,
-	.plug = plug,
-	.unplug = unplug,
-	.bdf = bdf,
 	.is_ready = is_ready,
 	.free_parts = free_parts,
 };
@@ -77,7 +56,7 @@ static int make_parts(struct vhost_user_device *vd, const struct vhost_user_devi
 {
 	struct machine *m = vd->dev.m;
 	struct vhost_user_params vp = p->vu;
-	int rc = virtio_pci_new(m, vd->dev.id, device_attached, &vd->dev, &vd->vp);
+	int rc = virtio_pci_make(&vd->dev, &vd->vp);
 
 	if (!rc && vd->dev.iommu)
 		rc = device_make_dma(&vd->dev);

@@ -308,3 +308,35 @@ void virtio_pci_free(struct virtio_pci *v)
 	free(v->id);
 	free(v);
 }
+
+/* --- as a device's function --- */
+
+static int plug(void *self, unsigned segment, int slot, struct err *err)
+{
+	return virtio_pci_plug(self, segment, slot, err);
+}
+
+static void unplug(void *self)
+{
+	virtio_pci_unplug(self);
+}
+
+static const char *bdf(const void *self)
+{
+	return virtio_pci_bdf(self);
+}
+
+static const struct device_function_ops function_ops = {
+	.plug = plug,
+	.unplug = unplug,
+	.bdf = bdf,
+};
+
+int virtio_pci_make(struct device *dev, struct virtio_pci **out)
+{
+	int rc = virtio_pci_new(dev->m, dev->id, device_attached, dev, out);
+
+	if (!rc)
+		device_set_function(dev, &function_ops, *out);
+	return rc;
+}

@@ -13,6 +13,7 @@
 #ifndef ATTACH_VIRTIO_PCI_H
 #define ATTACH_VIRTIO_PCI_H
 
+#include "attach/device.h"
 #include "attach/virtio_backend.h"
 #include "machine/machine.h"
 
@@ -46,6 +47,9 @@ typedef void (*virtio_pci_attached_fn)(void *arg, int rc, const struct err *err)
 /* m is borrowed, id copied. Gives *out. 0 or -ENOMEM. */
 int virtio_pci_new(struct machine *m, const char *id, virtio_pci_attached_fn attached, void *arg,
 	struct virtio_pci **out);
+
+/* The same as the function of a device of ours, which hears of the attach's end. */
+int virtio_pci_make(struct device *dev, struct virtio_pci **out);
 
 /* Another layout than the usual one, copied. Before the back-end starts. */
 void virtio_pci_set_layout(struct virtio_pci *vp, const struct virtio_pci_layout *layout);

@@ -31,26 +31,6 @@ static void stop(struct device *dev)
 		vvu_proxy_stop(vd->proxy);
 }
 
-static int plug(struct device *dev, struct err *err)
-{
-	int rc = virtio_pci_plug(of(dev)->vp, dev->segment, dev->slot, err);
-
-	return rc ? err_prefix(err, rc, "%s %s", dev->kind, dev->id) : 0;
-}
-
-static void unplug(struct device *dev)
-{
-	struct vvu_device *vd = of(dev);
-
-	if (vd->vp)
-		virtio_pci_unplug(vd->vp);
-}
-
-static const char *bdf(const struct device *dev)
-{
-	return virtio_pci_bdf(of(dev)->vp);
-}
-
 /* The function is ours: it is there whether a sibling is or not. */
 static bool is_ready(const struct device *dev)
 {
@@ -67,9 +47,6 @@ static void free_parts(struct device *dev)
 
 static const struct device_ops ops = {
 	.stop = stop,
-	.plug = plug,
-	.unplug = unplug,
-	.bdf = bdf,
 	.is_ready = is_ready,
 	.free_parts = free_parts,
 };
@@ -80,7 +57,7 @@ static int make_parts(
 	struct machine *m = vd->dev.m;
 	struct vvu_proxy_params p = params->vvu;
 	struct virtio_pci_layout layout;
-	int rc = virtio_pci_new(m, vd->dev.id, device_attached, &vd->dev, &vd->vp);
+	int rc = virtio_pci_make(&vd->dev, &vd->vp);
 
 	if (!rc && vd->dev.iommu)
 		rc = device_make_dma(&vd->dev);
