@@ -22,6 +22,7 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/sock.h"
@@ -299,4 +300,32 @@ ssize_t char_end_write(const struct char_end *e, const void *bytes, size_t len)
 	struct iovec iov = { (void *)bytes, len };
 
 	return char_end_writev(e, &iov, 1);
+}
+
+/* The end */
+
+#define DRAIN_NS     NS_PER_S
+#define DRAIN_PTY_NS (100 * NS_PER_MS)
+
+static void await_pty_reader(int slave, uint64_t deadline)
+{
+	int unread;
+
+	while (ioctl(slave, FIONREAD, &unread) == 0 && unread && clock_ms_until(deadline))
+		poll(NULL, 0, 1);
+}
+
+void char_end_drain(const struct char_end *e, bool pty, bool (*flush)(void *arg), void *arg)
+{
+	uint64_t deadline = clock_now_ns() + (pty ? DRAIN_PTY_NS : DRAIN_NS);
+
+	while (flush(arg)) {
+		struct pollfd pfd = { .fd = e->out_fd, .events = POLLOUT };
+		int ms = clock_ms_until(deadline);
+
+		if (!ms || (poll(&pfd, 1, ms) < 0 && errno != EINTR))
+			break;
+	}
+	if (pty && e->pty_slave >= 0)
+		await_pty_reader(e->pty_slave, deadline);
 }

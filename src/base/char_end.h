@@ -72,6 +72,13 @@ void char_end_hang_up(struct char_end *e);
  */
 bool char_end_may_read(const struct char_end *e);
 
+/*
+ * At the end: wait for a slow reader, a second at most. flush(arg) writes what it can, and says
+ * whether anything is left to write. pty: a pseudo-terminal of ours, which may have no reader at
+ * all: a tenth of that, but until what was written is read, too, since it goes with the master.
+ */
+void char_end_drain(const struct char_end *e, bool pty, bool (*flush)(void *arg), void *arg);
+
 /* Bytes taken, or -errno; -EAGAIN: nothing now. Never waits. */
 ssize_t char_end_writev(const struct char_end *e, const struct iovec *iov, unsigned nr);
 ssize_t char_end_write(const struct char_end *e, const void *bytes, size_t len);

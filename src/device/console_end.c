@@ -25,14 +25,12 @@
 #include <unistd.h>
 
 #include "base/char_end.h"
+#include "base/char_ring.h"
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/util.h"
 
-#define RING_SIZE	(64 * 1024)
-#define DRAIN_NS	NS_PER_S
-#define DRAIN_PTY_NS	(100 * NS_PER_MS) /* a pty may have no reader at all */
 #define ACCEPT_RETRY_NS NS_PER_S
 
 struct console_end {
@@ -56,9 +54,7 @@ struct console_end {
 	int size_fd; /* SIGWINCH */
 	uint16_t cols, rows;
 
-	uint8_t *ring; /* NULL until it is needed */
-	size_t ring_head, ring_count;
-	bool told_dropped;
+	struct char_ring ring; /* without bytes until it is needed */
 };
 
 static void ready(struct console_end *e, uint32_t events);
@@ -276,90 +272,48 @@ ssize_t console_end_writev(struct console_end *e, const struct iovec *iov, unsig
 
 static void ring_add(struct console_end *e, const uint8_t *bytes, size_t len)
 {
-	size_t at, piece;
-
-	if (len > RING_SIZE) {
-		bytes += len - RING_SIZE;
-		len = RING_SIZE;
-	}
-	if (e->ring_count + len > RING_SIZE) {
-		size_t excess = e->ring_count + len - RING_SIZE;
-
-		e->ring_head = (e->ring_head + excess) % RING_SIZE;
-		e->ring_count -= excess;
-		if (!e->told_dropped)
-			log_info(
-				"%s: nobody takes the console's output; only the last %u bytes are kept",
-				e->name, RING_SIZE);
-		e->told_dropped = true;
-	}
-	at = (e->ring_head + e->ring_count) % RING_SIZE;
-	piece = MIN(len, RING_SIZE - at);
-	memcpy(e->ring + at, bytes, piece);
-	memcpy(e->ring, bytes + piece, len - piece);
-	e->ring_count += len;
+	if (char_ring_add(&e->ring, bytes, len))
+		log_info("%s: nobody takes the console's output; only the last %u bytes are kept",
+			e->name, CHAR_RING_SIZE);
 }
 
 static void flush_ring(struct console_end *e)
 {
-	while (e->ring_count) {
-		size_t piece = MIN(e->ring_count, RING_SIZE - e->ring_head);
-		struct iovec iov = { e->ring + e->ring_head, piece };
-		ssize_t n = console_end_writev(e, &iov, 1);
+	while (e->ring.count) {
+		struct iovec piece = char_ring_piece(&e->ring);
+		ssize_t n = console_end_writev(e, &piece, 1);
 
 		if (n < 0)
 			return;
-		e->ring_head = (e->ring_head + (size_t)n) % RING_SIZE;
-		e->ring_count -= (size_t)n;
+		char_ring_took(&e->ring, (size_t)n);
 	}
-	e->ring_head = 0; /* stay in the first pages */
-	e->told_dropped = false;
 }
 
 void console_end_put(struct console_end *e, const struct iovec *iov, unsigned nr)
 {
-	ssize_t n = e->ring_count ? -EAGAIN : console_end_writev(e, iov, nr);
+	ssize_t n = e->ring.count ? -EAGAIN : console_end_writev(e, iov, nr);
 	size_t skip = n > 0 ? (size_t)n : 0;
 
 	if (skip == total(iov, nr))
 		return;
-	if (!e->ring)
-		e->ring = malloc(RING_SIZE);
-	for (unsigned i = 0; e->ring && i < nr; i++) {
+	if (!e->ring.bytes)
+		e->ring.bytes = malloc(CHAR_RING_SIZE);
+	for (unsigned i = 0; e->ring.bytes && i < nr; i++) {
 		size_t done = MIN(skip, iov[i].iov_len);
 
 		ring_add(e, (const uint8_t *)iov[i].iov_base + done, iov[i].iov_len - done);
 		skip -= done;
 	}
-	if (e->ring && !e->want_out)
+	if (e->ring.bytes && !e->want_out)
 		flush_ring(e);
 }
 
-/* The end of a pty's master takes away what its reader has not read: wait for that too. */
-static void await_pty_reader(const struct console_end *e, uint64_t deadline)
+static bool flush_rest(void *arg)
 {
-	int unread;
-
-	while (ioctl(e->end.pty_slave, FIONREAD, &unread) == 0 && unread &&
-		clock_ms_until(deadline))
-		poll(NULL, 0, 1);
-}
-
-static void drain(struct console_end *e)
-{
-	uint64_t deadline = clock_now_ns() + (e->kind == CONSOLE_PTY ? DRAIN_PTY_NS : DRAIN_NS);
+	struct console_end *e = arg;
 
 	flush_ring(e);
-	while (e->ring_count && e->end.out_fd >= 0) {
-		struct pollfd pfd = { .fd = e->end.out_fd, .events = POLLOUT };
-		int ms = clock_ms_until(deadline);
-
-		if (!ms || (poll(&pfd, 1, ms) < 0 && errno != EINTR))
-			break;
-		flush_ring(e);
-	}
-	if (e->kind == CONSOLE_PTY && e->end.pty_slave >= 0)
-		await_pty_reader(e, deadline);
+	return e->ring.count && e->end.out_fd >= 0;
 }
 
 /* Clients */
@@ -525,7 +479,7 @@ void console_end_free(struct console_end *e)
 	if (!e)
 		return;
 	e->user = (struct console_end_user){ 0 };
-	drain(e);
+	char_end_drain(&e->end, e->kind == CONSOLE_PTY, flush_rest, e);
 	loop_del(&e->in_src);
 	loop_del(&e->out_src);
 	loop_del(&e->listen_src);
@@ -534,6 +488,6 @@ void console_end_free(struct console_end *e)
 	loop_unpost(e->loop, &e->unpolled);
 	fd_close(&e->size_fd);
 	char_end_fini(&e->end);
-	free(e->ring);
+	free(e->ring.bytes);
 	free(e);
 }

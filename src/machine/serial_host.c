@@ -24,16 +24,14 @@
 #include <unistd.h>
 
 #include "base/char_end.h"
+#include "base/char_ring.h"
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/util.h"
 
-#define RING_SIZE	(64 * 1024)
 #define FLUSH_AT	128
 #define FLUSH_AFTER_NS	NS_PER_MS
-#define DRAIN_NS	NS_PER_S	  /* at the end, for a slow reader */
-#define DRAIN_PTY_NS	(100 * NS_PER_MS) /* a pty may have no reader at all */
 #define ACCEPT_RETRY_NS NS_PER_S
 #define READS_A_TURN	16
 
@@ -54,9 +52,7 @@ struct serial_host {
 
 	/* Output */
 	bool blocked; /* until out_fd is writable */
-	uint8_t *ring;
-	size_t ring_head, ring_count; /* head: the oldest byte */
-	bool told_dropped;
+	struct char_ring ring;
 	bool flush_wanted; /* work or timer is under way */
 	struct loop_work flush_work;
 	struct loop_timer flush_timer;
@@ -126,16 +122,16 @@ static void output_failed(struct serial_host *h, int rc)
 	}
 	log_limited(&h->error_limit, LOG_WARN, "serial port: output to %s is lost: %s",
 		h->end.path ? h->end.path : "standard output", strerror(-rc));
-	h->ring_head = h->ring_count = 0;
+	char_ring_empty(&h->ring);
 	if (rc != -ENOSPC && rc != -EDQUOT && rc != -EFBIG)
 		h->end.out = CHAR_OUT_NONE;
 }
 
 void serial_host_flush(struct serial_host *h)
 {
-	while (h->ring_count && !h->blocked && h->end.out_fd >= 0) {
-		size_t piece = MIN(h->ring_count, RING_SIZE - h->ring_head);
-		ssize_t n = char_end_write(&h->end, h->ring + h->ring_head, piece);
+	while (h->ring.count && !h->blocked && h->end.out_fd >= 0) {
+		struct iovec piece = char_ring_piece(&h->ring);
+		ssize_t n = char_end_writev(&h->end, &piece, 1);
 
 		if (n == -EINTR)
 			continue;
@@ -149,12 +145,7 @@ void serial_host_flush(struct serial_host *h)
 			output_failed(h, n < 0 ? (int)n : -EIO);
 			return;
 		}
-		h->ring_head = (h->ring_head + (size_t)n) % RING_SIZE;
-		h->ring_count -= (size_t)n;
-	}
-	if (!h->ring_count) {
-		h->ring_head = 0; /* stay in the first pages */
-		h->told_dropped = false;
+		char_ring_took(&h->ring, (size_t)n);
 	}
 }
 
@@ -177,17 +168,10 @@ static void flush_soon(struct loop_work *work)
 
 static void ring_put(struct serial_host *h, uint8_t byte)
 {
-	if (h->ring_count == RING_SIZE) {
-		h->ring_head = (h->ring_head + 1) % RING_SIZE;
-		h->ring_count--;
-		if (!h->told_dropped)
-			log_line(h->mode == SERIAL_TTY || h->mode == SERIAL_FILE ? LOG_WARN
-										 : LOG_INFO,
-				"serial port: nobody takes its output; only the last %u bytes are kept",
-				RING_SIZE);
-		h->told_dropped = true;
-	}
-	h->ring[(h->ring_head + h->ring_count++) % RING_SIZE] = byte;
+	if (char_ring_add(&h->ring, &byte, 1))
+		log_line(h->mode == SERIAL_TTY || h->mode == SERIAL_FILE ? LOG_WARN : LOG_INFO,
+			"serial port: nobody takes its output; only the last %u bytes are kept",
+			CHAR_RING_SIZE);
 }
 
 void serial_host_put(struct serial_host *h, uint8_t byte)
@@ -195,7 +179,7 @@ void serial_host_put(struct serial_host *h, uint8_t byte)
 	if (h->end.out == CHAR_OUT_NONE)
 		return; /* mode null, or its end is gone */
 	ring_put(h, byte);
-	if (byte == '\n' || h->ring_count >= FLUSH_AT) {
+	if (byte == '\n' || h->ring.count >= FLUSH_AT) {
 		serial_host_flush(h);
 	} else if (!h->flush_wanted && !h->blocked && h->end.out_fd >= 0) {
 		h->flush_wanted = true;
@@ -227,40 +211,13 @@ static void out_ready(struct loop_source *src, uint32_t events)
 	output_writable(h);
 }
 
-/* The end of a pty's master takes away what its reader has not read: wait for that too. */
-static void await_pty_reader(const struct serial_host *h, uint64_t deadline)
+static bool flush_rest(void *arg)
 {
-	int unread;
+	struct serial_host *h = arg;
 
-	while (ioctl(h->end.pty_slave, FIONREAD, &unread) == 0 && unread &&
-		clock_ms_until(deadline))
-		poll(NULL, 0, 1);
-}
-
-static void write_rest(struct serial_host *h, uint64_t deadline)
-{
 	h->blocked = false;
 	serial_host_flush(h);
-	while (h->ring_count && h->end.out_fd >= 0) {
-		struct pollfd pfd = { .fd = h->end.out_fd, .events = POLLOUT };
-		int ms = clock_ms_until(deadline);
-
-		if (!ms || (poll(&pfd, 1, ms) < 0 && errno != EINTR))
-			return;
-		h->blocked = false;
-		serial_host_flush(h);
-	}
-}
-
-/* [locked] Wait, with a deadline, for what is left to be written. */
-static void drain(struct serial_host *h)
-{
-	bool pty = h->mode == SERIAL_PTY;
-	uint64_t deadline = clock_now_ns() + (pty ? DRAIN_PTY_NS : DRAIN_NS);
-
-	write_rest(h, deadline);
-	if (pty && h->end.pty_slave >= 0)
-		await_pty_reader(h, deadline);
+	return h->ring.count && h->end.out_fd >= 0;
 }
 
 /* ---- input ---- */
@@ -507,8 +464,8 @@ int serial_host_new(struct loop *loop, enum serial_mode mode, const char *path,
 	h->guest = *guest;
 	char_end_init(&h->end);
 	if (mode != SERIAL_NULL)
-		h->ring = malloc(RING_SIZE);
-	if (mode != SERIAL_NULL && !h->ring)
+		h->ring.bytes = malloc(CHAR_RING_SIZE);
+	if (mode != SERIAL_NULL && !h->ring.bytes)
 		rc = err_set(err, -ENOMEM, "serial port: out of memory");
 	if (!rc) {
 		rc = open_end(h, path, err);
@@ -530,7 +487,7 @@ void serial_host_free(struct serial_host *h)
 	if (!h)
 		return;
 	pthread_mutex_lock(h->lock);
-	drain(h);
+	char_end_drain(&h->end, h->mode == SERIAL_PTY, flush_rest, h);
 	loop_del(&h->in_src);
 	loop_del(&h->out_src);
 	loop_del(&h->listen_src);
@@ -540,7 +497,7 @@ void serial_host_free(struct serial_host *h)
 	loop_unpost(h->loop, &h->resume_work);
 	pthread_mutex_unlock(h->lock);
 	char_end_fini(&h->end);
-	free(h->ring);
+	free(h->ring.bytes);
 	free(h);
 }
 
