@@ -264,8 +264,11 @@ const char *virtio_pci_bdf(const struct virtio_pci *v)
 
 int virtio_pci_plug(struct virtio_pci *v, unsigned segment, int slot, struct err *err)
 {
-	int rc = pci_add(v->m->pci, &v->fn, segment, slot, err);
+	int rc;
 
+	/* Without an IOMMU devices would write to memory at addresses that are its to translate. */
+	v->fn.resets_last = v->b->info.type == VIRTIO_ID_IOMMU;
+	rc = pci_add(v->m->pci, &v->fn, segment, slot, err);
 	if (rc)
 		return rc;
 	rc = vio_intx_connect(v, err);

@@ -147,19 +147,25 @@ static void reset_function(struct pci *pci, struct pci_function *fn)
 	pci_unlock(pci);
 }
 
-/* Functions are waited for, so topology is not held; the caller is an io_reader inside the bus. */
-void pci_reset(struct pci *pci)
+static void reset_functions(struct pci *pci, bool last)
 {
-	__atomic_store_n(&pci->config_address, 0, __ATOMIC_RELAXED);
-	__atomic_store_n(&pci->reset_control, 0, __ATOMIC_RELAXED);
 	for (unsigned s = 0; s < pci->nr_segments; s++)
 		for (unsigned i = 0; i < LAYOUT_PCI_SLOTS; i++) {
 			struct pci_function *fn =
 				__atomic_load_n(&pci->segments[s].slots[i], __ATOMIC_ACQUIRE);
 
-			if (fn)
+			if (fn && fn->resets_last == last)
 				reset_function(pci, fn);
 		}
+}
+
+/* Functions are waited for, so topology is not held; the caller is an io_reader inside the bus. */
+void pci_reset(struct pci *pci)
+{
+	__atomic_store_n(&pci->config_address, 0, __ATOMIC_RELAXED);
+	__atomic_store_n(&pci->reset_control, 0, __ATOMIC_RELAXED);
+	reset_functions(pci, false);
+	reset_functions(pci, true);
 }
 
 /* --- the windows --- */

@@ -84,6 +84,7 @@ struct pci_function {
 	uint8_t config[PCI_CONFIG_SIZE];
 	uint8_t wmask[PCI_CONFIG_SIZE]; /* bits of config[] that a guest's write changes */
 	pthread_mutex_t lock;
+	bool resets_last; /* what other devices' addresses go through, while they still work */
 	struct pci *pci; /* non-NULL while added; a vCPU may still be inside after pci_remove() */
 	struct pci_bar_io {
 		struct pci_function *fn;

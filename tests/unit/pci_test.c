@@ -39,7 +39,15 @@ static void dev_unmapped(struct pci_function *fn, unsigned bar)
 	container_of(fn, struct dev, fn)->mapped[bar]--;
 }
 
+static const struct dev *last_reset;
+
+static void dev_reset(struct pci_function *fn)
+{
+	last_reset = container_of(fn, struct dev, fn);
+}
+
 static const struct pci_ops dev_ops = {
+	.reset = dev_reset,
 	.bar_read = dev_bar_read,
 	.bar_write = dev_bar_write,
 	.bar_mapped = dev_mapped,
@@ -383,6 +391,26 @@ static void the_rise_of_one_bit_of_the_reset_control_register_resets(void **stat
 	free_world(&w);
 }
 
+static void what_others_go_through_is_reset_last(void **state)
+{
+	struct world w = new_world(2);
+	struct dev d[3];
+	struct err err = { 0 };
+
+	for (unsigned i = 0; i < 3; i++)
+		init_dev(&d[i]);
+	d[1].fn.resets_last = true;
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(pci_add(w.pci, &d[i].fn, i / 2, 1 + (int)i, &err), 0);
+	io_enter(w.bus, w.reader);
+	pci_reset(w.pci);
+	io_leave(w.reader);
+	assert_ptr_equal(last_reset, &d[1]);
+	for (unsigned i = 0; i < 3; i++)
+		pci_remove(w.pci, &d[i].fn);
+	free_world(&w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -397,6 +425,7 @@ int main(void)
 		cmocka_unit_test(a_bar_that_fits_nowhere_is_refused_with_a_reason),
 		cmocka_unit_test(the_windows_of_segments_do_not_touch),
 		cmocka_unit_test(the_hypertransport_hole_stays_free),
+		cmocka_unit_test(what_others_go_through_is_reset_last),
 		cmocka_unit_test(the_rise_of_one_bit_of_the_reset_control_register_resets),
 	};
 
