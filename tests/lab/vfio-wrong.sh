@@ -3,14 +3,18 @@
 # vfio-wrong.sh - host devices that cannot be passed on: one line each, and nothing is left bound, open or pinned;
 # and those that a guest loses, since they report an error or the host wants them back
 #
+# All of it by container, and by iommufd. With OUTBOARD_IOMMU=amd behind the other IOMMU, but for errors, which only what is
+# behind a port can report.
 # shellcheck disable=SC2119,SC2317  # called by check; no arguments meant
 # shellcheck source-path=SCRIPTDIR source=vfio-lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/vfio-lib.sh"
-lab_plan 27
+checks=50
+[ "$iommu" != amd ] || checks=47
+lab_plan $checks
 
 if lab_outside; then
 	vfio_guest
-	lab_boot --timeout 600 --device nvme --device e1000e --device edu --device igb --device pair
+	lab_boot --iommu "$iommu" --timeout 600 --device nvme --device e1000e --device edu --device igb --device pair
 fi
 
 # path ADDRESS
@@ -51,37 +55,47 @@ by_new_id()
 		bound "$nvme" vfio-pci
 }
 
-before=$(drivers)
-check "a device that does not exist" refused "0000:00:1e\.7.*no such" --device "$(path 0000:00:1e.7)"
-check "a path that leads elsewhere" refused "/dev/null" --device path=/dev/null
-check "a device that has its host's driver: the command that helps" refused \
-	"$nvme is bound to nvme, .*outboard device-bind $nvme" --device "$(path "$nvme")"
-check "a device without a driver: the same" refused "$edu has no driver, .*outboard device-bind $edu" --device "$(path "$edu")"
-check "a bridge" refused "$igb_port is a .*bridge" --device "$(path "$igb_port")"
-check "a bridge is not bound either" hands_off device-bind "$igb_port"
-check "nor is what does not exist" hands_off device-bind 0000:00:1e.7
+# unbound WHAT ARG...: what is wrong with devices as the host has them.
+unbound()
+{
+	local what=$1
 
-check "devices are bound by hand, by new_id" by_new_id
-check "and by driver_override" by_override
-check "and by our helper" vfio_bind "$edu" "$pair1"
-check "a device twice" refused "uplicate.*$edu" --device "$(path "$edu")" "$(path "$edu")"
-check "one of a group's two devices has its host's driver: which, and what helps" refused \
-	"$pair0 \(e1000\).*outboard device-bind $pair0" --device "$(path "$pair1")"
-group=/dev/vfio/$(basename "$(readlink "$sys/$nvme/iommu_group")")
-ulimit -l unlimited
-chmod 0 "$group"
-check "no permission for its group" refused "$group: .*ermission" setpriv --bounding-set=-all -- --device "$(path "$nvme")"
-chmod 600 "$group"
-chmod 0 "/dev/vfio/devices/"*
-check "no permission for the device" refused "/dev/vfio/devices/.*ermission" setpriv --bounding-set=-all -- \
-	--platform iommufd=on --device "$(path "$nvme")"
-chmod 600 "/dev/vfio/devices/"*
-ulimit -S -l 64
-check "too little memory may be locked: how much is needed" refused "memlock|RLIMIT_MEMLOCK|ulimit -l" \
-	setpriv --bounding-set=-all -- --device "$(path "$nvme")"
-check "the same by iommufd" refused "memlock|RLIMIT_MEMLOCK|ulimit -l" \
-	setpriv --bounding-set=-all -- --platform iommufd=on --device "$(path "$nvme")"
-ulimit -S -l unlimited
+	shift
+	check "$what: a device that does not exist" refused "0000:00:1e\.7.*no such" "$@" --device "$(path 0000:00:1e.7)"
+	check "a path that leads elsewhere" refused "/dev/null" "$@" --device path=/dev/null
+	check "a device that has its host's driver: the command that helps" refused \
+		"$nvme is bound to nvme, .*outboard device-bind $nvme" "$@" --device "$(path "$nvme")"
+	check "a device without a driver: the same" refused "$edu has no driver, .*outboard device-bind $edu" "$@" \
+		--device "$(path "$edu")"
+	check "a bridge" refused "0000:00:1f\.0 is a .*bridge" "$@" --device "$(path 0000:00:1f.0)"
+}
+
+# bound_ones WHAT ARG...: what can be wrong with those that are bound.
+bound_ones()
+{
+	local what=$1
+
+	shift
+	check "$what: a device twice" refused "uplicate.*$edu" "$@" --device "$(path "$edu")" "$(path "$edu")"
+	check "one of a group's two devices has its host's driver: which, and what helps" refused \
+		"$pair0 \(e1000\).*outboard device-bind $pair0" "$@" --device "$(path "$pair1")"
+	ulimit -S -l 64
+	check "too little memory may be locked: how much is needed" refused "134217728 bytes.*ulimit -l 131072" \
+		setpriv --bounding-set=-all -- "$@" --device "$(path "$nvme")"
+	ulimit -S -l unlimited
+}
+
+# forbidden WHAT FILE ARG...: nobody may open it.
+forbidden()
+{
+	local what=$1 file=$2 mode
+
+	shift 2
+	mode=$(stat -c %a "$file")
+	chmod 0 "$file"
+	check "$what" refused "$file: .*ermission" setpriv --bounding-set=-all -- "$@" --device "$(path "$nvme")"
+	chmod "$mode" "$file"
+}
 
 # inject ADDRESS: the device reports that a completion did not come, an error that is not fatal to its link.
 inject()
@@ -100,29 +114,66 @@ error_is_seen()
 	inject "$igb" && vmm_says "reported an error.*loses it" 60
 }
 
-igb=$(basename $sys/$igb_port/????:??:??.?)
-check "one more is bound, behind a root port" vfio_bind "$igb"
-vfio_start "" "$nvme" "$edu" "$igb" -- --memory size=128M
-check "after all that a guest has the devices" guest_says '^ready'
 in_use()
 {
 	local status=0
 
 	timeout -k 5 60 "$build/src/outboard" --kernel "$kernel" --memory size=128M --console off --serial null \
-		--device "$(path "$nvme")" </dev/null >"$work/second.log" 2>&1 || status=$?
-	[ "$status" = 1 ] && [ "$(wc -l <"$work/second.log")" = 1 ] &&
-		grep -q -F "$group is in use by another program" "$work/second.log"
+		--device "$(path "$nvme")" "$@" </dev/null >"$work/second.log" 2>&1 || status=$?
+	[ "$status" = 1 ] && [ "$(wc -l <"$work/second.log")" = 1 ] && grep -q "in use by another program" "$work/second.log"
 }
-check "a device that another one has" in_use
-check "which is not disturbed" ask "disk_write nvme0n1 1 && edu"
-check "a device reports an error: the guest loses it, with a line" error_is_seen
-check "the host wants a device back, and gets it" timeout 120 "$build/src/outboard" device-unbind --force "$edu"
-check "the guest loses it, with a line" vmm_says "host wants the device back.*loses it" 60
-check "and still has the other one" ask "disk_write nvme0n1 1"
-guest_type "poweroff -f"
-check "the guest ends" vmm_wait 60
+
+# losses WHAT ARG...: a guest that has devices that others want, too, and that it loses.
+losses()
+{
+	local what=$1 devices=("$nvme" "$edu" "$e1000e")
+
+	shift
+	[ "$iommu" = amd ] || devices+=("$igb")
+	vfio_start "" "${devices[@]}" -- --cpus 2 --memory size=128M "$@"
+	check "$what: after all that a guest has the devices" guest_says '^ready'
+	check "a device that another one has, by container" in_use
+	check "and by iommufd" in_use --platform iommufd=on
+	check "which is not disturbed" ask "disk_write nvme0n1 1 && edu"
+	[ "$iommu" = amd ] || check "a device reports an error: the guest loses it, with a line" error_is_seen
+	check "the host wants a device back, and gets it" timeout 120 "$build/src/outboard" device-unbind --force "$edu"
+	check "the guest loses it, with a line" vmm_says "host wants the device back.*loses it" 60
+	check "and still has the other one" ask "disk_write nvme0n1 1"
+	guest_type "poweroff -f"
+	check "the guest ends" vmm_wait 60
+	check "nothing is open or pinned any more" within 10 nothing_left
+}
+
+before=$(drivers)
+unbound container
+unbound iommufd --platform iommufd=on
+check "nothing of that was bound" test "$(drivers)" = "$before"
+check "a bridge is not bound" hands_off device-bind 0000:00:1f.0
+check "nor is what does not exist" hands_off device-bind 0000:00:1e.7
+
+check "devices are bound by hand, by new_id" by_new_id
+check "and by driver_override" by_override
+check "and by our helper" vfio_bind "$edu" "$pair1"
+ulimit -l unlimited
+group=/dev/vfio/$(basename "$(readlink "$sys/$nvme/iommu_group")")
+bound_ones container
+forbidden "no permission for its group" "$group"
+forbidden "no permission for /dev/vfio/vfio" /dev/vfio/vfio
+bound_ones iommufd --platform iommufd=on
+forbidden "no permission for the device" "/dev/vfio/devices/$(ls "$sys/$nvme/vfio-dev")" --platform iommufd=on
+forbidden "no permission for /dev/iommu" /dev/iommu --platform iommufd=on
+
+igb=$(vfio_igb)
+if [ "$iommu" != amd ]; then
+	check "one more is bound, behind a port" vfio_bind "$igb"
+fi
+losses container
+check "the device is bound once more" vfio_bind "$edu"
+losses iommufd --platform iommufd=on
 
 echo "1b36 0010" >/sys/bus/pci/drivers/vfio-pci/remove_id
-check "the devices go back" vfio_unbind "$nvme" "$e1000e" "$igb" "$pair1"
+others=("$nvme" "$e1000e" "$pair1")
+[ "$iommu" = amd ] || others+=("$igb")
+check "the devices go back" vfio_unbind "${others[@]}"
 check "all drivers are as they were" test "$(drivers)" = "$before"
 lab_done
