@@ -50,8 +50,8 @@ def per_request(steps, way, kind):
 
 
 def times(report, steps):
-    report.heading("A disk served from within another guest, in the lab: time of a request of 4 KiB, beside the same program "
-                   "over its socket")
+    report.heading("A disk served from within another guest, in the lab: time of a request of 4 KiB, beside the same "
+                   "program over its socket")
     for op, depth in KINDS:
         ours, peer = (per_request(steps, way, (op, depth)) for way in ("vvu", "socket"))
         us, peer_us = statistics.median(ours) / 1000, statistics.median(peer) / 1000
@@ -71,7 +71,7 @@ def calls(report, steps):
 
 
 def instructions(report, steps, errors):
-    report.heading("Instructions of a request, of both guests and all of their machine, one CPU (user space alone in brackets)")
+    report.heading("Instructions of a request, of both guests and all of their machine, one CPU (user space in brackets)")
     got = counts(steps, errors)
     requests = {step["step"]: step["requests"] for step in steps}
     for op, depth in KINDS:
