@@ -2,20 +2,23 @@
 #
 # vfio-again.sh - an NVMe passed through, over and over: reboots of the guest, and a VMM that is killed
 #
-# One VMM boots its guest ten times more, and each of them reads what the first one wrote; then the VMM is killed while the
-# guest writes. The device goes back to the host's driver, which finds what the guest left and can use it. By container,
-# and by iommufd.
+# One VMM boots its guest ten times more (or OUTBOARD_REBOOTS times), and each of them reads what the first one wrote; of
+# more than ten, the VMM has to have at the end what it had after the first tenth: descriptors, maps, threads, memory.
+# Then the VMM is killed while the guest writes. The device goes back to the host's driver, which finds what the guest left
+# and can use it. By container, and by iommufd (or as OUTBOARD_WAYS says).
 # shellcheck disable=SC2119,SC2317  # called by check; no arguments meant
 # shellcheck source-path=SCRIPTDIR source=vfio-lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/vfio-lib.sh"
-lab_plan 20
-reboots=10
+reboots=${OUTBOARD_REBOOTS:-10}
+read -ra ways <<<"${OUTBOARD_WAYS:-container iommufd}"
+lab_plan $(((10 + (reboots > 10)) * ${#ways[@]}))
+settled=$(((reboots + 9) / 10))
 
 if lab_outside; then
 	vfio_guest
 	mkdir "$work/disks"
 	truncate -s 64M "$work/disks/nvme.img"
-	lab_boot --write "$work/disks" --timeout 600 --device nvme="$work/disks/nvme.img"
+	lab_boot --iommu "$iommu" --write "$work/disks" --timeout $((600 + 20 * reboots)) --device nvme="$work/disks/nvme.img"
 fi
 
 on_host()
@@ -28,14 +31,39 @@ reads()
 	ask "disk_read nvme0n1 2" && [ "$(heard read)" = "$1" ]
 }
 
+# in_status NAME: KiB
+in_status()
+{
+	awk -v name="$1:" '$1 == name { print $2 }' "/proc/$vmm_pid/status"
+}
+
+# footprint: what the VMM has: descriptors, threads, maps of files (the heap's may be split), KiB locked and pinned by its
+# own account; and what there is in all: pages pinned, and pages of the IOMMU's tables.
+footprint()
+{
+	local fds=("/proc/$vmm_pid/fd"/*) threads=("/proc/$vmm_pid/task"/*)
+
+	echo "${#fds[@]} descriptors, ${#threads[@]} threads, $(grep -c / "/proc/$vmm_pid/maps") maps, $(in_status VmLck) KiB locked," \
+		"$(in_status VmPin) KiB pinned, $(pinned) pages pinned, $(awk '/^nr_iommu_pages/ { print $2 }' /proc/vmstat) of tables"
+}
+
 reboot_often()
 {
-	local i
+	local i start=$SECONDS
 
-	for ((i = 0; i < reboots; i++)); do
+	for ((i = 1; i <= reboots; i++)); do
 		: >"$work/guest.out"
 		! gone "$vmm_pid" && guest_type "reboot -f" && guest_says '^ready' && reads "$1" || return
+		[ "$i" != "$settled" ] || { early=$(footprint) early_kib=$(in_status RssAnon); }
+		[ $((i % 10)) != 0 ] || echo "# $i reboots, $((SECONDS - start)) s: $(footprint), $(in_status RssAnon) KiB"
 	done
+	late=$(footprint) late_kib=$(in_status RssAnon)
+	[ $((reboots % 10)) = 0 ] || echo "# $reboots reboots, $((SECONDS - start)) s: $late, $late_kib KiB"
+}
+
+does_not_grow()
+{
+	[ -n "$late" ] && [ "$late" = "$early" ] && [ "$late_kib" -le $((early_kib + 256)) ]
 }
 
 # host_interrupts: how many the host has taken for the VMM.
@@ -91,7 +119,7 @@ host_writes()
 # again WHAT ARG...
 again()
 {
-	local what=$1 free sum
+	local what=$1 free sum early='' late='' early_kib late_kib
 
 	shift
 	check "$what: the NVMe is bound" vfio_bind "$nvme"
@@ -102,6 +130,7 @@ again()
 	sum=$(heard wrote)
 	check "which is in the image" test "$sum" = "$(on_host)"
 	check "$reboots reboots, and the mark is read after each" reboot_often "$sum"
+	[ "$reboots" -le 10 ] || check "which leave nothing behind in the VMM" does_not_grow
 	check "the VMM is killed while the guest writes" killed_at_work
 	check "the guest's memory is the host's again" within 20 memory_is_back "$free"
 	check "the device goes back to the host's driver" back_to_host
@@ -109,6 +138,11 @@ again()
 	check "and writes its own" host_writes
 }
 
-again container
-again iommufd --platform iommufd=on
+for way in "${ways[@]}"; do
+	if [ "$way" = iommufd ]; then
+		again iommufd --platform iommufd=on
+	else
+		again container
+	fi
+done
 lab_done
