@@ -152,14 +152,22 @@ static uint64_t ask_u64(struct client *c, uint32_t request)
 
 /* Set-up */
 
+/* A socket is there a moment before its server listens. */
 static void connect_to(struct client *c)
 {
+	const struct timespec pause = { .tv_nsec = NS_PER_MS };
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	uint64_t until = clock_now_ns() + 5 * NS_PER_S;
 
 	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", c->o.path);
 	c->sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (c->sock < 0 || connect(c->sock, (struct sockaddr *)&addr, sizeof(addr)))
+	if (c->sock < 0)
 		die(c->o.path);
+	while (connect(c->sock, (struct sockaddr *)&addr, sizeof(addr))) {
+		if (errno != ECONNREFUSED || clock_now_ns() > until)
+			die(c->o.path);
+		nanosleep(&pause, NULL);
+	}
 }
 
 static void negotiate(struct client *c)
