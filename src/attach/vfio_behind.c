@@ -1,13 +1,13 @@
 /*
  * vfio_behind.c - the address space of a host device that is behind the guest's IOMMU
  *
- * It follows the device's DMA space (machine/dma.h): first all of RAM, which is what a device reaches
- * that the guest has not attached to anything, then what the guest maps. Each range is one map in
+ * It follows the device's DMA space (machine/dma.h): first all of RAM, which is what a device
+ * reaches that the guest has not attached to anything, then what the guest maps. Each range is one map in
  * the host's IOMMU, which picks the largest pages that fit; a map has been made, and an unmap has
  * taken effect, when the system call returns, so there is nothing to sync.
  *
- * What the host's IOMMU cannot translate the guest is told of before it maps anything: the DMA space
- * has limits. A map that the host refuses, for these or for want of room, fails the guest's request
+ * What the host's IOMMU cannot translate the guest is told of before it maps anything: the DMA
+ * space has limits. A map that the host refuses, for these or for want of room, fails the guest's request
  * and is said in the log. How much a guest can have mapped at once is bounded, as the same memory
  * can be mapped many times, and each time costs page tables of the host's.
  *
@@ -17,7 +17,8 @@
  * Between the attach's steps io->lock is let go of: the DMA space has locks of its own around the
  * follower's calls, which take io->lock. Nobody else comes in: the device is alone here.
  *
- * Threads: attach and detach from theirs, the follower on the thread that changes the guest's IOMMU.
+ * Threads: attach and detach from theirs, the follower on the thread that changes the guest's
+ *          IOMMU.
  */
 #include <assert.h>
 #include <errno.h>
@@ -43,8 +44,9 @@ static int add_hole(struct dma_limits *to, uint64_t first, uint64_t last, struct
 	return 0;
 }
 
-/* What lies between the ranges that can be translated is a hole, what lies above them is no address. */
-static int find_limits(const struct vfio_iova_ranges *ranges, struct dma_limits *to, struct err *err)
+/* What lies between the ranges that can be translated is a hole, what lies above is no address. */
+static int find_limits(
+	const struct vfio_iova_ranges *ranges, struct dma_limits *to, struct err *err)
 {
 	uint64_t next = 0;
 	int rc = 0;

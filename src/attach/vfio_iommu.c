@@ -9,8 +9,9 @@
  * What can be known before is checked before: how much memory has to be locked against the limit,
  * and RAM against the addresses that the IOMMU translates.
  *
- * Owns:    container or iommufd, groups, maps. Devices' descriptors belong to their bindings. Threads: any; see vfio_iommu_priv.h. Trusts:  the kernel's numbers, but not their
- * sizes.
+ * Owns:    container or iommufd, groups, maps. Devices' descriptors belong to their bindings.
+ * Threads: any; see vfio_iommu_priv.h.
+ * Trusts:  the kernel's numbers, but not their sizes.
  */
 #include "attach/vfio_iommu.h"
 

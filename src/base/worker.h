@@ -24,8 +24,10 @@ void worker_free(struct worker *w);
 int worker_do(struct worker *w, void (*fn)(void *arg), void *arg);
 /* Something is not done yet. */
 bool worker_busy(struct worker *w);
-/* Call fn(arg) once, from the loop, when nothing is left to do. fn NULL: nobody waits any more. Loop
- * thread. */
+/*
+ * Call fn(arg) once, from the loop, when nothing is left to do. fn NULL: nobody waits any more.
+ * Loop thread.
+ */
 void worker_when_idle(struct worker *w, void (*fn)(void *arg), void *arg);
 
 #endif

@@ -74,7 +74,7 @@ struct dma_listener {
 
 #define DMA_SYNC_EVERY 64
 
-/* What can be mapped for a device, whatever the guest asks for: where the host's IOMMU is behind it. */
+/* What can be mapped for a device whatever the guest asks for, as the host's IOMMU is behind it. */
 #define DMA_MAX_HOLES 16
 
 struct dma_hole {
