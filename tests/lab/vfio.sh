@@ -12,7 +12,7 @@
 # shellcheck source-path=SCRIPTDIR source=vfio-lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/vfio-lib.sh"
 iommu=${iommu:-intel}
-# QEMU's AMD IOMMU does not know what is behind bridges: such a device's DMA goes nowhere, in L1 itself, too.
+# With QEMU's AMD IOMMU, devices behind bridges were seen to hang, in L1 itself, too.
 behind_bridges=(--device igb --device e1000)
 if [ "$iommu" = amd ]; then
 	behind_bridges=()
