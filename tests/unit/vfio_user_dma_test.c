@@ -339,7 +339,7 @@ static void a_server_that_comes_back_is_told_of_all_however_many(void **state)
 
 /* --- a connection that ends while a change is on its way --- */
 
-static void (*in_malloc)(void); /* once */
+static _Thread_local void (*in_malloc)(void); /* once */
 
 void *__real_malloc(size_t size);
 void *__wrap_malloc(size_t size);
