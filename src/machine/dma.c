@@ -116,10 +116,12 @@ static int piece_at(struct dma_space *s, uint64_t iova, struct dma_range *out)
 	return found && out->iova == iova ? 0 : -EFAULT;
 }
 
-/* The same with that access; out->size is at most len. */
+/* The same with that access; out->size is at most len. What goes beyond 2^64 is nowhere. */
 static int piece_for(
 	struct dma_space *s, uint64_t iova, uint64_t len, unsigned access, struct dma_range *out)
 {
+	if (len && len - 1 > UINT64_MAX - iova)
+		return -EFAULT;
 	if (piece_at(s, iova, out) || access & ~out->access)
 		return -EFAULT;
 	out->size = MIN(out->size, len);
@@ -175,45 +177,6 @@ int dma_translate(struct dma_space *s, uint64_t iova, uint64_t *len, unsigned ac
 	*len = r.size;
 	*gpa = r.gpa;
 	return 0;
-}
-
-/* As piece_at(), but from where the piece begins. s->lock held. */
-static int whole_piece(struct dma_space *s, uint64_t iova, struct dma_range *out)
-{
-	struct dma_range r;
-	uint64_t at = 0;
-	const struct range_node *n;
-
-	if (piece_at(s, iova, &r))
-		return -EFAULT;
-	if (s->view == DMA_IDENTITY) {
-		while (next_identity(s, at, out) && out->iova + (out->size - 1) < iova)
-			at = out->iova + out->size;
-		return 0;
-	}
-	pthread_mutex_lock(&s->io->lock);
-	n = range_tree_find(&s->domain->mappings, iova);
-	if (n)
-		at = n->first;
-	while (n && dma_next_piece(s->memory, container_of(n, struct mapping, node), at, out) &&
-		out->iova + (out->size - 1) < iova)
-		at = out->iova + out->size;
-	pthread_mutex_unlock(&s->io->lock);
-	return n ? 0 : -EFAULT;
-}
-
-int dma_find(struct dma_space *s, uint64_t iova, unsigned access, struct dma_range *out)
-{
-	int rc;
-
-	pthread_mutex_lock(&s->lock);
-	rc = whole_piece(s, iova, out);
-	pthread_mutex_unlock(&s->lock);
-	if (!rc && access & ~out->access)
-		rc = -EFAULT;
-	if (rc)
-		report(s, iova, access);
-	return rc;
 }
 
 int dma_read(struct dma_space *s, uint64_t iova, void *buf, uint64_t len)

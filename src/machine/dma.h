@@ -110,18 +110,13 @@ void dma_space_limit(struct dma_space *s, const struct dma_limits *limits);
 
 /*
  * Where [iova, iova + *len) lies, all of it with this access (DMA_CAN_ bits), or as much as lies in
- * one piece: *len is lowered to that. NULL: not even the first byte may be reached so; a fault was
- * reported.
+ * one piece: *len is lowered to that. NULL: not even the first byte may be reached so, or the range
+ * goes beyond 2^64; a fault was reported.
  */
 void *dma_ptr(struct dma_space *s, uint64_t iova, uint64_t *len, unsigned access);
 /* The same in guest-physical terms. 0 or -EFAULT; reports no fault: for asking. */
 int dma_translate(
 	struct dma_space *s, uint64_t iova, uint64_t *len, unsigned access, uint64_t *gpa);
-/*
- * The range that iova lies in, whole, if it may be reached with this access: what an IOTLB would
- * hold of it. 0 or -EFAULT, and a fault was reported.
- */
-int dma_find(struct dma_space *s, uint64_t iova, unsigned access, struct dma_range *out);
 
 /* Copies; any number of pieces. 0 or -EFAULT: some of it may have been copied. */
 int dma_read(struct dma_space *s, uint64_t iova, void *buf, uint64_t len);
