@@ -29,6 +29,8 @@ struct follower {
 	unsigned nr, maps, unmaps, syncs;
 	unsigned refuse_at; /* the n-th map from now, 0: none */
 	int sync_rc;
+	void (*mapped)(void *arg); /* called by each map, unless NULL */
+	void *arg;
 };
 
 static int on_map(struct dma_listener *l, const struct dma_range *r)
@@ -36,6 +38,8 @@ static int on_map(struct dma_listener *l, const struct dma_range *r)
 	struct follower *f = container_of(l, struct follower, l);
 
 	f->maps++;
+	if (f->mapped)
+		f->mapped(f->arg);
 	if (f->refuse_at && !--f->refuse_at)
 		return -ENOSPC;
 	for (unsigned i = 0; i < MIN(f->nr, 64u); i++)
@@ -478,6 +482,39 @@ static void an_export_is_held_until_the_guest_takes_it(void **state)
 	assert_int_equal(h.faults, 1);
 }
 
+/* Another user of the space, who finds the domain before its follower has been told of all. */
+struct early_user {
+	struct dma_space *s;
+	struct holder h;
+	int rc;
+};
+
+static void export_early(void *arg)
+{
+	struct early_user *u = arg;
+	struct iovec iov[1];
+
+	if (!u->rc)
+		u->rc = dma_export(u->s, &u->h.e, 0x1000, 0x1000, RW, iov, 1, on_taken, &u->h);
+}
+
+static void an_export_of_a_domain_that_is_not_taken_is_taken_back(void **state)
+{
+	struct world *w = *state;
+	struct early_user user = { .s = w->s, .h.release = true };
+
+	assert_int_equal(iommu_attach(w->io, 1, 16, false), 0);
+	assert_int_equal(iommu_map(w->io, 1, 0x1000, 0x1fff, 0, RW), 0);
+	assert_int_equal(iommu_map(w->io, 1, 0x3000, 0x3fff, 0, RW), 0);
+	w->f.mapped = export_early;
+	w->f.arg = &user;
+	w->f.refuse_at = 2;
+	assert_int_equal(iommu_attach(w->io, 1, 8, false), -ENOSPC);
+	w->f.mapped = NULL;
+	assert_int_equal(user.rc, 1);
+	assert_int_equal(user.h.faults, 1);
+}
+
 /* There is memory at both ends of the address space, and none of it is one range. */
 static void what_goes_beyond_the_last_address_is_nowhere(void **state)
 {
@@ -608,6 +645,7 @@ int main(void)
 		TEST(a_device_that_comes_back_hears_of_all_again),
 		TEST(what_changes_while_a_device_is_told_of_all_is_told_once),
 		TEST(an_export_is_held_until_the_guest_takes_it),
+		TEST(an_export_of_a_domain_that_is_not_taken_is_taken_back),
 		TEST(what_goes_beyond_the_last_address_is_nowhere),
 		TEST(an_unmap_waits_for_the_release),
 		TEST(replays_and_changes_do_not_lose_or_double_a_mapping),
