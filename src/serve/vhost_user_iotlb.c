@@ -114,7 +114,10 @@ static struct translated *of(struct guest_mem *mem)
 	return container_of(mem, struct translated, mem);
 }
 
-/* The front-end's address of iova, and how far the entry goes: *len is lowered to it. */
+/*
+ * The front-end's address of iova, and how far the entry goes: *len is lowered to it. What goes beyond
+ * 2^64 is nowhere.
+ */
 static bool find_user(
 	struct translated *x, uint64_t iova, uint64_t *len, bool write, uint64_t *user)
 {
@@ -122,6 +125,8 @@ static bool find_user(
 	const struct entry *e;
 	bool found = false;
 
+	if (*len && *len - 1 > UINT64_MAX - iova)
+		return false;
 	pthread_rwlock_rdlock(&x->t->lock);
 	n = range_tree_find(&x->t->entries, iova);
 	e = n ? container_of(n, struct entry, node) : NULL;
@@ -137,7 +142,7 @@ static bool find_user(
 	return found;
 }
 
-/* What the base calls it; *len is lowered to one entry and one region. */
+/* What the base calls it; *len is lowered to one entry. Whether all of that is memory, the base says. */
 static bool find_gpa(struct translated *x, uint64_t iova, uint64_t *len, bool write, uint64_t *gpa)
 {
 	uint64_t user;
