@@ -157,9 +157,12 @@ static uint64_t read_pba(struct vfio_pci *vp, uint64_t off, unsigned size)
 uint64_t vp_bar_read(struct pci_function *fn, unsigned bar, uint64_t off, unsigned size)
 {
 	struct vfio_pci *vp = vp_of(fn);
+	uint64_t value;
 
 	if (atomic_load(&vp->gone))
 		return io_ones(size);
+	if (bar == PCI_BAR_ROM && vp_rom_read(vp, off, size, &value))
+		return value;
 	if (vp_in_place(&vp->table, bar, off, size))
 		return read_table(vp, off, size);
 	if (vp_in_place(&vp->pba, bar, off, size))

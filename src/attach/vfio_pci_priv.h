@@ -6,6 +6,7 @@
  *   vfio_pci_quirks.c  what of it a guest must not see, and what it is given in addition
  *   vfio_pci_bar.c     BARs: what they are, accesses that trap
  *   vfio_pci_map.c     what is laid over them: mmapped parts, doorbells
+ *   vfio_pci_rom.c     the copy of an expansion ROM
  *   vfio_pci_irq.c     INTx, MSI and MSI-X
  *   vfio_pci_msix.c    where the MSI-X table is, for the device and for the guest
  *
@@ -45,6 +46,16 @@ struct vp_bar {
 	/* Of transport->info's doorbells of this region: registered at KVM now. */
 	bool *doorbell_on;
 	uint64_t doorbell_base; /* the BAR's address when they were registered */
+};
+
+/* The copy of a ROM. */
+struct vp_rom {
+	uint8_t *bytes;	 /* vp->lock until ready, constant from then on */
+	uint64_t mapped; /* bytes of it */
+	/* Topology lock. */
+	bool ready; /* it may be laid */
+	bool laid;  /* as this slot */
+	int slot;
 };
 
 /* Where the MSI-X table or the pending bits are. */
@@ -124,6 +135,7 @@ struct vfio_pci {
 	bool laid;
 	bool asleep; /* the guest put it into a power state in which its memory does not answer */
 	struct vp_bar bars[PCI_NR_BARS];
+	struct vp_rom rom;
 	uint64_t cut_ns; /* when a mapped part was last found to have lost its file's end */
 
 	struct vp_intx intx;
@@ -198,6 +210,16 @@ void vp_bars_free(struct vfio_pci *vp);
 void vp_bar_mapped(struct pci_function *fn, unsigned bar);
 void vp_bar_unmapped(struct pci_function *fn, unsigned bar);
 bool vp_memory_fault(struct pci_function *fn);
+
+/* --- vfio_pci_rom.c --- */
+
+/* A read of the ROM that trapped, by a vCPU and without a lock. False: not from the copy; ask the device. */
+bool vp_rom_read(struct vfio_pci *vp, uint64_t off, unsigned size, uint64_t *value);
+/* Lay the copy, if there is one, over its BAR / take it away. Topology lock held. */
+void vp_rom_lay(struct vfio_pci *vp);
+void vp_rom_clear(struct vfio_pci *vp);
+/* The end of it: it is not laid any more. */
+void vp_rom_free(struct vfio_pci *vp);
 
 /* --- vfio_pci_msix.c --- */
 

@@ -105,7 +105,7 @@ if [ ${#behind_bridges[@]} -gt 0 ]; then
 	vf=$(vfio_vf)
 	behind=$(basename $sys/$bridge/????:??:??.?)
 fi
-echo 1 >$sys/$e1000e/rom && rom=$(head -c 256 $sys/$e1000e/rom | sum_of) && echo 0 >$sys/$e1000e/rom
+echo 1 >$sys/$e1000e/rom && rom=$(sum_of <$sys/$e1000e/rom) && echo 0 >$sys/$e1000e/rom
 all=("$nvme" "$e1000e" "$edu" "$ahci" ${vf:+"$vf" "$behind"} "$pair0" "$pair1")
 check "each device is bound" vfio_bind "${all[@]}"
 

@@ -118,6 +118,8 @@ static int host_read(
 	}
 	if (!host_answers(h))
 		return -EIO;
+	if (region == VFIO_USER_REGION_ROM)
+		host_tell(h, "ROM+%llx:%u", (unsigned long long)off, len);
 	memset(buf, 0x5a, len);
 	return 0;
 }

@@ -616,12 +616,10 @@ static void accesses_of_all_sizes_reach_all_offsets(void **state)
 	host_end(h);
 }
 
-static void the_rom_and_ports_trap(void **state)
+static void ports_trap(void **state)
 {
 	struct host *h = host_new();
 
-	h->t.info.regions[VFIO_USER_REGION_ROM] =
-		(struct vfio_region){ .size = 0x10000, .readable = true };
 	h->t.info.regions[4] =
 		(struct vfio_region){ .size = 32, .readable = true, .writable = true };
 	put32(h->config + PCI_BASE_ADDRESS_4, PCI_BASE_ADDRESS_SPACE_IO);
@@ -630,15 +628,82 @@ static void the_rom_and_ports_trap(void **state)
 	hreg_set(h, 4, 4, 2, 0x1234);
 	host_story(h, "BAR4+4:2=1234");
 	assert_int_equal(hreg(h, 4, 0, 1), 0x5a);
+	host_end(h);
+}
+
+/* --- the ROM --- */
+
+static struct host *with_rom(uint64_t size)
+{
+	struct host *h = host_new();
+
+	h->t.info.regions[VFIO_USER_REGION_ROM] =
+		(struct vfio_region){ .size = size, .readable = true };
+	host_attach(h);
+	hdecode(h);
 	hcfg_set(h, PCI_ROM_ADDRESS, 4, hcfg(h, PCI_ROM_ADDRESS, 4) | PCI_ROM_ADDRESS_ENABLE);
 	assert_int_equal(kvm_nr_slots(), 2); /* RAM and BAR 0 */
-	{
-		uint64_t value;
+	h->story[0] = 0;
+	return h;
+}
 
-		io_read(h->w->m.bus, host_vcpu(h), IO_MMIO, hcfg(h, PCI_ROM_ADDRESS, 4) & ~1u, 2,
-			&value);
-		assert_int_equal(value, 0x5a5a);
-	}
+static uint64_t rom_read(struct host *h, uint64_t off, unsigned size)
+{
+	uint64_t value = 0;
+
+	io_read(h->w->m.bus, host_vcpu(h), IO_MMIO, (hcfg(h, PCI_ROM_ADDRESS, 4) & ~1u) + off, size,
+		&value);
+	return value;
+}
+
+static void a_rom_is_read_once_and_lies_in_the_guests_memory(void **state)
+{
+	struct host *h = with_rom(0x9000);
+	uint32_t reg = hcfg(h, PCI_ROM_ADDRESS, 4);
+
+	assert_int_equal(rom_read(h, 0x8ffe, 2), 0x5a5a);
+	host_story(h, "ROM+0:36864");
+	assert_int_equal(kvm_nr_slots(), 3);
+	/* The device has less than its BAR of 64 KiB: KVM gives all-ones from the copy. */
+	assert_int_equal(rom_read(h, 0x9000, 4), 0xffffffff);
+	hcfg_set(h, PCI_ROM_ADDRESS, 4, reg & ~PCI_ROM_ADDRESS_ENABLE);
+	assert_int_equal(kvm_nr_slots(), 2);
+	hcfg_set(h, PCI_ROM_ADDRESS, 4, reg);
+	assert_int_equal(kvm_nr_slots(), 3);
+	/* It sleeps: nothing of it is there. */
+	hcfg_set(h, PM_POS + PCI_PM_CTRL, 2, 3);
+	assert_int_equal(kvm_nr_slots(), 1);
+	hcfg_set(h, PM_POS + PCI_PM_CTRL, 2, 0);
+	hdecode(h);
+	assert_int_equal(kvm_nr_slots(), 3);
+	h->story[0] = 0;
+	assert_int_equal(rom_read(h, 0, 4), 0x5a5a5a5a);
+	host_story(h, "");
+	host_end(h);
+}
+
+static void a_rom_below_a_page_traps_and_is_read_once(void **state)
+{
+	struct host *h = with_rom(2048);
+
+	assert_int_equal(rom_read(h, 0, 4), 0x5a5a5a5a);
+	assert_int_equal(rom_read(h, 2040, 8), 0x5a5a5a5a5a5a5a5a);
+	assert_int_equal(rom_read(h, 2044, 8), UINT64_MAX);
+	host_story(h, "ROM+0:2048");
+	assert_int_equal(kvm_nr_slots(), 2);
+	host_end(h);
+}
+
+static void a_rom_that_cannot_be_read_is_asked_for_again(void **state)
+{
+	struct host *h = with_rom(0x10000);
+
+	h->config[PCI_COMMAND] &= (uint8_t)~PCI_COMMAND_MEMORY;
+	assert_int_equal(rom_read(h, 0, 4), 0xffffffff);
+	assert_int_equal(kvm_nr_slots(), 2);
+	h->config[PCI_COMMAND] |= PCI_COMMAND_MEMORY;
+	assert_int_equal(rom_read(h, 0, 4), 0x5a5a5a5a);
+	assert_int_equal(kvm_nr_slots(), 3);
 	host_end(h);
 }
 
@@ -862,7 +927,10 @@ int main(void)
 		cmocka_unit_test(a_gpu_of_a_clique_has_nvidias_capability),
 		cmocka_unit_test(a_clique_is_for_nvidias_gpus_with_room_for_it),
 		cmocka_unit_test(accesses_of_all_sizes_reach_all_offsets),
-		cmocka_unit_test(the_rom_and_ports_trap),
+		cmocka_unit_test(ports_trap),
+		cmocka_unit_test(a_rom_is_read_once_and_lies_in_the_guests_memory),
+		cmocka_unit_test(a_rom_below_a_page_traps_and_is_read_once),
+		cmocka_unit_test(a_rom_that_cannot_be_read_is_asked_for_again),
 		cmocka_unit_test(no_device_and_no_guest_do_harm),
 		cmocka_unit_test(vcpus_take_the_device_away_from_each_other),
 	};
