@@ -16,7 +16,7 @@
  * counted from the marker before.
  *
  * Debian's QEMU exports this interface but ships no header of it, so what is needed is declared
- * here. Version 4 of the interface is QEMU 9.1's to 10's.
+ * here. Version 7 of the interface is QEMU 11's.
  *
  * Spec: QEMU, "QEMU TCG Plugins", API documentation.
  */
@@ -46,10 +46,10 @@ struct qemu_plugin_u64 {
 enum { OP_INLINE_ADD_U64 = 0 };
 enum { CALLBACK_NO_REGS = 0 };
 
-typedef void (*translated_fn)(qemu_plugin_id_t id, struct qemu_plugin_tb *tb);
+typedef void (*translated_fn)(struct qemu_plugin_tb *tb, void *arg);
 typedef void (*executed_fn)(unsigned int vcpu, void *arg);
 
-void qemu_plugin_register_vcpu_tb_trans_cb(qemu_plugin_id_t id, translated_fn fn);
+void qemu_plugin_register_vcpu_tb_trans_cb(qemu_plugin_id_t id, translated_fn fn, void *arg);
 size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *tb);
 struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *tb, size_t index);
 size_t qemu_plugin_insn_data(const struct qemu_plugin_insn *insn, void *dest, size_t len);
@@ -64,7 +64,7 @@ uint64_t qemu_plugin_u64_sum(struct qemu_plugin_u64 entry);
 VISIBLE extern const int qemu_plugin_version;
 VISIBLE int qemu_plugin_install(qemu_plugin_id_t id, const void *info, int argc, char **argv);
 
-const int qemu_plugin_version = 4;
+const int qemu_plugin_version = 7;
 
 /* --- counting --- */
 
@@ -127,7 +127,7 @@ static unsigned marker_number(const struct qemu_plugin_insn *insn)
 	return bytes[sizeof(marker)];
 }
 
-static void block_translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
+static void block_translated(struct qemu_plugin_tb *tb, void *arg)
 {
 	size_t nr = qemu_plugin_tb_n_insns(tb);
 
@@ -153,6 +153,6 @@ int qemu_plugin_install(qemu_plugin_id_t id, const void *info, int argc, char **
 		count_entries |= !strcmp(argv[i], "entry=on");
 	for (int half = 0; half < HALVES; half++)
 		counter[half].score = qemu_plugin_scoreboard_new(sizeof(uint64_t));
-	qemu_plugin_register_vcpu_tb_trans_cb(id, block_translated);
+	qemu_plugin_register_vcpu_tb_trans_cb(id, block_translated, NULL);
 	return 0;
 }
