@@ -132,7 +132,7 @@ peers=(virtiofsd qemu-utils qemu-block-extra fio passt)
 
 # kernel_dir, stock_dir, ...: where a part is (or will be) in the cache.
 kernel_dir() { printf '%s/kernel-%s' "$cache" "$(sha256sum <"$lab_dir/kernel.config" | cut -c1-12)"; }
-qemu_dir() { printf '%s/qemu' "$cache"; }
+qemu_dir() { printf '%s/qemu-11' "$cache"; }
 stock_dir() { printf '%s/stock' "$cache"; }
 peers_dir() { printf '%s/peers-%s' "$cache" "$(sha256sum <<<"${peers[*]}" | cut -c1-12)"; }
 busybox_dir() { printf '%s/busybox' "$cache"; }

@@ -50,7 +50,7 @@ survives_load()
 reboots()
 {
 	: >"$work/guest.out"
-	! gone "$vmm_pid" && guest_type "reboot -f" && guest_says '^ready' && reads "$1"
+	! gone "$vmm_pid" && guest_type "echo b >/proc/sysrq-trigger" && guest_says '^ready' && reads "$1"
 }
 
 host_interrupts()
