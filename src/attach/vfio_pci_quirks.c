@@ -34,7 +34,7 @@ static const struct vp_hidden hidden[] = {
 		"its virtual functions would appear on the host, not here" },
 	{ EXTENDED, PCI_EXT_CAP_ID_MRIOV, 4, "as SR-IOV, for several hosts" },
 	{ EXTENDED, PCI_EXT_CAP_ID_REBAR, 4 + 6 * 8,
-		"a BAR of another size would be another region; sizes stay as the host set them" },
+		"a BAR of another size would be another region, and VFIO cannot be asked for one" },
 	{ EXTENDED, PCI_EXT_CAP_ID_VF_REBAR, 4 + 6 * 8, "there are no virtual functions" },
 	{ EXTENDED, PCI_EXT_CAP_ID_ATS, PCI_EXT_CAP_ATS_SIZEOF,
 		"it asks an IOMMU for translations, and the guest has none for this device" },
