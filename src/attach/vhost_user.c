@@ -365,8 +365,9 @@ void vhost_user_stop(struct vhost_user *vu)
 	loop_timer_del(&vu->timer);
 	vuf_unwatch_errors(vu);
 	vuf_mem_unlisten(vu);
-	vuf_iotlb_unlisten(vu);
+	/* Whoever changes a mapping waits for the connection no longer. */
 	vuf_hangup(vu);
+	vuf_iotlb_unlisten(vu);
 	loop_unpost(vu->loop, &vu->park_work);
 	vu->source->free(vu->source);
 	vu->source = NULL;

@@ -201,11 +201,8 @@ void vuf_iotlb_listen(struct vhost_user *vu)
 
 void vuf_iotlb_unlisten(struct vhost_user *vu)
 {
-	if (!vu->dma)
-		return;
-	/* Nobody is to wait for what does not come any more. */
-	vuf_iotlb_forget(vu);
-	dma_unlisten(vu->dma, &vu->dma_listener);
+	if (vu->dma)
+		dma_unlisten(vu->dma, &vu->dma_listener);
 }
 
 /* --- rings, which lie at IOVAs --- */

@@ -188,7 +188,9 @@ uint32_t vuf_mem_patience_ms(struct vhost_user *vu)
 
 void vuf_mem_forget(struct vhost_user *vu)
 {
+	pthread_mutex_lock(&vu->mem_lock);
 	vu->nr_sent = 0;
+	pthread_mutex_unlock(&vu->mem_lock);
 	vu->reset_since_mem = false;
 }
 

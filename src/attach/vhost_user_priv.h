@@ -136,10 +136,10 @@ struct vhost_user {
 	uint64_t offered, protocol; /* by its back-end; protocol: and acknowledged */
 	uint64_t max_slots;
 	struct err refusal;	/* the first thing that it refused in this batch */
-	struct mem_range *sent; /* RAM that it was told of */
+	struct mem_range *sent; /* RAM that it was told of; it changes under mem_lock, too */
 	unsigned nr_sent;
 	bool reset_since_mem;
-	bool iotlb_told; /* this connection's back-end, of all mappings */
+	bool iotlb_told; /* this connection's back-end, of all mappings; changes under want_lock, too */
 	int iotlb_error; /* it refused one */
 	bool iotlb_anew; /* it holds what may have gone meanwhile */
 	unsigned told; /* the last generation of the driver's wishes that it heard of */
@@ -305,9 +305,9 @@ int vuf_config_compare(struct vhost_user *vu, struct err *err);
  * socket's holder.
  */
 int vuf_mem_sync(struct vhost_user *vu, struct err *err);
-/* What a start may take longer because the back-end has to be told of RAM. The socket's holder. */
+/* What a start may take longer because the back-end has to be told of RAM. Any thread. */
 uint32_t vuf_mem_patience_ms(struct vhost_user *vu);
-/* A connection ended. */
+/* A connection ended. The socket's holder. */
 void vuf_mem_forget(struct vhost_user *vu);
 void vuf_mem_listen(struct vhost_user *vu);
 void vuf_mem_unlisten(struct vhost_user *vu);
@@ -324,9 +324,10 @@ int vuf_iotlb_sync(struct vhost_user *vu, struct err *err);
 bool vuf_iotlb_missed(struct vhost_user *vu);
 /* The connection is set up. want_lock held. */
 void vuf_iotlb_settled(struct vhost_user *vu);
-/* A connection ended. */
+/* A connection ended: who waits for it waits no longer. The socket's holder. */
 void vuf_iotlb_forget(struct vhost_user *vu);
 void vuf_iotlb_listen(struct vhost_user *vu);
+/* There is no connection, and will be none. */
 void vuf_iotlb_unlisten(struct vhost_user *vu);
 /* As the device sees it: whether it is RAM, in one piece; and a copy of it, 0 or -EFAULT. */
 bool vuf_is_ram(const struct vhost_user *vu, uint64_t addr, uint64_t len);

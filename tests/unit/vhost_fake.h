@@ -44,7 +44,7 @@
 #define BIT(n)	(1ull << (n))
 #define P(name) VHOST_USER_PROTOCOL_BIT(name)
 
-/* --- guest RAM: memory.h, as far as the front-end uses it --- */
+/* --- guest RAM: memory.h, as far as the front-end uses it; the last who listens is told --- */
 
 struct memory {
 	int fd;
@@ -106,7 +106,8 @@ void memory_listen(struct memory *m, struct memory_listener *l)
 	m->listener = l;
 	for (unsigned i = 0; i < m->nr; i++)
 		l->add(l, &m->ranges[i]);
-	l->commit(l);
+	if (l->commit)
+		l->commit(l);
 }
 
 MAYBE_UNUSED unsigned memory_nr_ranges(const struct memory *m)
@@ -184,7 +185,7 @@ struct fake {
 	pthread_t thread;
 	int listen_fd, conn, back_fd, wake, inflight_fd, err_fd;
 	uint64_t acked, last_features;
-	bool ending;
+	_Atomic bool ending;
 	unsigned connections, mute;
 	struct rec *recs;
 	unsigned nr_recs;
@@ -290,7 +291,8 @@ static void fake_answer(struct fake *f, const struct rec *r)
 		fake_reply(f, r, &f->shmem, sizeof(f->shmem), NULL, 0);
 		break;
 	default:
-		if (r->h.flags & VHOST_USER_FLAG_NEED_REPLY)
+		if (r->h.flags & VHOST_USER_FLAG_NEED_REPLY ||
+			r->h.request == VHOST_USER_IOTLB_MSG)
 			reply_u64(f, r, r->h.request == f->refuse);
 	}
 }
