@@ -75,11 +75,6 @@ host_uses_nvme()
 		vfio_bind "$nvme"
 }
 
-ends()
-{
-	! gone "$vmm_pid" && guest_type "poweroff -f" && vmm_wait 60
-}
-
 # both WHAT ARG...
 both()
 {

@@ -242,6 +242,47 @@ interrupts()
 	[[ "$(heard irq)" =~ ^$1\ [1-9] ]]
 }
 
+# counts NAME KIND: the interrupts of that name are of that kind, and some have come.
+counts()
+{
+	ask "irq '$1'" && interrupts "$2"
+}
+
+# reads SUM: so the NVMe's first 2 MiB are, as the guest reads them.
+reads()
+{
+	ask "disk_read nvme0n1 2" && [ "$(heard read)" = "$1" ]
+}
+
+# host_interrupts: how many the host has taken for its VMMs.
+host_interrupts()
+{
+	awk 'NR == 1 { cpus = NF } /vfio/ { for (i = 2; i <= cpus + 1; i++) n += $i } END { print n + 0 }' /proc/interrupts
+}
+
+busy_since()
+{
+	[ "$(host_interrupts)" -gt $(($1 + 200)) ]
+}
+
+# killed_at_work MIB: the guest writes to its NVMe, from there on, and in the midst of it the VMM is killed.
+killed_at_work()
+{
+	local before
+
+	: >"$work/guest.out"
+	before=$(host_interrupts)
+	guest_type "while dd if=/dev/zero of=/dev/nvme0n1 bs=64k seek=$(($1 * 16)) count=500 oflag=direct 2>/dev/null; do :; done" &&
+		within 60 busy_since "$before" &&
+		kill -9 "$vmm_pid" && within 20 gone "$vmm_pid"
+}
+
+# ends: the guest powers off, and the VMM ends with 0.
+ends()
+{
+	! gone "$vmm_pid" && guest_type "poweroff -f" && vmm_wait 60
+}
+
 sum_of()
 {
 	md5sum | cut -d' ' -f1

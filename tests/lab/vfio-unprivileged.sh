@@ -95,11 +95,6 @@ uses_nvme()
 		ask "disk_read nvme0n1 2" && [ "$(heard read)" = "$(head -c 2M "$work/disks/nvme.img" | sum_of)" ]
 }
 
-ends()
-{
-	! gone "$vmm_pid" && guest_type "poweroff -f" && vmm_wait 60
-}
-
 reboots()
 {
 	: >"$work/guest.out"

@@ -62,16 +62,6 @@ same_rom()
 	ask "rom 8086:10d3" && [ "$(heard rom)" = "$rom" ]
 }
 
-counts()
-{
-	ask "irq '$1'" && interrupts "$2"
-}
-
-ends()
-{
-	! gone "$vmm_pid" && guest_type "poweroff -f" && vmm_wait 60
-}
-
 # all_devices WHAT ARG...: everything at once.
 all_devices()
 {
