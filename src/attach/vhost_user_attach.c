@@ -11,14 +11,16 @@
  *              had. Then the owner's attached(), or the comparison with what was lost
  *   quiesce    nothing, or the queues of a step that the driver has overtaken
  *   prepare    what the driver accepted, RAM, queue sizes (vhost_user_rings.c)
+ *   mappings   of a device behind an IOMMU: what the guest has mapped, a portion at a time, as often
+ *              as it takes (vhost_user_iotlb.c)
  *   run        the queues; then the device is READY
  *
- * The first attach and each reconnect run the same steps; the last three have nothing to do until
+ * The first attach and each reconnect run the same steps; the last four have nothing to do until
  * the driver has started the device. The driver goes on meanwhile: when it has changed its mind
- * since `prepare`, the three are done once more.
+ * since `prepare`, the four are done once more.
  *
  * One deadline holds for the whole attempt, so a back-end that never answers, or one byte a
- * second, ends it. Every failure has one line of text.
+ * second, ends it; much RAM and many mappings put it off. Every failure has one line of text.
  *
  * Threads: loop thread.
  * Trusts:  nothing that arrives.
@@ -211,18 +213,38 @@ static int quiesce_send(struct vhost_user *vu, struct err *err)
 
 static void too_late(struct loop_timer *timer);
 
+static void set_deadline(struct vhost_user *vu, uint64_t deadline_ns)
+{
+	vu->attach.deadline_ns = deadline_ns;
+	loop_timer_set(vu->loop, &vu->timer, deadline_ns, too_late);
+	vuf_iotlb_settled_by(vu, deadline_ns);
+}
+
 static int prepare_send(struct vhost_user *vu, struct err *err)
 {
 	uint32_t patience = vuf_mem_patience_ms(vu);
 
 	if (patience)
-		loop_timer_set(vu->loop, &vu->timer,
-			vuf_deadline(vu->times.handshake_ms + patience), too_late);
+		set_deadline(vu, vuf_deadline(vu->times.handshake_ms + patience));
 	vu->refusal.text[0] = 0;
 	pthread_mutex_lock(&vu->want_lock);
 	vu->told = vu->generation;
 	pthread_mutex_unlock(&vu->want_lock);
 	return vuf_rings_prepare(vu, VUF_ALL_QUEUES, err);
+}
+
+static int mappings_send(struct vhost_user *vu, struct err *err)
+{
+	if (!vu->iotlb_left)
+		return 0;
+	set_deadline(vu, vu->attach.deadline_ns + VUF_PORTION_MS * NS_PER_MS);
+	return vuf_iotlb_portion(vu, err);
+}
+
+/* The same step once more, as long as there is something left. */
+static int mappings_done(struct vhost_user *vu, struct err *err)
+{
+	return vu->iotlb_left;
 }
 
 static int run_send(struct vhost_user *vu, struct err *err)
@@ -258,6 +280,7 @@ static const struct step steps[] = {
 	{ "asking for its limits", limits_send, limits_done },
 	[STEP_QUIESCE] = { "stopping its queues", quiesce_send, NULL },
 	{ "setting it up", prepare_send, NULL },
+	{ "telling it of the guest's mappings", mappings_send, mappings_done },
 	{ "starting its queues", run_send, run_done },
 };
 
@@ -358,7 +381,7 @@ void vuf_attach_begin(struct vhost_user *vu, int fd, uint64_t deadline_ns)
 	vu->max_slots = 0;
 	atomic_store(&vu->state, VUF_CONNECTING);
 	pthread_mutex_unlock(&vu->lock);
-	loop_timer_set(vu->loop, &vu->timer, deadline_ns, too_late);
+	set_deadline(vu, deadline_ns);
 	rc = loop_add(vu->loop, &vu->src, fd, EPOLLIN | EPOLLRDHUP, on_event);
 	if (rc)
 		err_set(&err, rc, "%s", strerror(-rc));

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "attach/vhost_user_priv.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/util.h"
 
@@ -50,6 +51,20 @@ static bool begin(struct vhost_user *vu, unsigned wish)
 	return true;
 }
 
+/* What there is to be told of mappings. *deadline: more of them take more time. */
+static int tell_mappings(struct vhost_user *vu, uint64_t *deadline, struct err *err)
+{
+	int rc = 0;
+
+	while (vu->iotlb_left && !rc) {
+		*deadline += VUF_PORTION_MS * NS_PER_MS;
+		rc = vuf_iotlb_portion(vu, err);
+		if (!rc)
+			rc = vuf_await(vu, *deadline, err);
+	}
+	return rc;
+}
+
 /* The two batches of a start, and the kick. 0, or -EIO: the back-end refused. */
 static int start_queues(struct vhost_user *vu, unsigned index, unsigned wish)
 {
@@ -63,6 +78,8 @@ static int start_queues(struct vhost_user *vu, unsigned index, unsigned wish)
 	rc = vuf_rings_prepare(vu, index, &err);
 	if (!rc)
 		rc = vuf_await(vu, deadline, &err);
+	if (!rc)
+		rc = tell_mappings(vu, &deadline, &err);
 	if (!rc && !vu->refusal.text[0])
 		rc = vuf_rings_run(vu, index, &err);
 	if (!rc)

@@ -24,12 +24,11 @@
 #include "attach/vhost_user_priv.h"
 #include "base/clock.h"
 #include "base/util.h"
-#include "machine/iommu.h"
 
 /* Rounds of reading in one call; more waits for the loop's next turn. */
 #define PUMP_ROUNDS 16
-/* One start of as many queues as there can be, with all that an IOMMU can have mapped, is less. */
-#define MAX_PENDING (2 * IOMMU_MAX_MAPPINGS)
+/* One start of as many queues as there can be is less, and so is a portion of an IOMMU's mappings. */
+#define MAX_PENDING 16384
 
 static uint32_t message_size(const void *header)
 {

@@ -7,7 +7,8 @@
  * asks again (BACKEND_IOTLB_MSG) is refused: such requests of the guest fail.
  *
  * All there is goes out with the set-up of the first queues of a connection, by whoever holds the
- * socket. A change that comes meanwhile has been made in the space's tables before its listener
+ * socket, in portions: a guest may have mapped a great deal, and the loop has others to serve. A change
+ * that comes meanwhile has been made in the space's tables before its listener
  * gets the socket: it is told twice rather than not at all, and an IOTLB bears that.
  *
  * Threads: the listener on the thread that changes the IOMMU's tables.
@@ -21,6 +22,9 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/util.h"
+
+/* Mappings that a back-end is told of at once. */
+#define PORTION 256
 
 static struct vhost_user *of(struct dma_listener *l)
 {
@@ -72,24 +76,41 @@ static int send_entry(
 	return vuf_send(vu, &rq, err);
 }
 
+/* want_lock held. */
+static bool is_unsettled(const struct vhost_user *vu)
+{
+	return vu->iotlb_told && atomic_load(&vu->state) == VUF_CONNECTING;
+}
+
 /*
- * A back-end that was told of all mappings but cannot be told of more yet: its queues are being
- * started, and would find a hole. The guest waits for as long as a set-up may take, so that this
- * has ended, well or not, before all would have to be said once more.
+ * A back-end that was told of all mappings, or is being told, but cannot be told of more yet: its queues
+ * are being started, and would find a hole. The guest waits for as long as a set-up may take, so that
+ * this has ended, well or not, before all would have to be said once more.
  */
 static void wait_settled(struct vhost_user *vu)
 {
-	uint64_t deadline = vuf_deadline(2 * vu->times.handshake_ms + vuf_mem_patience_ms(vu));
-	const struct timespec until = {
-		.tv_sec = (time_t)(deadline / NS_PER_S),
-		.tv_nsec = (long)(deadline % NS_PER_S),
-	};
-	int rc = 0;
+	uint64_t until;
 
 	pthread_mutex_lock(&vu->want_lock);
-	while (!rc && vu->iotlb_told && atomic_load(&vu->state) == VUF_CONNECTING)
-		rc = pthread_cond_timedwait(&vu->iotlb_settled, &vu->want_lock, &until);
-	vu->iotlb_missed |= rc != 0;
+	while (is_unsettled(vu)) {
+		/* It may be put off while we wait. */
+		until = vu->settled_by_ns + vu->times.handshake_ms * NS_PER_MS;
+		if (clock_now_ns() >= until)
+			break;
+		pthread_cond_timedwait(&vu->iotlb_settled, &vu->want_lock,
+			&(struct timespec){
+				.tv_sec = (time_t)(until / NS_PER_S),
+				.tv_nsec = (long)(until % NS_PER_S),
+			});
+	}
+	vu->iotlb_missed |= is_unsettled(vu);
+	pthread_mutex_unlock(&vu->want_lock);
+}
+
+void vuf_iotlb_settled_by(struct vhost_user *vu, uint64_t deadline_ns)
+{
+	pthread_mutex_lock(&vu->want_lock);
+	vu->settled_by_ns = deadline_ns;
 	pthread_mutex_unlock(&vu->want_lock);
 }
 
@@ -155,20 +176,28 @@ static int send_one(void *arg, const struct dma_range *r)
 	return send_entry(w->vu, VHOST_IOTLB_UPDATE, r, w->err);
 }
 
-int vuf_iotlb_sync(struct vhost_user *vu, struct err *err)
+void vuf_iotlb_begin(struct vhost_user *vu)
+{
+	if (!vuf_is_translated(vu) || vu->iotlb_told)
+		return;
+	vu->iotlb_missed = false;
+	vu->iotlb_told = vu->iotlb_left = true;
+	vu->iotlb_next = 0;
+}
+
+int vuf_iotlb_portion(struct vhost_user *vu, struct err *err)
 {
 	const struct dma_range all = { .size = UINT64_MAX };
 	struct walk walk = { vu, err };
 	int rc = 0;
 
-	if (!vuf_is_translated(vu) || vu->iotlb_told)
-		return 0;
-	vu->iotlb_missed = false;
-	vu->iotlb_told = true;
 	if (vu->iotlb_anew)
 		rc = send_entry(vu, VHOST_IOTLB_INVALIDATE, &all, err);
 	vu->iotlb_anew = false;
-	return rc ? rc : dma_walk(vu->dma, send_one, &walk);
+	if (!rc)
+		rc = dma_walk(vu->dma, &vu->iotlb_next, PORTION, send_one, &walk);
+	vu->iotlb_left = rc == 1;
+	return MIN(rc, 0);
 }
 
 bool vuf_iotlb_missed(struct vhost_user *vu)
@@ -184,7 +213,7 @@ bool vuf_iotlb_missed(struct vhost_user *vu)
 void vuf_iotlb_forget(struct vhost_user *vu)
 {
 	pthread_mutex_lock(&vu->want_lock);
-	vu->iotlb_anew = vu->iotlb_told = false;
+	vu->iotlb_anew = vu->iotlb_told = vu->iotlb_left = false;
 	vu->iotlb_error = 0;
 	pthread_cond_broadcast(&vu->iotlb_settled);
 	pthread_mutex_unlock(&vu->want_lock);

@@ -101,6 +101,7 @@ struct vuf_config_answer {
 /* One set-up of a connection under way. Loop thread. */
 struct vuf_attach {
 	unsigned step;
+	uint64_t deadline_ns;
 	uint64_t queue_num;
 	struct vhost_user_shmem_config shmem;
 	uint32_t config_size; /* what was asked for again, to compare */
@@ -140,6 +141,8 @@ struct vhost_user {
 	unsigned nr_sent;
 	bool reset_since_mem;
 	bool iotlb_told; /* this connection's back-end, of all mappings; changes under want_lock, too */
+	bool iotlb_left; /* not yet of those from iotlb_next on */
+	uint64_t iotlb_next;
 	int iotlb_error; /* it refused one */
 	bool iotlb_anew; /* it holds what may have gone meanwhile */
 	unsigned told; /* the last generation of the driver's wishes that it heard of */
@@ -151,6 +154,7 @@ struct vhost_user {
 	bool unfit;	     /* what came back cannot serve this run: wait for the driver's reset */
 	uint64_t features;
 	unsigned run; /* counts starts and stops */
+	uint64_t settled_by_ns; /* a connection under way is set up by then, or is none any more */
 	bool iotlb_missed; /* a mapping changed while a connection was set up, for too long */
 	pthread_cond_t iotlb_settled; /* the set-up is over, or iotlb_told has changed */
 	struct vuf_ring *rings;
@@ -315,11 +319,17 @@ void vuf_mem_unlisten(struct vhost_user *vu);
 /* --- vhost_user_iotlb.c --- */
 
 bool vuf_is_translated(const struct vhost_user *vu);
+/* A back-end that was not told of all mappings is to be, by portions. The socket's holder, want_lock
+ * held. */
+void vuf_iotlb_begin(struct vhost_user *vu);
 /*
- * Tell a back-end that was not told of all mappings. 0 or -errno with a text. The socket's holder,
- * want_lock held.
+ * The next portion, as long as there is one (vu->iotlb_left): each is to be answered before the next one
+ * is sent, for which there is so much more time. 0 or -errno with a text. The socket's holder.
  */
-int vuf_iotlb_sync(struct vhost_user *vu, struct err *err);
+#define VUF_PORTION_MS 25
+int vuf_iotlb_portion(struct vhost_user *vu, struct err *err);
+/* When the set-up of a connection will be over, well or not. */
+void vuf_iotlb_settled_by(struct vhost_user *vu, uint64_t deadline_ns);
 /* Mappings have changed since, and it is to be told of all once more. As above. */
 bool vuf_iotlb_missed(struct vhost_user *vu);
 /* The connection is set up. want_lock held. */

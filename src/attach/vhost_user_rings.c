@@ -1,7 +1,8 @@
 /*
  * vhost_user_rings.c - starting and stopping the queues of a vhost-user device
  *
- * A start is two batches, because the inflight area comes from the back-end:
+ * A start is two batches, because the inflight area comes from the back-end, and between them, for a
+ * device behind an IOMMU, the mappings (vhost_user_iotlb.c):
  *
  *   prepare   SET_FEATURES, RAM, SET_VRING_NUM for all queues (some back-ends size the
  *             inflight area by them), GET_INFLIGHT_FD if this run of the device has none yet
@@ -223,8 +224,6 @@ static int prepare(struct vhost_user *vu, unsigned index, struct err *err)
 		rc = vuf_send_u64(vu, VHOST_USER_SET_FEATURES, acknowledged(vu), -1, err);
 	if (!rc)
 		rc = vuf_mem_sync(vu, err);
-	if (!rc)
-		rc = vuf_iotlb_sync(vu, err);
 	if (rc == 1) {
 		vu->refusal = *err;
 		err->text[0] = 0;
@@ -236,6 +235,7 @@ static int prepare(struct vhost_user *vu, unsigned index, struct err *err)
 				vu, VHOST_USER_SET_VRING_NUM, i, vu->rings[i].size, NULL, err);
 	if (!rc && index == VUF_ALL_QUEUES && has_inflight(vu) && vu->inflight_fd < 0)
 		rc = ask_inflight(vu, err);
+	vuf_iotlb_begin(vu);
 	return rc;
 }
 

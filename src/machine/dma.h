@@ -140,10 +140,11 @@ int dma_replay(struct dma_space *s, struct dma_listener *l, void (*begin)(struct
 	unsigned max);
 
 /*
- * Call fn for all that is mapped, without being told of changes: each is seen or not. It ends with the first
- * value of fn's that is not 0, which is returned.
+ * Call fn for what is mapped at *at and above, `max` ranges at most, without being told of changes: each
+ * is seen or not. 1: there is more, from *at on; 0: that was all; or the first -errno of fn's.
  */
-int dma_walk(struct dma_space *s, int (*fn)(void *arg, const struct dma_range *r), void *arg);
+int dma_walk(struct dma_space *s, uint64_t *at, unsigned max,
+	int (*fn)(void *arg, const struct dma_range *r), void *arg);
 
 /* --- export --- */
 

@@ -160,19 +160,24 @@ static bool next_now(struct dma_space *s, uint64_t at, struct dma_range *r)
 	return found;
 }
 
-int dma_walk(struct dma_space *s, int (*fn)(void *arg, const struct dma_range *r), void *arg)
+int dma_walk(struct dma_space *s, uint64_t *at, unsigned max,
+	int (*fn)(void *arg, const struct dma_range *r), void *arg)
 {
 	struct dma_range r;
-	uint64_t at = 0;
-	int rc = 0;
 
-	while (!rc && next_now(s, at, &r)) {
+	while (next_now(s, *at, &r)) {
+		int rc;
+
+		if (!max--)
+			return 1;
 		rc = fn(arg, &r);
-		at = behind(&r);
-		if (!at)
+		if (rc)
+			return rc;
+		*at = behind(&r);
+		if (!*at)
 			break;
 	}
-	return rc;
+	return 0;
 }
 
 int dma_replay(struct dma_space *s, struct dma_listener *l, void (*begin)(struct dma_listener *l),

@@ -1,6 +1,8 @@
 /* vhost_user_iommu_test.c - a back-end behind the guest's IOMMU is told of mappings, and told again */
 #include "vhost_fixture.h"
 
+#include <linux/vhost_types.h>
+
 #include "machine/iommu.h"
 
 #define RW	 (DMA_CAN_READ | DMA_CAN_WRITE)
@@ -64,6 +66,142 @@ static void serve_driver(struct world *w)
 	assert_int_equal(start(w->x, BIT(VIRTIO_BIT_ACCESS_PLATFORM)), 0);
 }
 
+/* --- very many mappings --- */
+
+#define MANY 3000u
+
+static void map_many(struct world *w)
+{
+	for (unsigned i = 0; i < MANY; i++)
+		assert_int_equal(map(w, i), 0);
+}
+
+/* What a back-end knows of a mapping after all that it was told: an update, or nothing any more. */
+static bool knows(struct world *w, unsigned connection, unsigned page)
+{
+	struct fake *f = &w->x->f;
+	bool known = false;
+
+	pthread_mutex_lock(&f->lock);
+	for (unsigned i = 0; i < f->nr_recs; i++) {
+		struct vhost_user_iotlb m;
+
+		memcpy(&m, f->recs[i].data, sizeof(m));
+		if (f->recs[i].h.request == VHOST_USER_IOTLB_MSG &&
+			f->recs[i].connection == connection && m.iova == FIRST + page * 0x2000ull)
+			known = m.type == VHOST_IOTLB_UPDATE;
+	}
+	pthread_mutex_unlock(&f->lock);
+	return known;
+}
+
+static void a_back_end_is_told_of_many_mappings_by_portions(void **state)
+{
+	struct world *w = *state;
+
+	map_many(w);
+	serve_driver(w);
+	assert_int_equal(count(&w->x->f, VHOST_USER_IOTLB_MSG, 1), MANY + 1);
+	lose_and_return(w->x);
+	assert_int_equal(count(&w->x->f, VHOST_USER_IOTLB_MSG, 2), MANY + 1);
+	/* So much can be under way at once, and never was more. */
+	assert_in_range(w->x->vu->max_pending, 256, 512);
+	/* After all that its queues need, and before they run. */
+	assert_true(place(&w->x->f, VHOST_USER_ADD_MEM_REG, 2, 0) <
+		    place(&w->x->f, VHOST_USER_IOTLB_MSG, 2, 0));
+	assert_true(place(&w->x->f, VHOST_USER_IOTLB_MSG, 2, MANY) <
+		    place(&w->x->f, VHOST_USER_SET_VRING_ADDR, 2, 0));
+}
+
+/* At the 300th of its messages something happens to the second connection. */
+static bool is_midway(struct fake *f, const struct rec *r)
+{
+	return r->h.request == VHOST_USER_IOTLB_MSG && r->connection == 2 &&
+	       count(f, VHOST_USER_IOTLB_MSG, 2) == 300;
+}
+
+static bool hangs_up_midway(struct fake *f, const struct rec *r)
+{
+	if (!is_midway(f, r))
+		return false;
+	shutdown(f->conn, SHUT_RDWR);
+	return true;
+}
+
+static void a_back_end_that_is_lost_in_the_midst_of_it_hears_of_all_again(void **state)
+{
+	struct world *w = *state;
+
+	map_many(w);
+	serve_driver(w);
+	atomic_store(&w->x->f.hook, hangs_up_midway);
+	lose_and_return(w->x);
+	assert_int_equal(w->x->f.connections, 3);
+	assert_true(count(&w->x->f, VHOST_USER_IOTLB_MSG, 2) < MANY);
+	assert_int_equal(count(&w->x->f, VHOST_USER_IOTLB_MSG, 3), MANY + 1);
+}
+
+/* The guest, who changes two mappings at that moment: one was told of by then, one was not. */
+static struct world *guest_of;
+static pthread_t guest;
+
+static void *unmap_two(void *arg)
+{
+	struct world *w = arg;
+
+	assert_int_equal(unmap(w, 0), 0);
+	assert_int_equal(unmap(w, MANY - 1), 0);
+	assert_int_equal(map(w, MANY), 0);
+	return NULL;
+}
+
+static bool guest_changes_midway(struct fake *f, const struct rec *r)
+{
+	if (is_midway(f, r))
+		assert_int_equal(pthread_create(&guest, NULL, unmap_two, guest_of), 0);
+	return false;
+}
+
+static bool guest_changes_and_no_answer(struct fake *f, const struct rec *r)
+{
+	guest_changes_midway(f, r);
+	return is_midway(f, r);
+}
+
+static void check_change(struct world *w, unsigned connection)
+{
+	assert_int_equal(pthread_join(guest, NULL), 0);
+	assert_false(knows(w, connection, 0));
+	assert_true(knows(w, connection, 1));
+	assert_true(knows(w, connection, MANY - 2));
+	assert_false(knows(w, connection, MANY - 1));
+	assert_true(knows(w, connection, MANY));
+}
+
+static void what_changes_in_the_midst_of_it_is_told(void **state)
+{
+	struct world *w = guest_of = *state;
+
+	map_many(w);
+	serve_driver(w);
+	atomic_store(&w->x->f.hook, guest_changes_midway);
+	lose_and_return(w->x);
+	check_change(w, 2);
+}
+
+static void a_back_end_that_stops_to_answer_holds_the_guest_up_for_a_while(void **state)
+{
+	struct world *w = guest_of = *state;
+
+	w->x->p.times.handshake_ms = 1000;
+	map_many(w);
+	serve_driver(w);
+	atomic_store(&w->x->f.hook, guest_changes_and_no_answer);
+	lose_and_return(w->x);
+	check_change(w, w->x->f.connections);
+	assert_int_equal(logged(w->x, "(telling it of the guest's mappings)"), 1);
+}
+
 /* --- what changes meanwhile --- */
 
 struct changer {
@@ -116,6 +254,10 @@ static void a_device_may_be_lost_and_stopped_while_its_mappings_change(void **st
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		TEST(a_back_end_is_told_of_many_mappings_by_portions),
+		TEST(a_back_end_that_is_lost_in_the_midst_of_it_hears_of_all_again),
+		TEST(what_changes_in_the_midst_of_it_is_told),
+		TEST(a_back_end_that_stops_to_answer_holds_the_guest_up_for_a_while),
 		TEST(a_device_may_be_lost_and_stopped_while_its_mappings_change),
 	};
 
