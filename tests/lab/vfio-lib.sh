@@ -154,14 +154,10 @@ done
 GUEST
 }
 
-# vfio_igb: its address; behind a port, unless the IOMMU is AMD's.
-vfio_igb()
+# below BRIDGE: the address of the one device there.
+below()
 {
-	if [ "$iommu" = amd ]; then
-		echo "$igb_port"
-	else
-		basename $sys/$igb_port/????:??:??.?
-	fi
+	basename "$sys/$1"/????:??:??.?
 }
 
 # vfio_vf: a virtual function of the igb; prints its address. The physical function must be up for it to have a link.
@@ -169,7 +165,7 @@ vfio_vf()
 {
 	local pf
 
-	pf=$sys/$(vfio_igb)
+	pf=$sys/$(below $igb_port)
 	ip link set "$(ls "$pf/net")" up && echo 1 >"$pf/sriov_numvfs" && basename "$(readlink "$pf/virtfn0")"
 }
 

@@ -3,14 +3,11 @@
 # vfio-wrong.sh - host devices that cannot be passed on: one line each, and nothing is left bound, open or pinned;
 # and those that a guest loses, since they report an error or the host wants them back
 #
-# All of it by container, and by iommufd. With OUTBOARD_IOMMU=amd behind the other IOMMU, but for errors, which only what is
-# behind a port can report.
+# All of it by container, and by iommufd. vfio-wrong-amd.sh is the same with the other IOMMU.
 # shellcheck disable=SC2119,SC2317  # called by check; no arguments meant
 # shellcheck source-path=SCRIPTDIR source=vfio-lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/vfio-lib.sh"
-checks=50
-[ "$iommu" != amd ] || checks=47
-lab_plan $checks
+lab_plan 50
 
 if lab_outside; then
 	vfio_guest
@@ -126,16 +123,15 @@ in_use()
 # losses WHAT ARG...: a guest that has devices that others want, too, and that it loses.
 losses()
 {
-	local what=$1 devices=("$nvme" "$edu" "$e1000e")
+	local what=$1
 
 	shift
-	[ "$iommu" = amd ] || devices+=("$igb")
-	vfio_start "" "${devices[@]}" -- --cpus 2 --memory size=128M "$@"
+	vfio_start "" "$nvme" "$edu" "$e1000e" "$igb" -- --cpus 2 --memory size=128M "$@"
 	check "$what: after all that a guest has the devices" guest_says '^ready'
 	check "a device that another one has, by container" in_use
 	check "and by iommufd" in_use --platform iommufd=on
 	check "which is not disturbed" ask "disk_write nvme0n1 1 && edu"
-	[ "$iommu" = amd ] || check "a device reports an error: the guest loses it, with a line" error_is_seen
+	check "a device reports an error: the guest loses it, with a line" error_is_seen
 	check "the host wants a device back, and gets it" timeout 120 "$build/src/outboard" device-unbind --force "$edu"
 	check "the guest loses it, with a line" vmm_says "host wants the device back.*loses it" 60
 	check "and still has the other one" ask "disk_write nvme0n1 1"
@@ -163,17 +159,13 @@ bound_ones iommufd --platform iommufd=on
 forbidden "no permission for the device" "/dev/vfio/devices/$(ls "$sys/$nvme/vfio-dev")" --platform iommufd=on
 forbidden "no permission for /dev/iommu" /dev/iommu --platform iommufd=on
 
-igb=$(vfio_igb)
-if [ "$iommu" != amd ]; then
-	check "one more is bound, behind a port" vfio_bind "$igb"
-fi
+igb=$(below $igb_port)
+check "one more is bound, behind a port" vfio_bind "$igb"
 losses container
 check "the device is bound once more" vfio_bind "$edu"
 losses iommufd --platform iommufd=on
 
 echo "1b36 0010" >/sys/bus/pci/drivers/vfio-pci/remove_id
-others=("$nvme" "$e1000e" "$pair1")
-[ "$iommu" = amd ] || others+=("$igb")
-check "the devices go back" vfio_unbind "${others[@]}"
+check "the devices go back" vfio_unbind "$nvme" "$e1000e" "$pair1" "$igb"
 check "all drivers are as they were" test "$(drivers)" = "$before"
 lab_done
