@@ -67,6 +67,16 @@ lab_boot()
 	exit
 }
 
+# with_libraries PROGRAM: the options of lab/mkguest, a line each, that give a guest this program of ours and what it
+# is linked with.
+with_libraries()
+{
+	{
+		echo "$1"
+		ldd "$1" | grep -o '/[^ ]*' | sed 's/.*/&:&/'
+	} | sed 's/^/--file\n/'
+}
+
 # lab_skip_all WHY: nothing of this test can run here.
 lab_skip_all()
 {

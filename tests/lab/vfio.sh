@@ -5,16 +5,18 @@
 # One L1 with all the devices the lab has, all of them in each guest: an NVMe (MSI-X), an e1000e (MSI-X), an AHCI with a
 # disk (MSI), a virtual function of an igb (MSI-X), an e1000 behind a bridge (its line, and only a bus to reset), two edu (their
 # lines, and no reset at all), one of these in a group with another e1000. Then a guest that may use no MSI. What the
-# guest writes is compared with the image on the machine outside.
+# guest writes is compared with the image on the machine outside, and what its lspci says with what the host's does.
 #
 # vfio-amd.sh is the same with the other IOMMU.
 # shellcheck disable=SC2119,SC2317  # called by check; no arguments meant
 # shellcheck source-path=SCRIPTDIR source=vfio-lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/vfio-lib.sh"
-lab_plan 49
+lab_plan 51
 
 if lab_outside; then
-	vfio_guest
+	need lspci=pciutils
+	mapfile -t lspci < <(with_libraries "$(command -v lspci)")
+	vfio_guest "${lspci[@]}" --file /usr/share/misc/pci.ids:/usr/share/misc/pci.ids
 	mkdir "$work/disks"
 	truncate -s 64M "$work/disks/nvme.img"
 	head -c 1M /dev/urandom >"$work/disks/sata.img"
@@ -56,6 +58,26 @@ same_rom()
 	ask "rom 8086:10d3" && [ "$(heard rom)" = "$rom" ]
 }
 
+# Each of the host's lines is one of the guest's, but for the addresses.
+lists_all()
+{
+	local device
+
+	ask "lspci -nn" || return
+	tr -d '\r' <"$work/guest.out" | grep -E '^[0-9a-f]{2}:[0-9a-f]{2}\.[0-7] ' >"$work/lspci"
+	sed 's/^/# /' "$work/lspci"
+	for device in "${all[@]}"; do
+		lspci -nn -s "$device"
+	done | without_address >"$work/expected"
+	[ "$(wc -l <"$work/expected")" = ${#all[@]} ] &&
+		[ -z "$(without_address <"$work/lspci" | comm -23 "$work/expected" -)" ]
+}
+
+without_address()
+{
+	cut -d' ' -f2- | sort
+}
+
 # all_devices WHAT ARG...: everything at once.
 all_devices()
 {
@@ -64,6 +86,7 @@ all_devices()
 	shift
 	vfio_start "" "${all[@]}" -- --cpus 2 --memory size=512M "$@"
 	check "$what: a guest has all the devices" guest_says '^ready'
+	check "its lspci lists them as the host's does" lists_all
 	check "what its nvme driver writes is in the image" wrote_nvme
 	check "and is what it reads" reads_nvme
 	check "the NVMe's interrupts are MSI-X" counts nvme0q PCI-MSIX
