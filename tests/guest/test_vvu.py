@@ -1,5 +1,6 @@
 """A guest that serves a device of another machine: image/test_vvu.c, and who connects to it."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -17,7 +18,19 @@ ECHO = "virtio_id=62,queue_sizes=[64,64,64]"
 MIB = 1 << 20
 
 
-class Server:
+class Machine:
+    """Either of the two; `guest` is its VMM."""
+
+    def is_killed(self):
+        self.guest.signal(signal.SIGKILL)
+        self.guest.wait()
+
+    def ends_well(self):
+        self.guest.send("q")
+        self.guest.passes()
+
+
+class Server(Machine):
     """The machine whose guest is the back-end."""
 
     def __init__(self, vmm, path, options="", **keywords):
@@ -33,13 +46,35 @@ class Server:
         os.write(self.guest.process.stdin.fileno(), key.encode())
         self.wait(answer)
 
-    def ends_well(self):
-        self.guest.send("q")
-        self.guest.passes()
+    def ends_after_the_last(self):
+        self.wait("^# sibling [0-9]+ has gone$")
+        self.ends_well()
 
     def refused(self, text):
         """The VMM said why, at least once."""
         self.guest.err.wait(text)
+
+    def has(self):
+        """What a sibling may not leave behind: descriptors, mappings."""
+        return sum(self.guest.fds().values()), self.guest.mappings()
+
+
+class Sibling(Machine):
+    """The machine that is served: outboard with its own front-end."""
+
+    def __init__(self, vmm, path, test="virtio-poll", **keywords):
+        self.guest = vmm(test, "--generic-vhost-user", f"socket={path},{ECHO}", **keywords)
+        self.at = 0
+
+    def works(self):
+        """Requests that it makes all the time were answered again."""
+        self.at = self.guest.out.wait(r"^# \d+ requests$", self.at)[0] + 1
+
+    def works_from_now(self):
+        """What it said until now does not count, nor what was under way."""
+        self.at = len(self.guest.out.lines)
+        self.works()
+        self.works()
 
 
 @pytest.fixture
@@ -61,6 +96,14 @@ def leave(server, front):
     server.wait("^# sibling [0-9]+ has gone$")
 
 
+@contextlib.contextmanager
+def last(server):
+    """The only front-end, or the last one. When it has gone the machine ends, and well."""
+    with connect(server) as front:
+        yield front
+    server.ends_after_the_last()
+
+
 def serves(front, index=0):
     """Memory, a ring, requests."""
     front.share()
@@ -70,48 +113,48 @@ def serves(front, index=0):
     return ring
 
 
+def serves_the_last(server):
+    with last(server) as front:
+        serves(front)
+
+
+def all_equal(counts):
+    assert max(counts) == min(counts), counts
+
+
 # --- what works ---
-
-
-def sibling(vmm, path, test, **keywords):
-    return vmm(test, "--generic-vhost-user", f"socket={path},{ECHO}", **keywords)
 
 
 @pytest.mark.parametrize("options", ["", ",iommu=on"])
 def test_a_machine_serves_another(vmm, server, options):
     """The other one is larger, and is outboard with its own front-end."""
     host = server(options)
-    guest = sibling(vmm, host.path, "virtio-poll", memory="128M")
-    at, _ = guest.out.wait(r"^# \d+ requests$")
-    guest.out.wait(r"^# \d+ requests$", at + 1)
-    guest.send("q")
-    guest.passes()
-    host.wait("has gone")
-    host.ends_well()
+    sibling = Sibling(vmm, host.path, memory="128M")
+    sibling.works()
+    sibling.works()
+    sibling.ends_well()
+    host.ends_after_the_last()
 
 
 def test_the_whole_transport(vmm, server):
     """All that the test of a virtio function does, served from the other guest."""
     host = server()
-    sibling(vmm, host.path, "virtio").passes()
-    host.wait("has gone")
-    host.ends_well()
+    Sibling(vmm, host.path, "virtio").guest.passes()
+    host.ends_after_the_last()
 
 
 def test_resets_in_the_middle(vmm, server):
     """Of the function while a sibling works: that sees a pause."""
     host = server()
-    guest = sibling(vmm, host.path, "virtio-poll")
-    at, _ = guest.out.wait(r"^# \d+ requests$")
+    sibling = Sibling(vmm, host.path)
+    sibling.works()
     for key in "rd" * 10:
         host.command(key, "^# up$")
         host.wait("has come")
-        at, _ = guest.out.wait(r"^# \d+ requests$", at + 1)
-        at, _ = guest.out.wait(r"^# \d+ requests$", at + 1)
-    guest.send("q")
-    guest.passes()
-    host.wait("has gone")
-    host.ends_well()
+        sibling.works()
+        sibling.works()
+    sibling.ends_well()
+    host.ends_after_the_last()
 
 
 def test_the_other_machine_is_killed(vmm, server):
@@ -119,42 +162,33 @@ def test_the_other_machine_is_killed(vmm, server):
     host = server()
     counts = []
     for n in range(20):
-        guest = sibling(vmm, host.path, "virtio-poll")
+        sibling = Sibling(vmm, host.path)
         host.wait("has come")
-        guest.out.wait(r"^# \d+ requests$")
-        guest.signal(signal.SIGKILL)
-        guest.wait()
+        sibling.works()
+        sibling.is_killed()
         host.wait("has gone")
         if n:
-            counts.append((sum(host.guest.fds().values()), host.guest.mappings()))
-    assert max(counts) == min(counts), counts
-    front = connect(host)
-    serves(front)
-    leave(host, front)
-    host.ends_well()
+            counts.append(host.has())
+    all_equal(counts)
+    serves_the_last(host)
 
 
 def test_the_serving_machine_is_killed(vmm, server):
     """The one that is served goes on when the next server comes, however often that is."""
     host = server()
-    guest = sibling(vmm, host.path, "virtio-poll")
-    guest.out.wait(r"^# \d+ requests$")
+    sibling = Sibling(vmm, host.path)
+    sibling.works()
     counts = []
     for n in range(20):
-        host.guest.signal(signal.SIGKILL)
-        host.guest.wait()
+        host.is_killed()
         host = server()
         host.wait("has come")
-        at = len(guest.out.lines)
-        at, _ = guest.out.wait(r"^# \d+ requests$", at)
-        guest.out.wait(r"^# \d+ requests$", at + 1)
+        sibling.works_from_now()
         if n:
-            counts.append(sum(guest.fds().values()))
-    assert max(counts) == min(counts), counts
-    guest.send("q")
-    guest.passes()
-    host.wait("has gone")
-    host.ends_well()
+            counts.append(sum(sibling.guest.fds().values()))
+    all_equal(counts)
+    sibling.ends_well()
+    host.ends_after_the_last()
 
 
 @pytest.mark.parametrize("mode", ["both", "zero-len", "status"])
@@ -167,9 +201,9 @@ def test_one_sibling_after_the_other(server, mode):
         serves(front, n % 3)
         leave(host, front)
         if n >= 10:
-            counts.append((sum(host.guest.fds().values()), host.guest.mappings()))
+            counts.append(host.has())
     # The last one's memory stays until the next one comes, or the function is reset.
-    assert max(counts) == min(counts), counts
+    all_equal(counts)
     host.ends_well()
 
 
@@ -192,7 +226,7 @@ def test_siblings_wait_for_their_turn(server):
 
 def test_regions_come_and_go(server):
     host = server()
-    with connect(host) as front:
+    with last(host) as front:
         front.share()
         assert front.protocol & 1 << 15
         for _ in range(50):
@@ -208,14 +242,12 @@ def test_regions_come_and_go(server):
         with pytest.raises(vu.Nack):
             front.remove_region(1 << 32, 64 * MIB, 1 << 40)
         vu.Ring(front, 0).echo(b"still here")
-    host.wait("has gone")
-    host.ends_well()
 
 
 def test_a_table_that_grows_under_a_ring(server):
     """What stays in its place is not taken out for a moment."""
     host = server()
-    with connect(host) as front:
+    with last(host) as front:
         ring = serves(front)
         more = front.keep(vu.memfd(MIB))
         for n in range(20):
@@ -225,14 +257,12 @@ def test_a_table_that_grows_under_a_ring(server):
             )
             ring.set_addr()
             ring.echo(b"%d" % n * 30)
-    host.wait("has gone")
-    host.ends_well()
 
 
 def test_kicks_and_calls_change(server):
     """Front-ends set another call descriptor whenever a vector is masked."""
     host = server()
-    with connect(host) as front:
+    with last(host) as front:
         ring = serves(front)
         for n in range(20):
             ring.call = front.keep(vu.eventfd())
@@ -244,13 +274,11 @@ def test_kicks_and_calls_change(server):
         front.vring_fd(vu.SET_VRING_CALL, 0)
         front.vring_fd(vu.SET_VRING_KICK, 0)
         assert front.alive()
-    host.wait("has gone")
-    host.ends_well()
 
 
 def test_err_and_log_doorbells(server):
     host = server()
-    with connect(host) as front:
+    with last(host) as front:
         errs = [front.keep(vu.eventfd()) for _ in range(16)]
         for i, fd in enumerate(errs):
             front.vring_fd(vu.SET_VRING_ERR, i, fd)
@@ -260,15 +288,13 @@ def test_err_and_log_doorbells(server):
         host.command("l", "rung")
         for fd in errs + [log]:
             assert vu.take(fd)
-    host.wait("has gone")
-    host.ends_well()
 
 
 def test_log_and_inflight_area(server):
     """The guest writes into both."""
     host = server()
     host.command("m", "marking")
-    with connect(host) as front:
+    with last(host) as front:
         log = front.keep(vu.memfd(8192))
         front.ask(vu.SET_LOG_BASE, struct.pack("=QQ", 4096, 4096), [log])
         assert os.pread(log, 8, 4096) == struct.pack("=Q", 0x1066)
@@ -281,14 +307,12 @@ def test_log_and_inflight_area(server):
         # none for more than there is room for
         reply = front.ask(vu.GET_INFLIGHT_FD, struct.pack("=QQHHI", 0, 0, 999, 32768, 0))
         assert struct.unpack("=QQHHI", reply)[0] == 0
-    host.wait("has gone")
-    host.ends_well()
 
 
 def test_the_guest_asks(server):
     """CONFIG_CHANGE_MSG comes by the socket for that."""
     host = server()
-    with connect(host) as front:
+    with last(host) as front:
         ours, theirs = socket.socketpair()
         front.ack(vu.SET_BACKEND_REQ_FD, fds=[theirs.fileno()])
         theirs.close()
@@ -298,14 +322,12 @@ def test_the_guest_asks(server):
         ours.close()
         host.command("c", "changed")
         assert front.alive()
-    host.wait("has gone")
-    host.ends_well()
 
 
 def test_the_guest_asks_what_an_address_means(server):
     """IOTLB_MISS goes one way, what it means the other."""
     host = server()
-    with connect(host) as front:
+    with last(host) as front:
         ours, theirs = socket.socketpair()
         front.ack(vu.SET_BACKEND_REQ_FD, fds=[theirs.fileno()])
         theirs.close()
@@ -317,8 +339,6 @@ def test_the_guest_asks_what_an_address_means(server):
         assert front.ask(vu.IOTLB_MSG, update) == struct.pack("=Q", 0)
         host.wait(f"^# 0x1af4000 is 0x{vu.USER:x}$")
         ours.close()
-    host.wait("has gone")
-    host.ends_well()
 
 
 # --- a sibling that means no good ---
@@ -335,7 +355,7 @@ def table(*regions):
 
 def test_memory_that_is_none(server):
     host = server()
-    with connect(host) as front:
+    with last(host) as front:
         good = front.keep(vu.memfd(MIB))
         pipe = os.pipe()
         for fd in pipe:
@@ -361,13 +381,11 @@ def test_memory_that_is_none(server):
         nack(front, vu.ADD_MEM_REG, bytes(8) + vu.region(0, (1 << 28) + 4096, 0, 0), [large])
         nack(front, vu.SET_INFLIGHT_FD, struct.pack("=QQHHI", 1 << 39, 0, 1, 8, 0), [large])
         serves(front)
-    host.wait("has gone")
-    host.ends_well()
 
 
 def test_eventfds_that_are_none(server):
     host = server()
-    with connect(host) as front:
+    with last(host) as front:
         memory = front.keep(vu.memfd(4096))
         event = front.keep(vu.eventfd())
         for request in (vu.SET_VRING_KICK, vu.SET_VRING_CALL, vu.SET_VRING_ERR):
@@ -384,20 +402,16 @@ def test_eventfds_that_are_none(server):
         nack(front, vu.SET_VRING_KICK, struct.pack("=Q", 1), [event])
         front.vring_fd(vu.SET_VRING_KICK, 1, front.keep(vu.eventfd()))
         serves(front)
-    host.wait("has gone")
-    host.ends_well()
 
 
 def test_kicks_before_there_is_anything(server):
     host = server()
-    with connect(host) as front:
+    with last(host) as front:
         for i in range(16):
             kick = front.keep(vu.eventfd(1 << 20))
             front.vring_fd(vu.SET_VRING_KICK, i, kick)
             os.write(kick, struct.pack("=Q", 1))
         serves(front)
-    host.wait("has gone")
-    host.ends_well()
 
 
 @pytest.mark.parametrize(
@@ -420,10 +434,7 @@ def test_bytes_that_make_no_sense(server, data):
     front.expect_gone()
     host.refused("the sibling is hung up on")
     leave(host, front)
-    with connect(host) as front:
-        serves(front)
-    host.wait("has gone")
-    host.ends_well()
+    serves_the_last(host)
 
 
 def test_half_a_message(server):
@@ -431,10 +442,7 @@ def test_half_a_message(server):
     front = connect(host)
     front.send_raw(vu.header(5, 40) + bytes(11))
     leave(host, front)
-    with connect(host) as front:
-        serves(front)
-    host.wait("has gone")
-    host.ends_well()
+    serves_the_last(host)
 
 
 def test_memory_that_is_cut_off(server):
@@ -448,15 +456,12 @@ def test_memory_that_is_cut_off(server):
     ring.ring()
     host.refused("cut short")
     leave(host, front)
-    with connect(host) as front:
-        serves(front)
-    host.wait("has gone")
-    host.ends_well()
+    serves_the_last(host)
 
 
 def test_descriptors_by_the_hundred(server):
     host = server()
-    with connect(host) as front:
+    with last(host) as front:
         before = sum(host.guest.fds().values())
         event = front.keep(vu.eventfd())
         for _ in range(20):
@@ -464,8 +469,6 @@ def test_descriptors_by_the_hundred(server):
         # what came with a message is closed when the next one is read
         assert front.alive()
         assert sum(host.guest.fds().values()) == before
-    host.wait("has gone")
-    host.ends_well()
 
 
 # --- a driver that means no good ---
@@ -481,22 +484,17 @@ def test_a_driver_without_room(server):
     front.expect_gone()
     front.close()
     host.wait("^# up$")
-    with connect(host) as front:
-        serves(front)
-    host.wait("has gone")
-    host.ends_well()
+    serves_the_last(host)
 
 
 def test_doorbells_that_are_nobodys(server):
     """All there could be, while a sibling has its own among them."""
     host = server()
-    with connect(host) as front:
+    with last(host) as front:
         ring = serves(front)
         for _ in range(3):
             host.command("b", "rung")
             ring.echo(b"still here")
-    host.wait("has gone")
-    host.ends_well()
 
 
 def test_a_driver_that_talks_nonsense(server):
@@ -512,10 +510,7 @@ def test_a_driver_that_talks_nonsense(server):
     front.close()
     ours.close()
     host.wait("^# up$")
-    with connect(host) as front:
-        serves(front)
-    host.wait("has gone")
-    host.ends_well()
+    serves_the_last(host)
 
 
 def test_a_hostile_driver(vmm, folder):
