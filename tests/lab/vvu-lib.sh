@@ -50,17 +50,19 @@ while read -r order rest; do
 	esac
 done'
 
-# static_programs: makes those that a guest's initramfs can run, in a build of its own.
+# static_programs: makes those that a guest's initramfs can run, in a build of its own. One test at a time does; the lock
+# is the subshell's, not that of the lab.
 static_programs()
-{
+(
 	local log
 
+	take_lock "$static.lock"
 	if [ ! -f "$static/build.ninja" ]; then
 		log=$(meson setup "$static" "$tree" -Dstatic=true -Dtests=false -Dbench=false -Dman=disabled 2>&1) ||
 			die "no static programs: $(tail -n 3 <<<"$log")"
 	fi
 	log=$(ninja -C "$static" src/outboard src/outboard-device 2>&1) || die "no static programs: $(tail -n 3 <<<"$log")"
-}
+)
 
 # guests: makes $work/device.cpio, which serves, and $work/sibling.cpio; standard input is what both do first.
 guests()
@@ -68,7 +70,7 @@ guests()
 	local first
 
 	first=$(cat)
-	static_programs
+	static_programs || exit
 	printf '%s\n' "$serving" "$first" "$orders" |
 		"$lab_dir/mkguest" --file "$static/src/outboard" --file "$static/src/outboard-device" "$work/device.cpio"
 	printf '%s\n' "$first" "$orders" | "$lab_dir/mkguest" "$work/sibling.cpio"
