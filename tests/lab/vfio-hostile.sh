@@ -15,8 +15,8 @@ lab_plan 27
 if lab_outside; then
 	vfio_guest
 	truncate -s 64M "$work/nvme.img"
-	# One thread: with two the emulator can fail an assertion of its own (iotlb_to_section) where memory comes and goes.
-	lab_boot --iommu "$iommu" --thread single --timeout 600 --device nvme="$work/nvme.img" --device e1000e --device pair
+	# One CPU: with two threads the emulator can fail an assertion of its own (iotlb_to_section) where memory comes and goes.
+	lab_boot --iommu "$iommu" --cpus 1 --timeout 600 --device nvme="$work/nvme.img" --device e1000e --device pair
 fi
 
 # hostile WORDS ADDRESS... [-- ARG...]: the guest begins. The words are test_hostile.c's.
