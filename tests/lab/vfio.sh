@@ -14,7 +14,7 @@
 lab_plan 51
 
 if lab_outside; then
-	need lspci=pciutils
+	need lspci=pciutils /usr/share/misc/pci.ids=pci.ids
 	mapfile -t lspci < <(with_libraries "$(command -v lspci)")
 	vfio_guest "${lspci[@]}" --file /usr/share/misc/pci.ids:/usr/share/misc/pci.ids
 	mkdir "$work/disks"
