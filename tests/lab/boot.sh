@@ -7,7 +7,7 @@
 # shellcheck disable=SC2119,SC2317  # called by check; no arguments meant
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-lab_plan 24
+lab_plan 26
 
 if lab_outside; then
 	"$lab_dir/mkguest" "$work/look.cpio" <<'END'
@@ -130,4 +130,11 @@ guest_type off
 status=0
 vmm_wait 180 || status=$?
 check "and can power off then" test $status = 0
+
+vmm_start run -i "$work/obey.cpio" -m 256 -p quiet -p panic=-1 "$kernel"
+check "crosvm's words boot it too, with its console at the terminal" guest_says "^at your orders"
+guest_type off
+status=0
+vmm_wait 180 || status=$?
+check "and it powers off" test $status = 0
 lab_done
