@@ -54,7 +54,8 @@ run_guest()
 # said WORDS: the guest has said just this line.
 said()
 {
-	tr -d '\r' <"$work/guest.out" | grep -q -x -F -- "$1"
+	# Not by a pipe, whose status would be that of tr if grep has seen enough before tr is done.
+	grep -q -x -F -- "$1" <(tr -d '\r' <"$work/guest.out")
 }
 
 # between LOW VALUE HIGH
