@@ -159,9 +159,11 @@ same_sums()
 # kill_vm NAME: as if its host had lost it.
 kill_vm()
 {
+	local keys=${vm_keys[$1]}
+
 	kill -9 "${vm_pid[$1]}"
 	wait "${vm_pid[$1]}" 2>/dev/null
-	true
+	exec {keys}>&-
 }
 
 # power_off NAME: and the status of its VMM.
