@@ -28,7 +28,9 @@ echo "complaints end"
 END
 	"$lab_dir/mkguest" "$work/obey.cpio" <<'END'
 # Who holds the power button down ends the machine, as acpid or logind would have it.
-(dd if=/dev/input/event0 bs=24 count=1 >/dev/null 2>&1 && echo "the button was pressed" && poweroff -f) &
+# It is listened to before anybody is told that it can be pressed.
+exec 3</dev/input/event0
+(dd bs=24 count=1 <&3 >/dev/null 2>&1 && echo "the button was pressed" && poweroff -f) &
 echo "at your orders"
 while read -r order; do
 	case $order in
