@@ -103,7 +103,7 @@ vmm_start --kernel "$kernel" --initramfs "$work/guest.cpio" --cmdline "console=t
 	--memory size=384M --console off --serial tty --fs "tag=peers,socket=$work/peers.sock" \
 	--disk "path=$work/disk.img,num_queues=2,serial=outboard-1,id=disk0"
 check "the guest sees the disk, its serial number and its queues" guest_says "^disk 393216 outboard-1 queues 2"
-check "it mounts its ext4" guest_says "^mounted"
+must "it mounts its ext4" guest_says "^mounted"
 check "what the host put there is there" guest_says "^host file: a line of the host"
 first=$(block_pid)
 

@@ -66,7 +66,7 @@ start device --console off --serial tty --kernel "$kernel" --initramfs "$work/de
 units ""
 check "and allows no unsafe interrupts" says device '^unsafe N'
 check "all interrupts but its own go through the units" says device '^chips 1 0'
-check "it boots up" says device '^ready'
+must "it boots up" says device '^ready'
 tell device 'on 1 write_disk; on 2 write_disk; echo "disk $(count virtio[0-9]-req 1 | some) $(count virtio[0-9]-req 2 | some)"'
 check "the disk's queues interrupt each its processor" says device '^disk some some'
 tell device 'ifconfig eth0 192.168.70.2 up; moves virtio[0-9]-input ping_host && echo "net moved"'
@@ -90,7 +90,7 @@ check "the sibling powers off" power_off sibling
 : >"$work/device/guest.out"
 tell device 'echo b >/proc/sysrq-trigger'
 units ", after a reboot too"
-check "and boots up" says device '^ready'
+must "and boots up" says device '^ready'
 tell device 'write_disk; echo "again $(count virtio[0-9]-req | some)"'
 check "with the disk's interrupts" says device '^again some'
 check "the device VM powers off" power_off device

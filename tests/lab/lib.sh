@@ -124,6 +124,21 @@ check()
 	fi
 }
 
+# must NAME COMMAND...: a case without which those after it would only wait for what cannot come.
+must()
+{
+	local name=$1
+
+	shift
+	if "$@"; then
+		ok "$name"
+	else
+		not_ok "$name"
+		echo "# it ends here: what comes after this needs it"
+		exit 1
+	fi
+}
+
 lab_done()
 {
 	[ $cases = "$planned" ] || echo "# $cases checks ran, $planned were announced"

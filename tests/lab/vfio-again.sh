@@ -98,7 +98,7 @@ again()
 	check "$what: the NVMe is bound" vfio_bind "$nvme"
 	free=$(free_kib)
 	vfio_start "" "$nvme" -- --cpus 2 --memory size=512M "$@"
-	check "a guest has the NVMe" guest_says '^ready'
+	must "a guest has the NVMe" guest_says '^ready'
 	check "it writes its mark" ask "disk_write nvme0n1 2"
 	sum=$(heard wrote)
 	check "which is in the image" test "$sum" = "$(on_host)"

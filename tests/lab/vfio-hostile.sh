@@ -94,7 +94,7 @@ both()
 	check "nothing is open or pinned any more" nothing_left
 	check "the host's driver uses the NVMe" host_uses_nvme
 	vfio_start "" "$nvme" "$e1000e" "$pair1" -- --cpus 2 --memory size=256M "$@"
-	check "the next guest has the devices" guest_says '^ready'
+	must "the next guest has the devices" guest_says '^ready'
 	check "it uses the NVMe" ask "disk_write nvme0n1 1"
 	check "and the network" ask "net 8086:10d3"
 	check "and ends" ends

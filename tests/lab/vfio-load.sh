@@ -39,7 +39,7 @@ load()
 	pids+=($!)
 	check "$what: virtiofsd listens" within 20 listening "$work/peers.sock"
 	vfio_start "" "$nvme" -- --cpus 2 --memory size=3328M --fs "tag=peers,socket=$work/peers.sock" "$@"
-	check "a guest of 3.25 GiB has the NVMe" guest_says '^ready' 300
+	must "a guest of 3.25 GiB has the NVMe" guest_says '^ready' 300
 	check "some of its memory is above 4 GiB" above_4g
 	check "fio is there" ask "mkdir -p /peers && mount -t virtiofs peers /peers"
 	check "fio finds what it wrote" ask "$fio >/tmp/fio.txt || { tail -n 20 /tmp/fio.txt; false; }" 600

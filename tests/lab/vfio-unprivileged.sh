@@ -113,7 +113,7 @@ check "container: nobody may not open the group" refused_to_nobody "$(group "$nv
 	--device "$nvme"
 chown 65534 "$(group "$nvme")" "$(group "$e1000e")"
 check "who has the group, but may lock too little: how much is needed" limited refused_to_nobody --device "$nvme" "$e1000e"
-check "with that much a guest has the devices" boots --device "$nvme" "$e1000e"
+must "with that much a guest has the devices" boots --device "$nvme" "$e1000e"
 check "of a VMM that nobody runs, without capabilities" is_nobody
 check "it uses the NVMe" uses_nvme
 check "and the network" ask "net 8086:10d3"
@@ -133,7 +133,7 @@ check "a descriptor that is no device's" wrong "descriptor $null_fd.*not a file 
 check "a descriptor that is not /dev/iommu" wrong "iommufd_fd.*not /dev/iommu" --platform "iommufd=on,iommufd_fd=$null_fd" \
 	--device "fd=$nvme_fd"
 check "a descriptor that is not open" wrong "descriptor 99 is not open" "${platform[@]}" --device fd=99
-check "with enough a guest has the devices" boots "${platform[@]}" --device "fd=$nvme_fd" "fd=$net_fd"
+must "with enough a guest has the devices" boots "${platform[@]}" --device "fd=$nvme_fd" "fd=$net_fd"
 check "of a VMM that nobody runs, without capabilities" is_nobody
 check "it uses the NVMe" uses_nvme
 check "and the network" ask "net 8086:10d3"

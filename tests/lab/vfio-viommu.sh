@@ -68,7 +68,7 @@ behind()
 	check "$what: the devices are bound" vfio_bind "$nvme" "$e1000e" "$edu"
 	vfio_start "iommu.passthrough=0 iommu.strict=1" "$nvme,iommu=on" "$e1000e,iommu=on" "$edu" -- --cpus 2 \
 		--memory size=512M "$@"
-	check "a guest has the devices" guest_says '^ready'
+	must "a guest has the devices" guest_says '^ready'
 	check "the NVMe is translated" translated 1b36:0010 DMA
 	check "so is the e1000e" translated 8086:10d3 DMA
 	check "the edu is not" alone

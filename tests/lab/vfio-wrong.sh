@@ -127,7 +127,7 @@ losses()
 
 	shift
 	vfio_start "" "$nvme" "$edu" "$e1000e" "$igb" -- --cpus 2 --memory size=128M "$@"
-	check "$what: after all that a guest has the devices" guest_says '^ready'
+	must "$what: after all that a guest has the devices" guest_says '^ready'
 	check "a device that another one has, by container" in_use
 	check "and by iommufd" in_use --platform iommufd=on
 	check "which is not disturbed" ask "disk_write nvme0n1 1 && edu"

@@ -85,7 +85,7 @@ all_devices()
 
 	shift
 	vfio_start "" "${all[@]}" -- --cpus 2 --memory size=512M "$@"
-	check "$what: a guest has all the devices" guest_says '^ready'
+	must "$what: a guest has all the devices" guest_says '^ready'
 	check "its lspci lists them as the host's does" lists_all
 	check "what its nvme driver writes is in the image" wrote_nvme
 	check "and is what it reads" reads_nvme
@@ -112,7 +112,7 @@ without_msi()
 
 	shift
 	vfio_start "pci=nomsi" "$nvme" "$e1000e" "$ahci" -- --cpus 2 --memory size=256M "$@"
-	check "$what, without MSI: a guest has its devices" guest_says '^ready'
+	must "$what, without MSI: a guest has its devices" guest_says '^ready'
 	check "what its nvme driver writes is in the image" wrote_nvme
 	check "the NVMe's interrupts are those of a line" counts nvme0q IO-APIC
 	check "the AHCI's disk reads as it is" reads_sata

@@ -44,7 +44,7 @@ vvu_functions()
 truncate -s 16M "$work/back.img"
 vvu_functions 10 11 12 13 14
 serving_vm --memory size=320M --disk "path=$work/back.img" "${functions[@]}"
-check "the device VM boots" says device '^ready'
+must "the device VM boots" says device '^ready'
 tell device 'bind 0000:00:10.0 0000:00:11.0 0000:00:12.0 0000:00:13.0 0000:00:14.0'
 check "vfio-pci takes the first function" says device '^driver of 0000:00:10.0 vfio-pci'
 check "and the last" says device '^driver of 0000:00:14.0 vfio-pci'

@@ -46,7 +46,7 @@ lspci_line()
 
 start device run --vvu-proxy "$socket,addr=0000:00:10.0" -p "vfio_iommu_type1.allow_unsafe_interrupts=1" -p panic=-1 -m 384 \
 	-i "$work/device.cpio" "$kernel"
-check "the device VM boots" says device '^ready'
+must "the device VM boots" says device '^ready'
 check "lspci has the function" lspci_line
 tell device "truncate -s ${mib}M /disk.img; bind 0000:00:10.0"
 check "vfio-pci takes it" says device '^driver of 0000:00:10.0 vfio-pci'
