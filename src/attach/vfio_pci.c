@@ -244,7 +244,6 @@ void vfio_pci_free(struct vfio_pci *vp)
 	if (!vp)
 		return;
 	vp_bars_free(vp);
-	vp_rom_free(vp);
 	vp_irqs_fini(vp);
 	pthread_mutex_destroy(&vp->fn.lock);
 	pthread_mutex_destroy(&vp->lock);

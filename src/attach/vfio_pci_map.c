@@ -276,10 +276,6 @@ void vp_bar_mapped(struct pci_function *fn, unsigned bar)
 
 	if (!vp->laid || vp->asleep)
 		return;
-	if (bar == PCI_BAR_ROM) {
-		vp_rom_lay(vp);
-		return;
-	}
 	for (unsigned i = 0; i < vp->bars[bar].nr_maps; i++)
 		lay_map(vp, bar, &vp->bars[bar].maps[i]);
 	doorbells_on(vp, bar, fn->bars[bar].addr);
@@ -291,8 +287,6 @@ void vp_bar_unmapped(struct pci_function *fn, unsigned bar)
 
 	if (!vp->laid)
 		return;
-	if (bar == PCI_BAR_ROM)
-		vp_rom_clear(vp);
 	for (unsigned i = 0; i < vp->bars[bar].nr_maps; i++)
 		clear_map(vp, &vp->bars[bar].maps[i]);
 	doorbells_off(vp, bar);

@@ -31,7 +31,7 @@
 struct vp_map {
 	uint64_t offset, size;
 	void *hva;
-	int fd; /* borrowed from the transport's info */
+	int fd; /* borrowed from the transport's info; -1: a copy, of no file */
 	uint64_t fd_offset;
 	bool readonly;
 	bool traps;	/* for other devices alone, not for the guest */
@@ -46,16 +46,6 @@ struct vp_bar {
 	/* Of transport->info's doorbells of this region: registered at KVM now. */
 	bool *doorbell_on;
 	uint64_t doorbell_base; /* the BAR's address when they were registered */
-};
-
-/* The copy of a ROM. */
-struct vp_rom {
-	uint8_t *bytes;	 /* vp->lock until ready, constant from then on */
-	uint64_t mapped; /* bytes of it */
-	/* Topology lock. */
-	bool ready; /* it may be laid */
-	bool laid;  /* as this slot */
-	int slot;
 };
 
 /* Where the MSI-X table or the pending bits are. */
@@ -135,7 +125,6 @@ struct vfio_pci {
 	bool laid;
 	bool asleep; /* the guest put it into a power state in which its memory does not answer */
 	struct vp_bar bars[PCI_NR_BARS];
-	struct vp_rom rom;
 	uint64_t cut_ns; /* when a mapped part was last found to have lost its file's end */
 
 	struct vp_intx intx;
@@ -213,13 +202,9 @@ bool vp_memory_fault(struct pci_function *fn);
 
 /* --- vfio_pci_rom.c --- */
 
-/* A read of the ROM that trapped, by a vCPU and without a lock. False: not from the copy; ask the device. */
+/* A read of the ROM that trapped, by a vCPU and without a lock. False: not from the copy; ask the
+ * device. */
 bool vp_rom_read(struct vfio_pci *vp, uint64_t off, unsigned size, uint64_t *value);
-/* Lay the copy, if there is one, over its BAR / take it away. Topology lock held. */
-void vp_rom_lay(struct vfio_pci *vp);
-void vp_rom_clear(struct vfio_pci *vp);
-/* The end of it: it is not laid any more. */
-void vp_rom_free(struct vfio_pci *vp);
 
 /* --- vfio_pci_msix.c --- */
 
