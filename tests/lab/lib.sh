@@ -111,7 +111,7 @@ skip()
 	echo "ok $cases - $1 # SKIP $2"
 }
 
-# check NAME COMMAND...: a case that passes if the command succeeds.
+# check NAME COMMAND...: a case that passes if the command succeeds; its status says which.
 check()
 {
 	local name=$1
@@ -121,22 +121,16 @@ check()
 		ok "$name"
 	else
 		not_ok "$name"
+		return 1
 	fi
 }
 
 # must NAME COMMAND...: a case without which those after it would only wait for what cannot come.
 must()
 {
-	local name=$1
-
-	shift
-	if "$@"; then
-		ok "$name"
-	else
-		not_ok "$name"
-		echo "# it ends here: what comes after this needs it"
-		exit 1
-	fi
+	check "$@" && return
+	echo "# it ends here: what comes after this needs it"
+	exit 1
 }
 
 lab_done()
