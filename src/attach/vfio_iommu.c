@@ -22,6 +22,7 @@
 #include <string.h>
 
 #include "attach/vfio_iommu_priv.h"
+#include "base/clock.h"
 #include "base/log.h"
 
 /* --- what both ways use --- */
@@ -342,77 +343,29 @@ void vfio_iommu_detach(struct vfio_iommu *io, struct vfio_binding *b)
 		return;
 	}
 	pthread_mutex_lock(&io->lock);
+	vfio_peers_see_to(io);
 	vfio_leave(io, b);
 	pthread_mutex_unlock(&io->lock);
 }
 
+/* A vCPU may ask for it while somebody attaches a device, or gives one back. */
+#define LOCK_MS 1000
+
 int vfio_iommu_hot_reset(struct vfio_iommu *io, const struct vfio_binding *b, struct err *err)
 {
-	int rc;
+	uint64_t deadline = clock_now_ns() + LOCK_MS * NS_PER_MS;
+	const struct timespec until = {
+		.tv_sec = (time_t)(deadline / NS_PER_S),
+		.tv_nsec = (long)(deadline % NS_PER_S),
+	};
+	int rc = pthread_mutex_clocklock(&io->lock, CLOCK_MONOTONIC, &until);
 
-	pthread_mutex_lock(&io->lock);
+	if (rc)
+		return err_set(err, -rc,
+			"its bus cannot be reset while another device comes or goes");
 	rc = io->backend->hot_reset(io, b, err);
 	pthread_mutex_unlock(&io->lock);
 	return rc;
-}
-
-/* --- BARs --- */
-
-static const char *p2p_hint(const struct vfio_backend *backend, int rc)
-{
-	switch (rc) {
-	case -EFAULT:
-		return backend == &vfio_iommufd ? "this kernel's iommufd maps no device memory"
-						: "it does not answer now";
-	case -ERANGE:
-		return "it lies where the IOMMU cannot translate";
-	default:
-		return strerror(-rc);
-	}
-}
-
-/* A device alone has no peer, and some kernels take seconds to map a large BAR, page by page. */
-static bool maps_bars(const struct vfio_iommu *io)
-{
-	return io->nr_devices > 1 && !io->noiommu && !io->no_p2p;
-}
-
-bool vfio_iommu_map(struct vfio_iommu *io, const char *id, uint64_t iova, uint64_t size, void *hva)
-{
-	const struct vfio_backend *backend;
-	int rc = -ENODEV;
-	bool say;
-
-	pthread_mutex_lock(&io->lock);
-	backend = io->backend;
-	if (maps_bars(io))
-		rc = vfio_in_ranges(&io->ranges, iova, size)
-			     ? io->backend->map(io, iova, size, hva, DMA_CAN_READ | DMA_CAN_WRITE)
-			     : -ERANGE;
-	say = rc && rc != -ENODEV && !io->p2p_said;
-	io->p2p_said |= say;
-	/* It will not be able to later. */
-	io->no_p2p |= rc == -EFAULT && backend == &vfio_iommufd;
-	pthread_mutex_unlock(&io->lock);
-	if (say)
-		log_warn(
-			"%s: other devices cannot reach its memory at 0x%llx (%llu bytes) directly: %s",
-			id, (unsigned long long)iova, (unsigned long long)size,
-			p2p_hint(backend, rc));
-	return !rc;
-}
-
-void vfio_iommu_unmap(struct vfio_iommu *io, uint64_t iova, uint64_t size)
-{
-	int rc = 0;
-
-	pthread_mutex_lock(&io->lock);
-	if (io->backend)
-		rc = io->backend->unmap(io, iova, size, NULL);
-	pthread_mutex_unlock(&io->lock);
-	if (rc)
-		log_warn("the IOMMU does not unmap device memory at 0x%llx: %s",
-			(unsigned long long)iova, strerror(-rc));
 }
 
 /* --- what was written --- */
@@ -473,6 +426,7 @@ static void init(struct vfio_iommu *io, const struct vfio_sys *sys)
 	io->fd = -1;
 	atomic_init(&io->users, 1);
 	pthread_mutex_init(&io->lock, NULL);
+	vfio_peers_init(io);
 }
 
 int vfio_iommu_new(const struct vfio_iommu_params *p, struct vfio_iommu **out, struct err *err)
@@ -489,7 +443,8 @@ int vfio_iommu_new(const struct vfio_iommu_params *p, struct vfio_iommu **out, s
 	io->memory = p->memory;
 	io->want_iommufd = p->iommufd;
 	io->given_iommufd = p->iommufd_fd;
-	io->no_p2p = p->no_p2p;
+	atomic_init(&io->no_p2p, p->no_p2p);
+	io->worker = p->worker;
 	io->unsafe_noiommu = p->unsafe_noiommu;
 	io->listener = (struct memory_listener){ .add = ram_added, .remove = ram_removed };
 	memory_listen(io->memory, &io->listener);
@@ -508,7 +463,7 @@ int vfio_iommu_new_behind(
 	io->shared = vfio_shared_hold(of->shared);
 	io->want_iommufd = of->want_iommufd;
 	io->given_iommufd = of->given_iommufd;
-	io->no_p2p = true;
+	atomic_init(&io->no_p2p, true);
 	io->unsafe_noiommu = of->unsafe_noiommu;
 	io->dma = dma;
 	io->memory = of->memory;
@@ -529,6 +484,7 @@ void vfio_iommu_drop(struct vfio_iommu *io)
 		return;
 	assert(!io->nr_devices);
 	vfio_shared_drop(io->shared);
+	vfio_peers_fini(io);
 	pthread_mutex_destroy(&io->lock);
 	free(io->bound);
 	free(io->ram);

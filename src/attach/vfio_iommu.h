@@ -30,6 +30,7 @@
 #include "attach/vfio_dirty.h"
 #include "attach/vfio_sys.h"
 #include "base/err.h"
+#include "base/worker.h"
 #include "machine/dma.h"
 #include "machine/kvm.h"
 #include "machine/memory.h"
@@ -43,6 +44,7 @@ struct vfio_iommu_params {
 	bool iommufd;		    /* asked for */
 	int iommufd_fd;		    /* /dev/iommu opened by the caller, borrowed; -1: none */
 	bool no_p2p;		    /* vfio_iommu_map() does nothing */
+	struct worker *worker; /* maps BARs; borrowed while there are users. NULL: who asks does */
 	bool unsafe_noiommu;	    /* a device without an IOMMU is let in: its DMA can not work */
 };
 
@@ -103,18 +105,25 @@ void vfio_iommu_detach(struct vfio_iommu *io, struct vfio_binding *b);
 
 /*
  * Reset everything behind the bus that the device is on. All of that must be in this address space.
- * 0; -EPERM when some of it is not, -ENOTTY when the device is on no bus that can be reset, with a
- * text.
+ * 0; -EPERM when some of it is not, -ENOTTY when the device is on no bus that can be reset,
+ * -ETIMEDOUT while another device comes or goes, after a second; with a text.
  */
 int vfio_iommu_hot_reset(struct vfio_iommu *io, const struct vfio_binding *b, struct err *err);
 
 /*
  * Let other devices reach [iova, iova + size), which is the memory of a BAR mapped at hva.
- * Page-aligned, all. True: it is mapped, and to be unmapped before hva goes. With one device in the
- * address space there is nobody to reach it, and nothing is mapped.
+ * Page-aligned, all. It is begun, and waits for nobody: the worker does it, and says why if it
+ * cannot. With one device in the address space there is nobody to reach it, and nothing is mapped.
+ * hva is lent until vfio_iommu_take().
  */
-bool vfio_iommu_map(struct vfio_iommu *io, const char *id, uint64_t iova, uint64_t size, void *hva);
+void vfio_iommu_map(struct vfio_iommu *io, const char *id, uint64_t iova, uint64_t size, void *hva);
+/* Undo it, as it was asked for; begun likewise. */
 void vfio_iommu_unmap(struct vfio_iommu *io, uint64_t iova, uint64_t size);
+/* Takes the mapping of size bytes at hva, which ends when nothing of what was begun needs it. */
+void vfio_iommu_take(struct vfio_iommu *io, void *hva, uint64_t size);
+/* Wait for what was begun, VFIO_SETTLE_MS at most. Not on the loop thread; no lock held. */
+void vfio_iommu_settle(struct vfio_iommu *io);
+#define VFIO_SETTLE_MS 1000
 
 /*
  * What the IOMMU can tell of pages that devices have written; self is the struct vfio_iommu. By

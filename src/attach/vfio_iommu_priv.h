@@ -1,8 +1,9 @@
 /*
  * vfio_iommu_priv.h - what the files of the address space share
  *
- *   vfio_iommu.c      devices coming and going, RAM and BARs mapped
+ *   vfio_iommu.c      devices coming and going, RAM mapped
  *   vfio_iommu_map.c  RAM mapped: checks before, pieces, reasons
+ *   vfio_peers.c      BARs for other devices
  *   vfio_behind.c     the address space of a device behind the guest's IOMMU
  *   vfio_container.c  by group and container
  *   vfio_iommufd.c    by /dev/iommu and the devices' own files
@@ -61,6 +62,8 @@ struct vfio_backend {
 		uint64_t *bitmap);
 };
 
+struct vfio_peer_map;
+
 struct vfio_group {
 	int number;
 	int fd;
@@ -79,7 +82,8 @@ struct vfio_iommu {
 	const struct vfio_sys *sys;
 	struct vfio_shared *shared; /* with the machine's other address spaces */
 	struct memory *memory;	    /* NULL: the maker has let go */
-	bool want_iommufd, no_p2p, unsafe_noiommu;
+	bool want_iommufd, unsafe_noiommu;
+	atomic_bool no_p2p;
 	int given_iommufd;
 	atomic_uint users;
 
@@ -104,6 +108,13 @@ struct vfio_iommu {
 	uint32_t *hwpts; /* iommufd: page tables that do so, nr_hwpts of them */
 	unsigned nr_hwpts;
 	uint64_t pinned; /* counted in shared */
+
+	/* BARs; see vfio_peers.c. */
+	struct worker *worker;
+	pthread_mutex_t peers_lock;
+	pthread_cond_t peers_done;
+	struct vfio_peer_map *peers;
+	bool peers_posted, peers_busy; /* the worker will see to them; somebody does */
 
 	/* Of a device behind the guest's IOMMU; see vfio_behind.c. */
 	struct dma_space *dma; /* NULL: RAM as it is */
@@ -144,6 +155,13 @@ int vfio_use(struct vfio_iommu *io, const struct vfio_iommu_device *dev, const a
 void vfio_leave(struct vfio_iommu *io, struct vfio_binding *b);
 /* So many bytes more, or less, are pinned for RAM as a whole. */
 void vfio_count_pinned(struct vfio_iommu *io, int64_t more);
+
+/* --- vfio_peers.c --- */
+
+void vfio_peers_init(struct vfio_iommu *io);
+void vfio_peers_fini(struct vfio_iommu *io);
+/* Do all that was begun. */
+void vfio_peers_see_to(struct vfio_iommu *io);
 
 /* --- vfio_behind.c --- */
 

@@ -228,16 +228,26 @@ static void open_device(struct vfio_transport *t)
 }
 
 /* The kernel maps only memory that the device decodes now, and its owner lays nothing else. */
-static bool dma_map(struct vfio_transport *t, uint64_t gpa, uint64_t size, void *hva)
+static void dma_map(struct vfio_transport *t, uint64_t gpa, uint64_t size, void *hva)
 {
 	struct vfio_kernel *vk = kernel_of(t);
 
-	return vfio_iommu_map(vk->iommu, vk->id, gpa, size, hva);
+	vfio_iommu_map(vk->iommu, vk->id, gpa, size, hva);
 }
 
 static void dma_unmap(struct vfio_transport *t, uint64_t gpa, uint64_t size)
 {
 	vfio_iommu_unmap(kernel_of(t)->iommu, gpa, size);
+}
+
+static void dma_take(struct vfio_transport *t, void *hva, uint64_t size)
+{
+	vfio_iommu_take(kernel_of(t)->iommu, hva, size);
+}
+
+static void dma_settle(struct vfio_transport *t)
+{
+	vfio_iommu_settle(kernel_of(t)->iommu);
 }
 
 static int feature(struct vfio_transport *t, void *arg)
@@ -260,6 +270,8 @@ static const struct vfio_transport_ops transport_ops = {
 	.open = open_device,
 	.dma_map = dma_map,
 	.dma_unmap = dma_unmap,
+	.dma_take = dma_take,
+	.dma_settle = dma_settle,
 	.feature = feature,
 };
 

@@ -572,6 +572,7 @@ void vp_config_write(struct pci_function *fn, unsigned off, unsigned size, uint3
 		vp_irqs_push(vp, false, VFIO_CALL_WAIT);
 	}
 	pthread_mutex_unlock(&vp->lock);
+	vp_bars_settle(vp);
 }
 
 void vp_config_push(struct vfio_pci *vp, enum vfio_call call)

@@ -13,7 +13,8 @@
  * host's page tables, and KVM's after them, use large pages. 128 GiB are 128 faults then.
  *
  * A mapped part can be reached by the DMA of the machine's other devices, too, if the transport
- * knows how.
+ * knows how. That takes its time, so it is begun only; the vCPU that moved a BAR waits for it, for
+ * a while and without locks, before its guest goes on.
  *
  * Locks: what is laid over a BAR is guarded by the topology lock.
  */
@@ -161,10 +162,13 @@ static void map_all(struct vfio_pci *vp)
 	atomic_store(&vp->direct, direct);
 }
 
-static void unmap_all(struct vp_bar *b)
+static void unmap_all(struct vfio_pci *vp, struct vp_bar *b)
 {
 	for (unsigned i = 0; i < b->nr_maps; i++)
-		munmap(b->maps[i].hva, b->maps[i].size);
+		if (b->maps[i].lent)
+			vp->t->ops->dma_take(vp->t, b->maps[i].hva, b->maps[i].size);
+		else
+			munmap(b->maps[i].hva, b->maps[i].size);
 	free(b->maps);
 	free(b->doorbell_on);
 	*b = (struct vp_bar){ 0 };
@@ -173,7 +177,7 @@ static void unmap_all(struct vp_bar *b)
 void vp_bars_free(struct vfio_pci *vp)
 {
 	for (unsigned bar = 0; bar < PCI_NR_BARS; bar++)
-		unmap_all(&vp->bars[bar]);
+		unmap_all(vp, &vp->bars[bar]);
 }
 
 /* --- doorbells: topology lock held --- */
@@ -256,8 +260,11 @@ static void lay_map(struct vfio_pci *vp, unsigned bar, struct vp_map *m)
 				vp->id, bar, (unsigned long long)m->offset,
 				(unsigned long long)m->size, strerror(-m->slot));
 	}
-	if (ops->dma_map && !m->readonly)
-		m->for_peers = ops->dma_map(vp->t, m->gpa, m->size, m->hva);
+	if (!ops->dma_map || m->readonly)
+		return;
+	m->for_peers = m->lent = true;
+	ops->dma_map(vp->t, m->gpa, m->size, m->hva);
+	atomic_store(&vp->unsettled, true);
 }
 
 static void clear_map(struct vfio_pci *vp, struct vp_map *m)
@@ -265,9 +272,17 @@ static void clear_map(struct vfio_pci *vp, struct vp_map *m)
 	if (m->slot >= 0)
 		memory_slot_remove(vp->m->memory, m->slot);
 	m->slot = -1;
-	if (m->for_peers)
-		vp->t->ops->dma_unmap(vp->t, m->gpa, m->size);
+	if (!m->for_peers)
+		return;
+	vp->t->ops->dma_unmap(vp->t, m->gpa, m->size);
 	m->for_peers = false;
+	atomic_store(&vp->unsettled, true);
+}
+
+void vp_bars_settle(struct vfio_pci *vp)
+{
+	if (atomic_exchange(&vp->unsettled, false))
+		vp->t->ops->dma_settle(vp->t);
 }
 
 void vp_bar_mapped(struct pci_function *fn, unsigned bar)

@@ -37,7 +37,8 @@ struct vp_map {
 	bool traps;	/* for other devices alone, not for the guest */
 	int slot;	/* -1: not in guest memory now */
 	uint64_t gpa;	/* where it was laid last */
-	bool for_peers; /* other devices reach it there */
+	bool for_peers; /* other devices are to reach it there */
+	bool lent;	/* to the transport for that, now or once */
 };
 
 struct vp_bar {
@@ -98,6 +99,7 @@ struct vfio_pci {
 	vfio_pci_leave_fn left;
 	void *left_arg;
 	_Atomic bool gone; /* for good: reads are all-ones */
+	_Atomic bool unsettled; /* what other devices reach of it has been asked to change */
 
 	pthread_mutex_t lock;
 	bool stale; /* the guest changed something that the device was not told of */
@@ -193,6 +195,8 @@ void vp_bars_lay(struct vfio_pci *vp);
 void vp_bars_clear(struct vfio_pci *vp);
 /* The device is about to sleep / was woken. No lock but vp->lock. */
 void vp_bars_sleep(struct vfio_pci *vp, bool asleep);
+/* Wait for what other devices reach to be as the guest laid it. vCPU thread, no lock held. */
+void vp_bars_settle(struct vfio_pci *vp);
 /* The end of it: nothing is laid any more. */
 void vp_bars_free(struct vfio_pci *vp);
 

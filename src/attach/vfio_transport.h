@@ -132,12 +132,16 @@ struct vfio_transport_ops {
 	/* From ready() alone: calls reach the device from now on. */
 	void (*open)(struct vfio_transport *t);
 	/*
-	 * A part of a BAR, mmapped at hva, has come to lie at gpa: let other devices reach it.
-	 * True: they can, and dma_unmap() follows before it moves. NULL: this transport's device
-	 * process maps nothing of others. Topology lock held.
+	 * A part of a BAR, mmapped at hva, has come to lie at gpa: let other devices reach it;
+	 * dma_unmap() follows before it moves. Both are begun only, and never wait; topology lock
+	 * held. dma_take takes the mapping at hva, after the last dma_unmap(). dma_settle waits,
+	 * with a deadline of its own, until what was begun is done: vCPU thread, no lock held. All
+	 * four NULL: this transport's device process maps nothing of others.
 	 */
-	bool (*dma_map)(struct vfio_transport *t, uint64_t gpa, uint64_t size, void *hva);
+	void (*dma_map)(struct vfio_transport *t, uint64_t gpa, uint64_t size, void *hva);
 	void (*dma_unmap)(struct vfio_transport *t, uint64_t gpa, uint64_t size);
+	void (*dma_take)(struct vfio_transport *t, void *hva, uint64_t size);
+	void (*dma_settle)(struct vfio_transport *t);
 	/*
 	 * DEVICE_FEATURE: *feature is a struct vfio_device_feature (linux/vfio.h) and its data,
 	 * argsz bytes in all, in and out. May be NULL, and -ENOTTY: not this feature.

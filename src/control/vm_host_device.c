@@ -27,6 +27,7 @@ static int begin_iommu(struct vm_devices *d, const struct platform_config *c, st
 		.iommufd = c->iommufd,
 		.iommufd_fd = c->iommufd_fd == CONFIG_NO_FD ? -1 : (int)c->iommufd_fd,
 		.no_p2p = !c->vfio_p2p_dma,
+		.worker = d->closer,
 		.unsafe_noiommu = c->vfio_unsafe_noiommu,
 	};
 	int rc = check_fd("--platform: iommufd_fd", c->iommufd_fd, err);

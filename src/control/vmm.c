@@ -33,7 +33,7 @@
 struct vmm {
 	struct loop *loop;
 	struct spawner *spawner; /* NULL: no device process can be wanted */
-	struct worker *closer;	 /* gives host devices back */
+	struct worker *closer;	 /* gives host devices back, and what else they take time over */
 	struct vm_config config; /* the program's part; the machine's goes to the VM */
 	struct vm *vm;
 	struct api *api;

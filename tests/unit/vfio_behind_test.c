@@ -253,8 +253,9 @@ static void each_has_an_address_space_of_its_own(void **state)
 		assert_int_equal(map(r, 0x1000, 0x1000, 0, RW), 0);
 		assert_int_equal(r->k.nr_maps, 2);
 		/* Neither has peers. */
-		assert_false(vfio_iommu_map(r->io, "dev0", 0xc0000000, 0x1000, r));
-		assert_false(vfio_iommu_map(r->plain, "dev1", 0xc0000000, 0x1000, r));
+		vfio_iommu_map(r->io, "dev0", 0xc0000000, 0x1000, r);
+		vfio_iommu_map(r->plain, "dev1", 0xc0000000, 0x1000, r);
+		assert_int_equal(r->k.nr_maps, 2);
 		/* What it writes is at the guest's addresses. */
 		assert_int_equal(vfio_iommu_dirty.start(r->io), -EOPNOTSUPP);
 		vfio_iommu_detach(r->plain, &b);

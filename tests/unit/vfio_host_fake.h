@@ -47,7 +47,8 @@ struct host {
 	unsigned nr_peers;
 	uint64_t peer_gpa, peer_size;
 	void *peer_hva;
-	bool no_peers;
+	_Atomic bool unsettled;
+	unsigned nr_taken;
 	unsigned resets;
 	/* Several vCPUs at once: no story, and no memory in the guest's while it does not answer.
 	 */
@@ -224,18 +225,16 @@ static void host_open(struct vfio_transport *t)
 {
 }
 
-static bool host_dma_map(struct vfio_transport *t, uint64_t gpa, uint64_t size, void *hva)
+static void host_dma_map(struct vfio_transport *t, uint64_t gpa, uint64_t size, void *hva)
 {
 	struct host *h = host_of(t);
 
-	if (h->no_peers)
-		return false;
 	assert_true(host_answers(h));
 	h->nr_peers++;
 	h->peer_gpa = gpa;
 	h->peer_size = size;
 	h->peer_hva = hva;
-	return true;
+	h->unsettled = true;
 }
 
 static void host_dma_unmap(struct vfio_transport *t, uint64_t gpa, uint64_t size)
@@ -244,6 +243,18 @@ static void host_dma_unmap(struct vfio_transport *t, uint64_t gpa, uint64_t size
 
 	assert_true(h->nr_peers);
 	h->nr_peers--;
+	h->unsettled = true;
+}
+
+static void host_dma_take(struct vfio_transport *t, void *hva, uint64_t size)
+{
+	munmap(hva, size);
+	host_of(t)->nr_taken++;
+}
+
+static void host_dma_settle(struct vfio_transport *t)
+{
+	host_of(t)->unsettled = false;
 }
 
 static const struct vfio_transport_ops host_ops = {
@@ -255,6 +266,8 @@ static const struct vfio_transport_ops host_ops = {
 	.open = host_open,
 	.dma_map = host_dma_map,
 	.dma_unmap = host_dma_unmap,
+	.dma_take = host_dma_take,
+	.dma_settle = host_dma_settle,
 };
 
 /* While the device's memory is in the guest's, it has to answer. */

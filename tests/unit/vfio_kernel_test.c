@@ -448,9 +448,11 @@ static void maps_a_bar_for_others(void **state)
 	fk_add_device(&r->k, peer.name, peer.group, NULL);
 	assert_int_equal(attach(r), 0);
 	/* Nobody is there to reach it. */
-	assert_false(r->t->ops->dma_map(r->t, 0xc0000000, 0x4000, (void *)0x10000));
+	r->t->ops->dma_map(r->t, 0xc0000000, 0x4000, (void *)0x10000);
+	assert_false(fk_has_map(&r->k, 0xc0000000, 0x4000));
+	r->t->ops->dma_unmap(r->t, 0xc0000000, 0x4000);
 	assert_int_equal(vfio_iommu_attach(r->io, &peer, &cancel, &b, &r->err), 0);
-	assert_true(r->t->ops->dma_map(r->t, 0xc0000000, 0x4000, (void *)0x10000));
+	r->t->ops->dma_map(r->t, 0xc0000000, 0x4000, (void *)0x10000);
 	assert_true(fk_has_map(&r->k, 0xc0000000, 0x4000));
 	r->t->ops->dma_unmap(r->t, 0xc0000000, 0x4000);
 	assert_int_equal(r->k.nr_maps, 1);
