@@ -353,11 +353,7 @@ void vfio_iommu_detach(struct vfio_iommu *io, struct vfio_binding *b)
 
 int vfio_iommu_hot_reset(struct vfio_iommu *io, const struct vfio_binding *b, struct err *err)
 {
-	uint64_t deadline = clock_now_ns() + LOCK_MS * NS_PER_MS;
-	const struct timespec until = {
-		.tv_sec = (time_t)(deadline / NS_PER_S),
-		.tv_nsec = (long)(deadline % NS_PER_S),
-	};
+	const struct timespec until = clock_timespec(clock_now_ns() + LOCK_MS * NS_PER_MS);
 	int rc = pthread_mutex_clocklock(&io->lock, CLOCK_MONOTONIC, &until);
 
 	if (rc)

@@ -241,11 +241,7 @@ void vfio_iommu_take(struct vfio_iommu *io, void *hva, uint64_t size)
 
 void vfio_iommu_settle(struct vfio_iommu *io)
 {
-	uint64_t deadline = clock_now_ns() + VFIO_SETTLE_MS * NS_PER_MS;
-	const struct timespec until = {
-		.tv_sec = (time_t)(deadline / NS_PER_S),
-		.tv_nsec = (long)(deadline % NS_PER_S),
-	};
+	const struct timespec until = clock_timespec(clock_now_ns() + VFIO_SETTLE_MS * NS_PER_MS);
 	int rc = 0;
 
 	pthread_mutex_lock(&io->peers_lock);

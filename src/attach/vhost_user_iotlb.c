@@ -89,6 +89,7 @@ static bool is_unsettled(const struct vhost_user *vu)
  */
 static void wait_settled(struct vhost_user *vu)
 {
+	struct timespec at;
 	uint64_t until;
 
 	pthread_mutex_lock(&vu->want_lock);
@@ -97,11 +98,8 @@ static void wait_settled(struct vhost_user *vu)
 		until = vu->settled_by_ns + vu->times.handshake_ms * NS_PER_MS;
 		if (clock_now_ns() >= until)
 			break;
-		pthread_cond_timedwait(&vu->iotlb_settled, &vu->want_lock,
-			&(struct timespec){
-				.tv_sec = (time_t)(until / NS_PER_S),
-				.tv_nsec = (long)(until % NS_PER_S),
-			});
+		at = clock_timespec(until);
+		pthread_cond_timedwait(&vu->iotlb_settled, &vu->want_lock, &at);
 	}
 	vu->iotlb_missed |= is_unsettled(vu);
 	pthread_mutex_unlock(&vu->want_lock);

@@ -17,6 +17,14 @@ static inline uint64_t clock_now_ns(void)
 	return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
 }
 
+static inline struct timespec clock_timespec(uint64_t ns)
+{
+	return (struct timespec){
+		.tv_sec = (time_t)(ns / NS_PER_S),
+		.tv_nsec = (long)(ns % NS_PER_S),
+	};
+}
+
 /* Milliseconds until deadline_ns for poll(): rounded up, 0 when it has passed. */
 static inline int clock_ms_until(uint64_t deadline_ns)
 {

@@ -54,8 +54,7 @@ static void timers_rearm(struct loop *loop)
 	if (loop->timers) {
 		uint64_t at = MAX(loop->timers->at_ns, 1ull); /* 0 would disarm */
 
-		t.it_value.tv_sec = (time_t)(at / NS_PER_S);
-		t.it_value.tv_nsec = (long)(at % NS_PER_S);
+		t.it_value = clock_timespec(at);
 	}
 	timerfd_settime(loop->timer_fd, TFD_TIMER_ABSTIME, &t, NULL);
 }
