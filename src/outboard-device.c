@@ -2,8 +2,8 @@
  * outboard-device.c - one device as a process
  *
  * `outboard-device MODEL (--socket-path=PATH | --fd=N | --vfio=ADDRESS) [options]`. Steps: parse ->
- * make the model -> open (log, saved state, socket or PCI function) -> drop capabilities -> Landlock -> seccomp -> serve. Nothing
- * of a client is read before the last step.
+ * make the model -> open (log, saved state, socket or PCI function) -> drop capabilities ->
+ * Landlock -> seccomp -> serve. Nothing of a client is read before the last step.
  *
  * Follows the conventions for back-end programs of the vfio-user and vhost-user
  * specifications: it never daemonises, SIGTERM ends it with 0, --print-capabilities. Who runs
@@ -299,13 +299,14 @@ static int parse_fd(const char *option, const char *text, int *fd, struct err *e
 }
 
 /*
- * --socket is the device's, as crosvm has it. A console has one by that name for its own end: there it
- * is the device's where nothing else is.
+ * --socket is the device's, as crosvm has it. A console has one by that name for its own end: there
+ * it is the device's where nothing else is.
  */
 static int take_socket(struct args *a, struct err *err)
 {
 	const struct device_option *own = own_option(a->model, "socket");
-	const char **value = own ? &a->model_values[own - a->model->options] : &a->values[OPT_SOCKET];
+	const char **value =
+		own ? &a->model_values[own - a->model->options] : &a->values[OPT_SOCKET];
 
 	if (!*value)
 		return 0;

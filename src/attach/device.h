@@ -42,7 +42,8 @@ typedef void (*device_attached_fn)(void *arg, struct device *dev, int rc, const 
 /* What every route wants to know. */
 struct device_params {
 	const char *id;	      /* copied */
-	struct viommu *iommu; /* that it is behind, borrowed until the device is freed; NULL: none */
+	/* that it is behind, borrowed until the device is freed; NULL: none */
+	struct viommu *iommu;
 	unsigned segment;
 	int slot; /* 1 to 31, or PCI_SLOT_ANY */
 	device_attached_fn attached;
@@ -78,8 +79,8 @@ struct device_function_ops {
 struct device_ops {
 	/*
 	 * Hang up on who serves it, for good: a vCPU that waits in there comes back at once, and
-	 * device_attached() is not called any more. Also for one that is stopped. Takes the topology
-	 * lock itself where it needs it.
+	 * device_attached() is not called any more. Also for one that is stopped. Takes the
+	 * topology lock itself where it needs it.
 	 */
 	void (*stop)(struct device *dev);
 	/* Whether it may still be plugged: 0 or -errno with a text. NULL: it always may. */
@@ -87,8 +88,8 @@ struct device_ops {
 	/* Whether its process, or whatever it is, answers. After the attach. */
 	bool (*is_ready)(const struct device *dev);
 	/*
-	 * Free the parts, function first. They are stopped and out of the slot, and no vCPU is inside.
-	 * Topology lock held, any thread.
+	 * Free the parts, function first. They are stopped and out of the slot, and no vCPU is
+	 * inside. Topology lock held, any thread.
 	 */
 	void (*free_parts)(struct device *dev);
 };

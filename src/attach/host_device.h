@@ -5,9 +5,9 @@
  *
  * The attach goes on beside the loop: opening, mapping and pinning all of guest RAM take their
  * time. Ending a device whose attach is still under way waits until the kernel has come back from
- * the step it is in. Closing resets it, which can take a second: it is done by `closer`, in the order in
- * which devices end, and a device is the host's again when that is idle. Only a descriptor of the
- * caller's has been cleaned when the device is freed.
+ * the step it is in. Closing resets it, which can take a second: it is done by `closer`, in the
+ * order in which devices end, and a device is the host's again when that is idle. Only a descriptor
+ * of the caller's has been cleaned when the device is freed.
  */
 #ifndef ATTACH_HOST_DEVICE_H
 #define ATTACH_HOST_DEVICE_H
@@ -28,7 +28,9 @@ struct host_device_params {
 	bool unsafe_noiommu;	  /* also one that no IOMMU confines */
 	/* Of the machine; held. A device behind the guest's IOMMU gets one of its own beside it. */
 	struct vfio_iommu *iommu;
-	/* Where the device is given back to the host, borrowed until that is done; NULL: at once. */
+	/*
+	 * Where the device is given back to the host, borrowed until that is done; NULL: at once.
+	 */
 	struct worker *closer;
 	const struct vfio_sys *sys; /* NULL: the kernel's */
 	const char *sysroot;	    /* "" or NULL: sysfs at /sys; a test's own tree else */

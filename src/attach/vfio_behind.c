@@ -2,14 +2,14 @@
  * vfio_behind.c - the address space of a host device that is behind the guest's IOMMU
  *
  * It follows the device's DMA space (machine/dma.h): first all of RAM, which is what a device
- * reaches that the guest has not attached to anything, then what the guest maps. Each range is one map in
- * the host's IOMMU, which picks the largest pages that fit; a map has been made, and an unmap has
- * taken effect, when the system call returns, so there is nothing to sync.
+ * reaches that the guest has not attached to anything, then what the guest maps. Each range is one
+ * map in the host's IOMMU, which picks the largest pages that fit; a map has been made, and an
+ * unmap has taken effect, when the system call returns, so there is nothing to sync.
  *
  * What the host's IOMMU cannot translate the guest is told of before it maps anything: the DMA
- * space has limits. A map that the host refuses, for these or for want of room, fails the guest's request
- * and is said in the log. How much a guest can have mapped at once is bounded, as the same memory
- * can be mapped many times, and each time costs page tables of the host's.
+ * space has limits. A map that the host refuses, for these or for want of room, fails the guest's
+ * request and is said in the log. How much a guest can have mapped at once is bounded, as the same
+ * memory can be mapped many times, and each time costs page tables of the host's.
  *
  * An unmap that fails cannot be left at that, since the guest takes the memory for its own: then
  * everything is unmapped, and nothing is mapped any more.

@@ -41,8 +41,10 @@ struct vfio_dirty_params {
 	void *self;
 	const struct vfio_dirty_iommu *iommu; /* NULL: it tells nothing */
 	void *iommu_self;
-	/* It is behind the guest's IOMMU: what it and the host's IOMMU note are addresses of the guest's
-	 * making, which the guest changes meanwhile. Nothing starts. */
+	/*
+	 * It is behind the guest's IOMMU: what it and the host's IOMMU note are addresses of the
+	 * guest's making, which the guest changes meanwhile. Nothing starts.
+	 */
 	bool translated;
 };
 

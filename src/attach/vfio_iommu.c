@@ -372,7 +372,10 @@ static int dirty_start(void *self)
 	int rc;
 
 	pthread_mutex_lock(&io->lock);
-	/* Of a device behind the guest's IOMMU it would name the guest's addresses, not those of RAM. */
+	/*
+	 * Of a device behind the guest's IOMMU it would name the
+	 * guest's addresses, not those of RAM.
+	 */
 	if (!io->backend || io->noiommu || io->dma)
 		rc = -EOPNOTSUPP;
 	else

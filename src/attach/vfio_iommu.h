@@ -54,15 +54,15 @@ struct vfio_iommu_params {
  */
 int vfio_iommu_new(const struct vfio_iommu_params *p, struct vfio_iommu **out, struct err *err);
 /*
- * Another one beside it, for one device that is behind the guest's IOMMU: it follows dma, which shows
- * all of RAM at first, instead. `of` is the machine's, whose settings hold and who still has its
- * maker; dma is borrowed until the device is detached, and the attach gives it the limits of the
- * host's IOMMU (dma_space_limit()). Its end is vfio_iommu_drop(). Gives *out. 0 or -ENOMEM.
+ * Another one beside it, for one device that is behind the guest's IOMMU: it follows dma, which
+ * shows all of RAM at first, instead. `of` is the machine's, whose settings hold and who still has
+ * its maker; dma is borrowed until the device is detached, and the attach gives it the limits of
+ * the host's IOMMU (dma_space_limit()). Its end is vfio_iommu_drop(). Gives *out. 0 or -ENOMEM.
  */
 int vfio_iommu_new_behind(struct vfio_iommu *of, struct dma_space *dma, struct vfio_iommu **out);
 /*
- * Of such a one: dma goes now, before the device has been detached, whose user has been stopped. What is
- * mapped stays until then.
+ * Of such a one: dma goes now, before the device has been detached, whose user has been stopped.
+ * What is mapped stays until then.
  */
 void vfio_iommu_unfollow(struct vfio_iommu *io);
 /* The maker lets go: memory is no longer followed. Under the topology lock. NULL is fine. */

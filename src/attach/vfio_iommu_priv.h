@@ -49,8 +49,10 @@ struct vfio_backend {
 	int (*ranges)(struct vfio_iommu *io, struct vfio_iova_ranges *out, struct err *err);
 	/* access: DMA_CAN_ bits. */
 	int (*map)(struct vfio_iommu *io, uint64_t iova, uint64_t size, void *hva, unsigned access);
-	/* What lies in it, whole maps. *done, unless NULL: how many bytes went. -ENOENT is allowed for
-	 * none. */
+	/*
+	 * What lies in it, whole maps. *done, unless NULL: how many bytes went. -ENOENT is allowed
+	 * for none.
+	 */
 	int (*unmap)(struct vfio_iommu *io, uint64_t iova, uint64_t size, uint64_t *done);
 	/* All there is. */
 	int (*unmap_all)(struct vfio_iommu *io);

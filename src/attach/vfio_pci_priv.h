@@ -206,8 +206,10 @@ bool vp_memory_fault(struct pci_function *fn);
 
 /* --- vfio_pci_rom.c --- */
 
-/* A read of the ROM that trapped, by a vCPU and without a lock. False: not from the copy; ask the
- * device. */
+/*
+ * A read of the ROM that trapped, by a vCPU and without a lock.
+ * False: not from the copy; ask the device.
+ */
 bool vp_rom_read(struct vfio_pci *vp, uint64_t off, unsigned size, uint64_t *value);
 
 /* --- vfio_pci_msix.c --- */

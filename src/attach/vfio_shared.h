@@ -36,10 +36,10 @@ void vfio_shared_kvm_add(struct vfio_shared *sh, int fd);
 void vfio_shared_kvm_remove(struct vfio_shared *sh, int fd);
 
 /*
- * A device of this group comes into, and leaves, an address space (`space`, which is only compared).
- * number -1, a group that is not known, is fine. alone: no second device of the group can come.
- * name is the device's, for the text. 0; -EBUSY the group is in another address space, or one
- * device of it is to be alone, -ENOMEM; with a text.
+ * A device of this group comes into, and leaves, an address space (`space`, which is only
+ * compared). number -1, a group that is not known, is fine. alone: no second device of the group
+ * can come. name is the device's, for the text. 0; -EBUSY the group is in another address space, or
+ * one device of it is to be alone, -ENOMEM; with a text.
  */
 int vfio_shared_join_group(struct vfio_shared *sh, int number, const void *space, bool alone,
 	const char *name, struct err *err);

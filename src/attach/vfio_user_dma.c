@@ -7,11 +7,11 @@
  * the main one, also in the middle of a wait for a reply.
  *
  * Which RAM, and at what addresses, a DMA space says (machine/dma.h): all of it, or what the guest
- * has mapped. An attach announces it with other requests, so much at a time that no limit of requests or
- * of descriptors is met, whatever a guest has mapped; later changes are sent without
- * waiting, and the thread that changes an IOMMU waits then for all answers. A server that refuses a map
- * fails the guest's request; one that keeps what it is to let go of is hung up on.
- * The channel bounds what a server that does not read can pile up: its own commands are not read then.
+ * has mapped. An attach announces it with other requests, so much at a time that no limit of
+ * requests or of descriptors is met, whatever a guest has mapped; later changes are sent without
+ * waiting, and the thread that changes an IOMMU waits then for all answers. A server that refuses a
+ * map fails the guest's request; one that keeps what it is to let go of is hung up on. The channel
+ * bounds what a server that does not read can pile up: its own commands are not read then.
  *
  * Trusts: nothing that arrives: addresses by dma_read() and dma_write(), sizes by the message
  * rules. Spec:   vfio-user 0.9.2, "VFIO_USER_DMA_MAP", "..._DMA_UNMAP", "..._DMA_READ",

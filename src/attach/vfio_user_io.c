@@ -324,7 +324,9 @@ void vu_io_drop_mail(struct vfio_user *vu)
 {
 	struct vu_mail *mail, *next;
 
-	/* Who looked at the state before it changed has left his by now, and is not to be missed. */
+	/*
+	 * Who looked at the state before it changed has left his by now, and is not to be missed.
+	 */
 	pthread_mutex_lock(&vu->mail_lock);
 	pthread_mutex_unlock(&vu->mail_lock);
 	mail = take_mail(vu);

@@ -187,7 +187,9 @@ int vu_watch_twin(struct vfio_user *vu);
  * the main channel, loop thread for the twin.
  */
 int vu_pump(struct vfio_user *vu, struct vu_chan *ch, const bool *until, struct err *err);
-/* The same for the main channel, but wait for something to read, no longer than times.request_ms. */
+/*
+ * The same for the main channel, but wait for something to read, no longer than times.request_ms.
+ */
 int vu_pump_wait(struct vfio_user *vu, const bool *until, struct err *err);
 
 /* Forget what waits to be sent. Lock held, no connection. */

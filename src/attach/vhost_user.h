@@ -65,11 +65,15 @@ struct vhost_user_params {
 	uint32_t config_size;
 	bool config_is_ours;   /* use it though the back-end has one: CONFIG is not negotiated */
 	uint64_t features_off; /* not offered to the driver though the back-end has them */
-	/* Bits that say what our configuration holds: offered though the back-end knows nothing of it. */
+	/*
+	 * Bits that say what our configuration holds: offered though
+	 * the back-end knows nothing of it.
+	 */
 	uint64_t features_ours;
 	struct loop *loop;
 	struct memory *memory;
-	struct dma_space *dma; /* behind an IOMMU: what the device sees of it; NULL: all. Borrowed */
+	/* behind an IOMMU: what the device sees of it; NULL: all. Borrowed */
+	struct dma_space *dma;
 	struct virtio_owner *owner;
 	struct vhost_user_times times;
 };

@@ -11,8 +11,8 @@
  *              had. Then the owner's attached(), or the comparison with what was lost
  *   quiesce    nothing, or the queues of a step that the driver has overtaken
  *   prepare    what the driver accepted, RAM, queue sizes (vhost_user_rings.c)
- *   mappings   of a device behind an IOMMU: what the guest has mapped, a portion at a time, as often
- *              as it takes (vhost_user_iotlb.c)
+ *   mappings   of a device behind an IOMMU: what the guest has mapped, a portion at a time, as
+ *              often as it takes (vhost_user_iotlb.c)
  *   run        the queues; then the device is READY
  *
  * The first attach and each reconnect run the same steps; the last four have nothing to do until

@@ -27,7 +27,9 @@
 
 /* Rounds of reading in one call; more waits for the loop's next turn. */
 #define PUMP_ROUNDS 16
-/* One start of as many queues as there can be is less, and so is a portion of an IOMMU's mappings. */
+/*
+ * One start of as many queues as there can be is less, and so is a portion of an IOMMU's mappings.
+ */
 #define MAX_PENDING 16384
 
 static uint32_t message_size(const void *header)

@@ -7,9 +7,9 @@
  * asks again (BACKEND_IOTLB_MSG) is refused: such requests of the guest fail.
  *
  * All there is goes out with the set-up of the first queues of a connection, by whoever holds the
- * socket, in portions: a guest may have mapped a great deal, and the loop has others to serve. A change
- * that comes meanwhile has been made in the space's tables before its listener
- * gets the socket: it is told twice rather than not at all, and an IOTLB bears that.
+ * socket, in portions: a guest may have mapped a great deal, and the loop has others to serve. A
+ * change that comes meanwhile has been made in the space's tables before its listener gets the
+ * socket: it is told twice rather than not at all, and an IOTLB bears that.
  *
  * Threads: the listener on the thread that changes the IOMMU's tables.
  * Spec:    vhost-user, "IOMMU support".
@@ -83,9 +83,9 @@ static bool is_unsettled(const struct vhost_user *vu)
 }
 
 /*
- * A back-end that was told of all mappings, or is being told, but cannot be told of more yet: its queues
- * are being started, and would find a hole. The guest waits for as long as a set-up may take, so that
- * this has ended, well or not, before all would have to be said once more.
+ * A back-end that was told of all mappings, or is being told, but cannot be told of more yet: its
+ * queues are being started, and would find a hole. The guest waits for as long as a set-up may
+ * take, so that this has ended, well or not, before all would have to be said once more.
  */
 static void wait_settled(struct vhost_user *vu)
 {

@@ -140,7 +140,8 @@ struct vhost_user {
 	struct mem_range *sent; /* RAM that it was told of; it changes under mem_lock, too */
 	unsigned nr_sent;
 	bool reset_since_mem;
-	bool iotlb_told; /* this connection's back-end, of all mappings; changes under want_lock, too */
+	/* this connection's back-end, of all mappings; changes under want_lock, too */
+	bool iotlb_told;
 	bool iotlb_left; /* not yet of those from iotlb_next on */
 	uint64_t iotlb_next;
 	int iotlb_error; /* it refused one */
@@ -319,12 +320,15 @@ void vuf_mem_unlisten(struct vhost_user *vu);
 /* --- vhost_user_iotlb.c --- */
 
 bool vuf_is_translated(const struct vhost_user *vu);
-/* A back-end that was not told of all mappings is to be, by portions. The socket's holder, want_lock
- * held. */
+/*
+ * A back-end that was not told of all mappings is to be, by portions. The socket's holder,
+ * want_lock held.
+ */
 void vuf_iotlb_begin(struct vhost_user *vu);
 /*
- * The next portion, as long as there is one (vu->iotlb_left): each is to be answered before the next one
- * is sent, for which there is so much more time. 0 or -errno with a text. The socket's holder.
+ * The next portion, as long as there is one (vu->iotlb_left): each is to be answered before the
+ * next one is sent, for which there is so much more time. 0 or -errno with a text. The socket's
+ * holder.
  */
 #define VUF_PORTION_MS 25
 int vuf_iotlb_portion(struct vhost_user *vu, struct err *err);

@@ -1,8 +1,8 @@
 /*
  * vhost_user_rings.c - starting and stopping the queues of a vhost-user device
  *
- * A start is two batches, because the inflight area comes from the back-end, and between them, for a
- * device behind an IOMMU, the mappings (vhost_user_iotlb.c):
+ * A start is two batches, because the inflight area comes from the back-end, and between them, for
+ * a device behind an IOMMU, the mappings (vhost_user_iotlb.c):
  *
  *   prepare   SET_FEATURES, RAM, SET_VRING_NUM for all queues (some back-ends size the
  *             inflight area by them), GET_INFLIGHT_FD if this run of the device has none yet

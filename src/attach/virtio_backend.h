@@ -1,5 +1,6 @@
 /*
- * virtio_backend.h - what the PCI side of a virtio device asks of whoever serves it, and hears from it
+ * virtio_backend.h - what the PCI side of a virtio device asks of whoever serves it, and hears from
+ * it
  *
  * One PCI side (virtio_pci), several who can serve it: a vhost-user back-end on a socket
  * (vhost_user), or the VMM itself as the other end of a device in another guest. The back-end
@@ -57,21 +58,28 @@ struct virtio_backend_ops {
 	void (*config_read)(struct virtio_backend *b, uint32_t off, void *buf, uint32_t len);
 	void (*config_write)(struct virtio_backend *b, uint32_t off, const void *buf, uint32_t len);
 	/*
-	 * The driver is ready (DRIVER_OK): it accepted `features`, the enabled ones among queues[0 ..
-	 * nr_queues - 1] are to be served. queues stays the caller's, changes under the function's
-	 * lock only, and is read by the back-end during these calls alone. 0, also
-	 * when the device is not there at the moment; or -errno: it refused, the driver is told
+	 * The driver is ready (DRIVER_OK): it accepted `features`, the enabled ones among queues[0
+	 * .. nr_queues - 1] are to be served. queues stays the caller's, changes under the
+	 * function's lock only, and is read by the back-end during these calls alone. 0, also when
+	 * the device is not there at the moment; or -errno: it refused, the driver is told
 	 * DEVICE_NEEDS_RESET, nothing is served, and no stop() follows.
 	 */
-	int (*start)(struct virtio_backend *b, uint64_t features, const struct virtio_queue *queues);
-	/* The driver resets the device. Queues are drained, nothing touches guest memory afterwards. */
+	int (*start)(
+		struct virtio_backend *b, uint64_t features, const struct virtio_queue *queues);
+	/*
+	 * The driver resets the device. Queues are drained, nothing
+	 * touches guest memory afterwards.
+	 */
 	void (*stop)(struct virtio_backend *b);
 	/* A queue is enabled or reset (RING_RESET) while others run. 0 or -errno. */
 	int (*queue_start)(struct virtio_backend *b, unsigned index, const struct virtio_queue *q);
 	int (*queue_stop)(struct virtio_backend *b, unsigned index);
 	/* The queue signals another descriptor, or none (-1), from now on. */
 	void (*queue_call)(struct virtio_backend *b, unsigned index, int call_fd);
-	/* The device status register as the driver wrote it, for back-ends that want to know. May be NULL. */
+	/*
+	 * The device status register as the driver wrote it, for
+	 * back-ends that want to know. May be NULL.
+	 */
 	void (*status)(struct virtio_backend *b, uint8_t status);
 };
 
@@ -90,19 +98,21 @@ struct virtio_owner_ops {
 	 * the back-end gives the attach up and says failed() with the same.
 	 */
 	int (*attached)(struct virtio_owner *o, struct err *err);
-	/* The first attach was given up; why is in err. The back-end is idle and waits to be freed. */
+	/*
+	 * The first attach was given up; why is in err. The back-end is idle and waits to be freed.
+	 */
 	void (*failed)(struct virtio_owner *o, int rc, const struct err *err);
 	void (*lost)(struct virtio_owner *o);
 	/*
-	 * The device is back and has been told everything. The back-end has signalled each queue's kick and
-	 * call descriptor once, as a signal may have been lost with the old process.
+	 * The device is back and has been told everything. The back-end has signalled each queue's
+	 * kick and call descriptor once, as a signal may have been lost with the old process.
 	 */
 	void (*back)(struct virtio_owner *o);
 	/* The device changed its configuration: generation and interrupt. Any thread. */
 	void (*config_changed)(struct virtio_owner *o);
 	/*
-	 * The device cannot go on as it is: DEVICE_NEEDS_RESET. Nothing happens while no driver runs: what
-	 * can never be had again refuses the next start(). Any thread.
+	 * The device cannot go on as it is: DEVICE_NEEDS_RESET. Nothing happens while no driver
+	 * runs: what can never be had again refuses the next start(). Any thread.
 	 */
 	void (*needs_reset)(struct virtio_owner *o);
 	/*
@@ -115,9 +125,9 @@ struct virtio_owner_ops {
 	/* Take everything out of all regions. Any thread. */
 	void (*shm_clear)(struct virtio_owner *o);
 	/*
-	 * For a function that has them (virtio_pci.h, struct virtio_pci_layout). The driver's writes
-	 * to doorbell `index` signal this eventfd, or nothing any more (-1). A signal to this
-	 * eventfd interrupts the driver by the vector it chose for notification `index`. Both
+	 * For a function that has them (virtio_pci.h, struct virtio_pci_layout). The driver's
+	 * writes to doorbell `index` signal this eventfd, or nothing any more (-1). A signal to
+	 * this eventfd interrupts the driver by the vector it chose for notification `index`. Both
 	 * take fd. 0; -EINVAL no such index; or what the kernel said: there is none then. Any
 	 * thread, one at a time.
 	 */

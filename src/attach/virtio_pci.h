@@ -24,7 +24,10 @@
 struct virtio_pci_layout {
 	uint8_t class_code, subclass;
 	uint16_t subsystem;
-	/* BAR 0, of 32 bits; powers of two, and the common configuration's neighbours stay where they are */
+	/*
+	 * BAR 0, of 32 bits; powers of two, and the common
+	 * configuration's neighbours stay where they are
+	 */
 	uint32_t regs_size, msix, pba;
 	uint32_t notify_size; /* as its capability says */
 	uint16_t nr_vectors;
@@ -33,8 +36,8 @@ struct virtio_pci_layout {
 		bool narrow; /* a 32-bit BAR, and the capability without upper halves */
 	} shm[VIRTIO_MAX_SHM];
 	/*
-	 * Doorbells that signal descriptors of others, and notifications: descriptors of others that
-	 * interrupt the driver; in a BAR of their own, as wire/vvu.h has it.
+	 * Doorbells that signal descriptors of others, and notifications: descriptors of others
+	 * that interrupt the driver; in a BAR of their own, as wire/vvu.h has it.
 	 */
 	uint16_t nr_bells, nr_notifications;
 };

@@ -1,14 +1,15 @@
 /*
  * virtio_pci_aux.c - doorbells and notifications of others
  *
- * A function whose driver serves a device of another machine has, beside the doorbells and vectors of
- * its own queues, a BAR of doorbells that signal eventfds of that machine, and a vector for each of
- * that machine's kicks. Both are KVM's business once they are laid: a write of the driver signals
- * the other machine's device (ioeventfd), a kick of the other machine interrupts the driver (irqfd).
+ * A function whose driver serves a device of another machine has, beside the doorbells and vectors
+ * of its own queues, a BAR of doorbells that signal eventfds of that machine, and a vector for each
+ * of that machine's kicks. Both are KVM's business once they are laid: a write of the driver
+ * signals the other machine's device (ioeventfd), a kick of the other machine interrupts the driver
+ * (irqfd).
  *
  * The descriptors come and go while the driver runs; the doorbells move with their BAR; the vectors
- * are the driver's choice and are masked and unmasked with their table. A descriptor that comes before
- * the driver has chosen waits, and what is signalled meanwhile with it.
+ * are the driver's choice and are masked and unmasked with their table. A descriptor that comes
+ * before the driver has chosen waits, and what is signalled meanwhile with it.
  *
  * Owns:   the descriptors.
  * Trusts: that they are eventfds as far as their giver has looked; KVM looks again.
@@ -115,7 +116,10 @@ static bool in_notify(uint64_t off, unsigned size)
 	return off >= VVU_NOTIFY && range_ok(off - VVU_NOTIFY, size, sizeof(struct vvu_notify));
 }
 
-/* Beside the configuration there is nothing: doorbells read as 0, as a register that is only written. */
+/*
+ * Beside the configuration there is nothing: doorbells read as 0, as
+ * a register that is only written.
+ */
 uint64_t vio_aux_read(struct virtio_pci *v, uint64_t off, unsigned size)
 {
 	const struct vio_aux *a = &v->aux;

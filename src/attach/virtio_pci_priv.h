@@ -64,7 +64,8 @@ struct vio_aux {
 	uint16_t select;   /* v->lock */
 	uint16_t *vectors; /* of notifications; v->lock */
 	struct irq_tap *taps; /* irqs' own lock */
-	int *kicks;	   /* the taps' descriptors; one caller of vio_aux_notification() at a time */
+	/* the taps' descriptors; one caller of vio_aux_notification() at a time */
+	int *kicks;
 	int *bells;	   /* topology lock */
 	bool *laid;	   /* registered at KVM; topology lock */
 };
@@ -156,8 +157,8 @@ void vio_bar_mapped(struct pci_function *fn, unsigned bar);
 void vio_bar_unmapped(struct pci_function *fn, unsigned bar);
 
 /*
- * Have KVM signal fd for writes at addr, of nr_lengths of the lengths 2, 4 and 1 where it cannot do it
- * for all; or end that. Topology lock held. 0 or -errno.
+ * Have KVM signal fd for writes at addr, of nr_lengths of the lengths 2, 4 and 1 where it cannot do
+ * it for all; or end that. Topology lock held. 0 or -errno.
  */
 int vio_doorbell_on(struct virtio_pci *v, uint64_t addr, int fd, unsigned nr_lengths);
 void vio_doorbell_off(struct virtio_pci *v, uint64_t addr, int fd, unsigned nr_lengths);

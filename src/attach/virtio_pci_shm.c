@@ -1,9 +1,9 @@
 /*
  * virtio_pci_shm.c - shared-memory regions: a BAR that a device fills with pieces of files
  *
- * A BAR holds its regions one after the other; usually BAR 2 holds all. The device asks for a piece of a file to be laid
- * into a region; we map the file and, while the BAR is decoded, give KVM a memory slot there. Where
- * nothing is laid, accesses trap and read all-ones.
+ * A BAR holds its regions one after the other; usually BAR 2 holds all. The device asks for a piece
+ * of a file to be laid into a region; we map the file and, while the BAR is decoded, give KVM a
+ * memory slot there. Where nothing is laid, accesses trap and read all-ones.
  *
  * The file may lose its end at any time. We never touch such a mapping ourselves; KVM says
  * that it could not, and then what cannot be read any more is taken out (vio_memory_fault). A
@@ -177,7 +177,8 @@ static int take_out(struct virtio_pci *v, const struct vio_map *what)
 	unsigned removed = 0;
 
 	for (unsigned i = v->nr_maps; i-- > 0;)
-		if (v->maps[i].bar == what->bar && v->maps[i].at >= at && range_ok(v->maps[i].at - at, v->maps[i].size, size)) {
+		if (v->maps[i].bar == what->bar && v->maps[i].at >= at &&
+			range_ok(v->maps[i].at - at, v->maps[i].size, size)) {
 			drop(v, i);
 			removed++;
 		}

@@ -9,7 +9,8 @@
  * of a read belong to the message that holds its last byte. While that message is not complete,
  * reads stop at its end; the next message's descriptors can not mix with them.
  *
- * A message that has to wait keeps duplicates of its descriptors: the sender's may be closed meanwhile.
+ * A message that has to wait keeps duplicates of its descriptors: the sender's may be closed
+ * meanwhile.
  *
  * Owns:   the socket, descriptors received and not taken, the buffers.
  * Trusts: nothing that arrives; a header's length counts when its reader has judged it.

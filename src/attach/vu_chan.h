@@ -1,8 +1,8 @@
 /*
  * vu_chan.h - one socket that carries messages with descriptors: bytes in, messages out, and back
  *
- * What vfio-user and vhost-user have in common: a stream of messages, each a header that says how long
- * the message is, and descriptors that travel with it. Neither direction waits, but for
+ * What vfio-user and vhost-user have in common: a stream of messages, each a header that says how
+ * long the message is, and descriptors that travel with it. Neither direction waits, but for
  * vu_chan_recv_wait(): what the socket does not take now is queued, what has not arrived is "not
  * yet". Whoever uses a channel waits, with a deadline, in poll() or in the loop.
  *

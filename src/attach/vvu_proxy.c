@@ -8,8 +8,8 @@
  * other. Messages are all that passes here: the sibling's memory is mapped into our guest, its
  * doorbells and interrupts are between KVM and KVM.
  *
- * The driver may reset the function at any moment: then its sibling is hung up on and everything of it
- * is gone when the reset is done. The next one waits at the socket.
+ * The driver may reset the function at any moment: then its sibling is hung up on and everything of
+ * it is gone when the reset is done. The next one waits at the socket.
  *
  * Owns:    the socket, the thread, what the sibling gave.
  * Threads: see vvu_proxy_priv.h. Calls of the PCI side come on vCPU threads and wait for nobody.

@@ -26,7 +26,10 @@ struct vvu_proxy_params {
 	unsigned max_queues; /* 1 to VVU_MAX_QUEUES */
 	enum vvu_disconnect disconnect;
 	struct memory *memory; /* our guest's; borrowed */
-	/* What the function sees of it, behind an IOMMU; NULL: all. Borrowed, until vvu_proxy_free(). */
+	/*
+	 * What the function sees of it, behind an IOMMU; NULL: all.
+	 * Borrowed, until vvu_proxy_free().
+	 */
 	struct dma_space *dma;
 	struct virtio_owner *owner;
 };

@@ -2,17 +2,17 @@
  * vvu_proxy_front.c - what has to be done for a front-end's message, and what for its answer
  *
  * A message without descriptors passes as it is. For one with descriptors the proxy does what a
- * guest cannot: it maps memory, connects doorbells and kicks, and what it did is done before the driver
- * sees the message, which may ring as soon as it has it. What the proxy cannot do the driver never
- * hears of: the front-end gets a number that is not 0 if it has asked for one, else its connection
- * ends, since it would go on as if all were well.
+ * guest cannot: it maps memory, connects doorbells and kicks, and what it did is done before the
+ * driver sees the message, which may ring as soon as it has it. What the proxy cannot do the driver
+ * never hears of: the front-end gets a number that is not 0 if it has asked for one, else its
+ * connection ends, since it would go on as if all were well.
  *
  * Answers of the driver are looked at where they promise what a driver in a guest does not have:
  * protocol features are those that the proxy can carry, and REPLY_ACK is always among them, as the
  * proxy can answer for a driver that does not know it.
  *
- * At most one message waits for the driver's answer, and the next one waits with it: so answers keep
- * their order, whoever gives them.
+ * At most one message waits for the driver's answer, and the next one waits with it: so answers
+ * keep their order, whoever gives them.
  *
  * Trusts: nothing of either side.
  * Spec:   vhost-user, "Front-end message types", "Back-end message types".

@@ -85,7 +85,9 @@ void vvu_expel(struct vvu_proxy *p)
 	vvu_wake(p);
 }
 
-/* The driver hears of it as it was agreed on, and can be had again by the next one when it is up. */
+/*
+ * The driver hears of it as it was agreed on, and can be had again by the next one when it is up.
+ */
 static void gone(struct vvu_proxy *p)
 {
 	cut(p);

@@ -1,21 +1,22 @@
 /*
  * vvu_proxy_mem.c - memory, log and inflight area in shared-memory regions; our guest's memory
  *
- * What the sibling passes as descriptors is laid into regions of our guest's BARs, and where it lies
- * is written into the message that the driver gets: mmap_offset becomes the offset in the region.
+ * What the sibling passes as descriptors is laid into regions of our guest's BARs, and where it
+ * lies is written into the message that the driver gets: mmap_offset becomes the offset in the
+ * region.
  *
  * A memory table is laid as all readings of the drafts have it: one region after the other, in
  * the table's order. What a new table has at the same place as the one before stays mapped, so that
  * a driver that is at work there does not lose it for a moment. Single regions (ADD_MEM_REG) go
  * into the first gap that is large enough.
  *
- * The inflight area is the proxy's: a guest can make no descriptor of its memory. The front-end that
- * asks for one gets a memfd, which comes back with SET_INFLIGHT_FD and is mapped then, so that
+ * The inflight area is the proxy's: a guest can make no descriptor of its memory. The front-end
+ * that asks for one gets a memfd, which comes back with SET_INFLIGHT_FD and is mapped then, so that
  * it outlives the driver.
  *
- * Our guest's own memory, for the two queues, is RAM by its address, or what the guest's IOMMU makes
- * of it. There nothing is pointed to that is not held: the guest that takes back a ring is told that it
- * has it when the ring has stopped, and a message's buffer when the message is copied.
+ * Our guest's own memory, for the two queues, is RAM by its address, or what the guest's IOMMU
+ * makes of it. There nothing is pointed to that is not held: the guest that takes back a ring is
+ * told that it has it when the ring has stopped, and a message's buffer when the message is copied.
  *
  * Trusts: nothing about a descriptor. Its kind and size are looked at; that the file can still
  *         lose its end is virtio_pci_shm.c's concern.
@@ -237,7 +238,8 @@ static int place_table(const struct vvu_proxy *p, const struct vhost_user_mem_ta
 	return 0;
 }
 
-int vvu_set_table(struct vvu_proxy *p, struct vhost_user_mem_table *t, const int *fds, struct err *err)
+int vvu_set_table(
+	struct vvu_proxy *p, struct vhost_user_mem_table *t, const int *fds, struct err *err)
 {
 	struct vvu_region fresh[VHOST_USER_MAX_TABLE_REGIONS], old[VHOST_USER_MAX_TABLE_REGIONS];
 	unsigned nr_old = 0;
@@ -388,7 +390,9 @@ int vvu_set_inflight(struct vvu_proxy *p, struct vhost_user_inflight *i, int fd,
 	return rc;
 }
 
-/* As large as it has to be for the kind of ring that needs more: the driver's choice comes later. */
+/*
+ * As large as it has to be for the kind of ring that needs more: the driver's choice comes later.
+ */
 int vvu_make_inflight(struct vvu_proxy *p, struct vhost_user_inflight *i, struct err *err)
 {
 	uint64_t size = i->num_queues * MAX(vhost_user_inflight_region(true, i->queue_size),

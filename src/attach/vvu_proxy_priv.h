@@ -178,16 +178,21 @@ void vvu_ram_init(struct vvu_ram *ram, struct vvu_proxy *p, const struct vvu_pro
 /* All from this one on is not pointed to any more. */
 void vvu_ram_let_go(struct vvu_ram *ram, unsigned first);
 
-/* They change what the driver reads of the message; the descriptors are borrowed. 0 or -errno with a
- * text. */
-int vvu_set_table(struct vvu_proxy *p, struct vhost_user_mem_table *t, const int *fds, struct err *err);
+/*
+ * They change what the driver reads of the message; the descriptors are borrowed. 0 or -errno with
+ * a text.
+ */
+int vvu_set_table(
+	struct vvu_proxy *p, struct vhost_user_mem_table *t, const int *fds, struct err *err);
 int vvu_add_region(struct vvu_proxy *p, struct vhost_user_mem_region *r, int fd, struct err *err);
 /* The region that is to go, which stays until vvu_remove_at(). */
 int vvu_find_region(struct vvu_proxy *p, struct vhost_user_mem_region *r, struct err *err);
 void vvu_remove_at(struct vvu_proxy *p, uint64_t at);
 int vvu_set_log(struct vvu_proxy *p, struct vhost_user_log *log, int fd, struct err *err);
 int vvu_set_inflight(struct vvu_proxy *p, struct vhost_user_inflight *i, int fd, struct err *err);
-/* A new inflight area for a front-end that asks for one. Gives a descriptor, or -errno with a text. */
+/*
+ * A new inflight area for a front-end that asks for one. Gives a descriptor, or -errno with a text.
+ */
 int vvu_make_inflight(struct vvu_proxy *p, struct vhost_user_inflight *i, struct err *err);
 /* Take everything out. */
 void vvu_clear_memory(struct vvu_proxy *p);
@@ -201,16 +206,19 @@ void vvu_ring_stop(struct vvu_proxy *p, unsigned i);
 void vvu_ring_look(struct vvu_proxy *p, unsigned i);
 /* A buffer for a message to the driver is there. */
 bool vvu_rx_ready(struct vvu_proxy *p);
-/* Give the driver a message; there is a buffer. h NULL: one of no bytes. False: it was too small. */
+/*
+ * Give the driver a message; there is a buffer. h NULL: one of no bytes. False: it was too small.
+ */
 bool vvu_rx_give(struct vvu_proxy *p, const struct vhost_user_header *h, const void *payload);
 /*
  * Take a message of the driver. 1; 0: there is none; -EINVAL: the driver has broken its rules, the
  * device needs a reset.
  */
-int vvu_tx_take(struct vvu_proxy *p, struct vhost_user_header *h, union vhost_user_payload *payload);
+int vvu_tx_take(
+	struct vvu_proxy *p, struct vhost_user_header *h, union vhost_user_payload *payload);
 /*
- * Tell the driver what was given and taken, and to kick for what is wanted: a buffer, a message. True:
- * it is there already.
+ * Tell the driver what was given and taken, and to kick for what is wanted: a buffer, a message.
+ * True: it is there already.
  */
 bool vvu_rings_notify(struct vvu_proxy *p, bool rx_wanted, bool tx_wanted);
 

@@ -30,7 +30,8 @@ int fd_eventfd(void);
 
 /*
  * Open those of descriptors 0 to 2 that the program was started without on /dev/null, so that no
- * other descriptor gets their number, and with it what is meant for a standard stream. First thing in
+ * other descriptor gets their number, and with it what is meant for a standard stream. First thing
+ * in
  * main(). 0 or -errno.
  */
 int fd_standard(void);
@@ -42,8 +43,8 @@ int fd_standard(void);
 int fd_signal(int fd);
 
 /*
- * Read and clear an eventfd. True if it had been signalled. Never waits, also where a peer that shares
- * it has taken O_NONBLOCK from it.
+ * Read and clear an eventfd. True if it had been signalled. Never waits, also where a peer that
+ * shares it has taken O_NONBLOCK from it.
  */
 bool fd_clear(int fd);
 

@@ -27,7 +27,8 @@ void log_init(const char *name, enum log_level level)
 int log_open(const char *path)
 {
 	/* O_NONBLOCK: a FIFO without a reader is refused instead of waited for. */
-	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0644);
+	int fd =
+		open(path, O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0644);
 
 	if (fd < 0)
 		return -errno;
@@ -53,8 +54,9 @@ bool log_enabled(enum log_level level)
 }
 
 /*
- * A log that cannot be written (full disk, closed pipe, a pipe that nobody empties, a terminal that was
- * halted) must not stop anything. Standard error is shared with others and not made non-blocking.
+ * A log that cannot be written (full disk, closed pipe, a pipe that nobody empties, a terminal that
+ * was halted) must not stop anything. Standard error is shared with others and not made
+ * non-blocking.
  */
 static bool put(const char *line, size_t size)
 {
@@ -90,7 +92,8 @@ void log_line(enum log_level level, const char *fmt, ...)
 		return;
 	us = (clock_now_ns() - started_ns) / 1000;
 	n = snprintf(line, sizeof(line), "%s: %llu.%06llus: %s: ", program,
-		(unsigned long long)(us / 1000000), (unsigned long long)(us % 1000000), names[level]);
+		(unsigned long long)(us / 1000000), (unsigned long long)(us % 1000000),
+		names[level]);
 	va_start(ap, fmt);
 	m = vsnprintf(line + n, sizeof(line) - n - 1, fmt, ap);
 	va_end(ap);
@@ -106,7 +109,8 @@ void log_line(enum log_level level, const char *fmt, ...)
 
 bool log_allow(struct log_limit *limit)
 {
-	uint64_t now = clock_now_ns(), start = __atomic_load_n(&limit->window_start_ns, __ATOMIC_RELAXED);
+	uint64_t now = clock_now_ns(),
+		 start = __atomic_load_n(&limit->window_start_ns, __ATOMIC_RELAXED);
 	uint32_t left_out;
 
 	if (!start || now - start > 10 * NS_PER_S) {

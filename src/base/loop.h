@@ -66,7 +66,10 @@ void loop_timer_set(struct loop *loop, struct loop_timer *timer, uint64_t at_ns,
 /* Disarm. Not armed: nothing happens. */
 void loop_timer_del(struct loop_timer *timer);
 
-/* Run work->fn soon on the loop thread. A work that is already posted stays posted once. Any thread. */
+/*
+ * Run work->fn soon on the loop thread. A work that is already posted
+ * stays posted once. Any thread.
+ */
 void loop_post(struct loop *loop, struct loop_work *work, loop_work_fn fn);
 /* Make sure that a posted work does not run. Loop thread. */
 void loop_unpost(struct loop *loop, struct loop_work *work);
@@ -96,7 +99,10 @@ void loop_idle_del(struct loop *loop, struct loop_idle *idle);
 
 /* Serve until loop_quit(); returns its code. May be entered again afterwards. */
 int loop_run(struct loop *loop);
-/* Any thread. The first code of a run wins. Not async-signal-safe: signals come by loop_add_signals(). */
+/*
+ * Any thread. The first code of a run wins. Not async-signal-safe:
+ * signals come by loop_add_signals().
+ */
 void loop_quit(struct loop *loop, int code);
 
 typedef void (*loop_signal_fn)(void *arg, int signo);

@@ -42,7 +42,8 @@ struct sandbox_call {
 
 enum sandbox_mode {
 	SANDBOX_OFF,
-	SANDBOX_LOG,  /* the kernel's audit log names a call that is not in the list, and lets it pass */
+	/* the kernel's audit log names a call that is not in the list, and lets it pass */
+	SANDBOX_LOG,
 	SANDBOX_KILL, /* it ends the program with one line and status 159 (128 + SIGSYS) */
 	SANDBOX_ERRNO, /* it fails with EPERM */
 };

@@ -71,7 +71,9 @@ int sock_set_timeout(int sock, uint32_t timeout_ms);
 /* As sock_recv(), but wait until something is there. -EAGAIN: not in time; -EINTR: a signal. */
 ssize_t sock_recv_wait(int sock, void *buf, size_t len, struct fd_list *list);
 
-/* Whether the peer of a connected socket has gone, though what it left may be unread. Never waits. */
+/*
+ * Whether the peer of a connected socket has gone, though what it left may be unread. Never waits.
+ */
 bool sock_hung_up(int sock);
 
 #endif

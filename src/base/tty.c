@@ -39,8 +39,9 @@ static bool still_raw(const struct termios *t)
 }
 
 /*
- * The child's life. In its own session it gets no signal meant for the process group of the program, and
- * none from the terminal. A mode that somebody has set since, such as a shell's, is left alone.
+ * The child's life. In its own session it gets no signal meant for the process group of the
+ * program, and none from the terminal. A mode that somebody has set since, such as a shell's, is
+ * left alone.
  */
 static void __attribute__((noreturn)) keep_terminal(int pipe_fd, const struct termios *saved)
 {

@@ -4,7 +4,8 @@
  * Every kind of device begins with a struct device_config, so names and places are checked for all
  * of them by one table of kinds; what only one kind knows follows.
  *
- * A text that is let pass here (an address, hexadecimal bytes) is read by the two functions at the end.
+ * A text that is let pass here (an address, hexadecimal bytes) is read by the two functions at the
+ * end.
  *
  * Ids: a device without one is called by its kind's prefix and a number, _disk0, _fs1, as users
  * know it, skipping names that somebody has taken.
@@ -108,7 +109,8 @@ static int check_fs(void *item, struct err *err)
 	return check_reconnect(&fs->backend, err);
 }
 
-static int check_bucket(const char *what, uint64_t size, uint64_t burst, uint64_t ms, struct err *err)
+static int check_bucket(
+	const char *what, uint64_t size, uint64_t burst, uint64_t ms, struct err *err)
 {
 	if (!size == !ms && (size || !burst))
 		return 0;
@@ -382,7 +384,7 @@ static bool has_console(const void *item)
 #define KIND(name, made, member, type, sock, fn)                                                   \
 	{                                                                                          \
 		.option = name, .prefix = made, .list = offsetof(struct vm_config, member),        \
-		.item_size = sizeof(struct type), .socket = sock, .check = fn                        \
+		.item_size = sizeof(struct type), .socket = sock, .check = fn                      \
 	}
 
 #define ONE(name, made, member, sock, fn, is)                                                      \

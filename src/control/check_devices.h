@@ -7,7 +7,10 @@
 #include "base/err.h"
 #include "control/config.h"
 
-/* Places, names and what depends on each other. Gives names to devices without. 0 or -errno with a text. */
+/*
+ * Places, names and what depends on each other. Gives names to
+ * devices without. 0 or -errno with a text.
+ */
 int check_devices(struct vm_config *config, struct err *err);
 
 #endif

@@ -6,8 +6,8 @@
  * (which fields has an option, which values a field) under a fixed piece of shell; zsh
  * has _arguments and _values, and the table becomes their arguments.
  *
- * A first word that is no option is another program of ours, or the other grammar, `run`; device-bind
- * and device-unbind are completed here, the others have scripts of their own.
+ * A first word that is no option is another program of ours, or the other grammar, `run`;
+ * device-bind and device-unbind are completed here, the others have scripts of their own.
  */
 #include "control/options.h"
 
@@ -27,8 +27,12 @@ struct command {
 static const struct option_row none[] = { { 0 } };
 static const struct command commands[] = { { "_outboard", none }, { "_outboard_run", run_table } };
 
-/* The first row from o on, in the own table or the shared one, that is not hidden by an own one; NULL: none. */
-static const struct option_row *next_row(const struct command *c, const struct option_row *o, bool own)
+/*
+ * The first row from o on, in the own table or the shared one, that
+ * is not hidden by an own one; NULL: none.
+ */
+static const struct option_row *next_row(
+	const struct command *c, const struct option_row *o, bool own)
 {
 	if (own && !o->name) {
 		o = option_table;

@@ -42,7 +42,8 @@ struct device_config {
 	char *id; /* unique among all devices; never NULL after options_check() */
 	uint16_t pci_segment;
 	uint8_t pci_device_id; /* slot 1 to 31 or CONFIG_SLOT_ANY */
-	bool iommu; /* behind the guest's IOMMU; after options_check() also for its segment's sake */
+	/* behind the guest's IOMMU; after options_check() also for its segment's sake */
+	bool iommu;
 };
 
 /* All 0: the guest sees one package with max cores. */
@@ -96,7 +97,8 @@ enum console_mode {
 	CONSOLE_PTY,	/* a new pseudo-terminal */
 	CONSOLE_FILE,	/* output to .file, no input */
 	CONSOLE_SOCKET, /* listening UNIX socket at .socket */
-	CONSOLE_UNSAID, /* --console only, until options_check(): TTY, or OFF where --serial has it */
+	/* --console only, until options_check(): TTY, or OFF where --serial has it */
+	CONSOLE_UNSAID,
 };
 
 struct console_config {
@@ -114,7 +116,8 @@ struct virtio_console_config {
 
 struct platform_config {
 	uint16_t num_pci_segments; /* 1 to CONFIG_MAX_SEGMENTS */
-	struct int_list iommu_segments; /* those of which all devices are behind the guest's IOMMU */
+	/* those of which all devices are behind the guest's IOMMU */
+	struct int_list iommu_segments;
 	uint8_t iommu_address_width; /* 32 to 64 */
 	bool intremap; /* the guest has interrupt remapping */
 	bool iommufd; /* host devices by /dev/iommu; set where one of its descriptors is given */
@@ -146,7 +149,8 @@ struct user_device_config {
 /* What every attachment to a vhost-user back-end of somebody else's can say. */
 struct backend_config {
 	uint32_t connect_timeout_s; /* how long a back-end that is not there yet is waited for */
-	char *reconnect;	    /* "on", "off", or for how many seconds after a loss it is tried */
+	/* "on", "off", or for how many seconds after a loss it is tried */
+	char *reconnect;
 	bool force;		    /* queue counts that drivers do not bear */
 };
 
@@ -314,8 +318,8 @@ bool config_wants_programs(const struct vm_config *config);
 int config_init(struct vm_config *config);
 
 /*
- * Move the machine's part of all into *machine: what a REST body could have said too. The program's (log, API, filter)
- * stays in all, whose machine is empty then.
+ * Move the machine's part of all into *machine: what a REST body could have said too. The program's
+ * (log, API, filter) stays in all, whose machine is empty then.
  */
 void config_split(struct vm_config *all, struct vm_config *machine);
 

@@ -35,7 +35,10 @@ int field_set_plain(const struct option_row *option, const struct field_row *fie
 /* Store the default of each field. base's bytes need not mean anything before. 0 or -ENOMEM. */
 int fields_init(const struct option_row *option, void *base);
 
-/* The same for those of fields that have a default, in storage that means something; the others keep theirs. */
+/*
+ * The same for those of fields that have a default, in storage that
+ * means something; the others keep theirs.
+ */
 int fields_default(const struct option_row *option, const struct field_row *fields, void *base);
 
 /* Free each field. */

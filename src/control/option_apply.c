@@ -1,7 +1,8 @@
 /*
  * option_apply.c - one option with its argument, applied to a configuration
  *
- * The row says what the argument is made of and where it goes; what a field's text means is field.h's.
+ * The row says what the argument is made of and where it goes; what a field's text means is
+ * field.h's.
  *
  * Trusts: nothing in the argument.
  */

@@ -1,8 +1,8 @@
 /*
  * option_programs.c - the fields of options whose devices are programs of ours
  *
- * --disk, --net, --rng, --vsock and --console start an outboard-device each, unless they name somebody
- * else's back-end. Names and defaults as users know them from Cloud Hypervisor.
+ * --disk, --net, --rng, --vsock and --console start an outboard-device each, unless they name
+ * somebody else's back-end. Names and defaults as users know them from Cloud Hypervisor.
  */
 #include "control/config.h"
 #include "control/option_rows.h"

@@ -242,8 +242,8 @@ static const struct field_row seccomp_fields[] = {
 };
 
 /*
- * Fields of what is refused as a whole: clients send these with their defaults, which asks for nothing (or, like
- * a random number device, for something that a guest can do without).
+ * Fields of what is refused as a whole: clients send these with their defaults, which asks for
+ * nothing (or, like a random number device, for something that a guest can do without).
  */
 #define NO_BALLOON	 "there is no memory balloon"
 #define NO_DEBUG_CONSOLE "use --serial"
@@ -288,7 +288,10 @@ static const struct field_row debug_console_fields[] = {
 	{ .name = option_name, .kind = OPTION_REFUSED, .refused = instead }
 /* The same with its place in a body. */
 #define REFUSED_KEY(option_name, key, instead, ...)                                                \
-	{ .name = option_name, .kind = OPTION_REFUSED, .json = key, .refused = instead, __VA_ARGS__ }
+	{                                                                                          \
+		.name = option_name, .kind = OPTION_REFUSED, .json = key, .refused = instead,      \
+		__VA_ARGS__                                                                        \
+	}
 
 const struct option_row option_table[] = {
 	{ .name = "kernel", .kind = OPTION_VALUE, .group = GROUP_PAYLOAD, .json = "payload",

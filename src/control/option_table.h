@@ -11,9 +11,9 @@
  * Options and fields that users of Cloud Hypervisor know, but that this version does not
  * have, are rows too: they are refused by name and with a reason, never ignored.
  *
- * `outboard run` has a table of its own beside this one, in crosvm's words (run.h): the same kinds of
- * rows, which fill the same structs. A row of it that fills what a row of option_table owns names that
- * one in `of`: its defaults are set first, and it frees what the other has stored.
+ * `outboard run` has a table of its own beside this one, in crosvm's words (run.h): the same kinds
+ * of rows, which fill the same structs. A row of it that fills what a row of option_table owns
+ * names that one in `of`: its defaults are set first, and it frees what the other has stored.
  */
 #ifndef CONTROL_OPTION_TABLE_H
 #define CONTROL_OPTION_TABLE_H
@@ -49,7 +49,8 @@ struct choice {
 
 struct field_row {
 	const char *name;
-	const char *json; /* key in the option's JSON object, a.b in an object in it; NULL: not in JSON */
+	/* key in the option's JSON object, a.b in an object in it; NULL: not in JSON */
+	const char *json;
 	enum field_type type;
 	const char *arg;      /* what stands for the value in help: SIZE, PATH, on|off */
 	const char *fallback; /* default as the user would write it; NULL: unset */
@@ -60,7 +61,10 @@ struct field_row {
 	const struct choice *choices;
 	size_t offset, size; /* the member in the option's struct */
 	bool required;
-	bool makes; /* OPTION_FIELDS: while this one is unset there is no such thing, whatever the others hold */
+	/*
+	 * OPTION_FIELDS: while this one is unset there is no such thing, whatever the others hold
+	 */
+	bool makes;
 	bool json_number; /* FIELD_STRING: a number is a number in JSON */
 	bool word_only; /* a FIELD_CHOICE given as a bare word (tty), never as name=value */
 	bool flag;	/* FIELD_TOGGLE: its name alone is on */
@@ -82,7 +86,8 @@ enum option_kind {
 	OPTION_HELP,	/* print and leave */
 	OPTION_VERSION, /* print and leave */
 	OPTION_SCRIPT,	/* print the completion script for the shell in the argument and leave */
-	OPTION_REFUSED, /* known elsewhere, not in this version; its fields, if any, are refused ones */
+	/* known elsewhere, not in this version; its fields, if any, are refused ones */
+	OPTION_REFUSED,
 };
 
 enum option_group {

@@ -1,10 +1,10 @@
 /*
  * option_walk.c - walk a command line whose options are rows of tables
  *
- * The walk knows the shapes (--name VALUE, --name=VALUE, -v, -vvv, -m VALUE, a list option that takes
- * every following value) and nothing of the options: each is a row of a table, and
- * the row says what happens. Nothing is opened, created or started here, so a
- * command line that is refused leaves no trace.
+ * The walk knows the shapes (--name VALUE, --name=VALUE, -v, -vvv, -m VALUE, a list option that
+ * takes every following value) and nothing of the options: each is a row of a table, and the row
+ * says what happens. Nothing is opened, created or started here, so a command line that is refused
+ * leaves no trace.
  *
  * An argument that begins with "-" is never taken as the value of the option before it: a
  * forgotten value is found here, not by a kernel called "--initramfs". Such values
@@ -60,7 +60,8 @@ int option_refuse(const struct option_row *o, struct err *err)
 }
 
 /* Where it is kept who has set what o sets: by the row that owns it. */
-static const struct option_row **given_place(const struct option_walk *w, const struct option_row *o)
+static const struct option_row **given_place(
+	const struct option_walk *w, const struct option_row *o)
 {
 	const struct option_row *owner = o->of ? option_find(o->of) : o;
 	size_t i = 0;

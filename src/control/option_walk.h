@@ -14,16 +14,18 @@
 
 struct option_walk {
 	const struct option_row *own; /* looked at before option_table; NULL: none */
-	const char *positional; /* option_table's row that a word without dashes sets; NULL: none is expected */
+	/* option_table's row that a word without dashes sets; NULL: none is expected */
+	const char *positional;
 	bool single; /* a list option takes one value at each use, not all that follow */
 	void (*print_help)(FILE *out);
 	void *config; /* what all offsets are of: a struct that begins with a struct vm_config */
-	const struct option_row **given; /* the walk's: which row has set what option_table's nth sets */
+	/* the walk's: which row has set what option_table's nth sets */
+	const struct option_row **given;
 };
 
 /*
- * Apply the whole command line but argv[0] to config. 0; OPTIONS_PRINTED (options.h); else -errno with a
- * text. Borrows argv. In each case the caller ends with option_walk_fini().
+ * Apply the whole command line but argv[0] to config. 0; OPTIONS_PRINTED (options.h); else -errno
+ * with a text. Borrows argv. In each case the caller ends with option_walk_fini().
  */
 int option_walk(struct option_walk *w, int argc, char **argv, struct err *err);
 /* Whether a row of option_table was said, by its own name or in the other table's words. */

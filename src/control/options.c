@@ -59,7 +59,8 @@ void config_split(struct vm_config *all, struct vm_config *machine)
 	program.log_file = all->log_file;
 	program.verbosity = all->verbosity;
 	program.seccomp = all->seccomp;
-	machine->api_socket = machine->event_monitor = (struct endpoint_config){ NULL, CONFIG_NO_FD };
+	machine->api_socket = machine->event_monitor =
+		(struct endpoint_config){ NULL, CONFIG_NO_FD };
 	machine->log_file = NULL;
 	*all = program;
 }

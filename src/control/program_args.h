@@ -1,8 +1,8 @@
 /*
  * program_args.h - the command line and the descriptors of a device program, under construction
  *
- * Failures are kept and told once, by program_args_check(), so that whoever builds one need not look
- * at each step.
+ * Failures are kept and told once, by program_args_check(), so that whoever builds one need not
+ * look at each step.
  */
 #ifndef CONTROL_PROGRAM_ARGS_H
 #define CONTROL_PROGRAM_ARGS_H

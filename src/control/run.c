@@ -1,9 +1,9 @@
 /*
  * run.c - `outboard run`: crosvm's command line as a configuration
  *
- * The rows of run_table have put most of it where it belongs. What is left is put together here: the
- * kernel's command line out of several options, the ports (run_serial.c), SOCKET:TAG. Then the whole
- * is checked as any configuration is.
+ * The rows of run_table have put most of it where it belongs. What is left is put together here:
+ * the kernel's command line out of several options, the ports (run_serial.c), SOCKET:TAG. Then the
+ * whole is checked as any configuration is.
  *
  * Trusts: nothing in argv.
  */

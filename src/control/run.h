@@ -1,10 +1,11 @@
 /*
  * run.h - `outboard run`: a machine described in crosvm's words
  *
- * The second grammar of the program. It has a table of its own (run_table.c), whose rows fill the same
- * struct vm_config as those of option_table, and from there on nothing knows in which words a machine
- * was asked for. What crosvm's users get without asking, they get here: 256 MiB, the serial port on
- * standard output, a VVU proxy behind the guest's IOMMU. The other rows of option_table are known too.
+ * The second grammar of the program. It has a table of its own (run_table.c), whose rows fill the
+ * same struct vm_config as those of option_table, and from there on nothing knows in which words a
+ * machine was asked for. What crosvm's users get without asking, they get here: 256 MiB, the serial
+ * port on standard output, a VVU proxy behind the guest's IOMMU. The other rows of option_table are
+ * known too.
  *
  * Any thread, as long as nobody else uses the same config.
  */

@@ -2,7 +2,8 @@
  * run_serial.c - crosvm's --serial, which is several ports, as our one serial port and one console
  *
  * There any number of ports may write to standard output; here the terminal is one port's, in both
- * directions. A port that nobody asked for is the first serial one, at the terminal if that is free.
+ * directions. A port that nobody asked for is the first serial one, at the terminal if that is
+ * free.
  */
 #include "control/run_priv.h"
 

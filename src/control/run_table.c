@@ -1,8 +1,8 @@
 /*
  * run_table.c - the options of `outboard run`, in crosvm's words
  *
- * A row fills the struct of the row of option_table that it names in `of`, or one of run_priv.h's. What
- * crosvm has and this version has not is a row too, with the nearest that there is.
+ * A row fills the struct of the row of option_table that it names in `of`, or one of run_priv.h's.
+ * What crosvm has and this version has not is a row too, with the nearest that there is.
  */
 #include <stddef.h>
 

@@ -24,8 +24,8 @@ struct spawner;
 /* A program that was asked for. Storage of the caller's, zeroed before the first start. */
 struct spawned {
 	/*
-	 * One of its starts, counted from 1, has ended: status as of wait(), exit status 127 when it could
-	 * not be started. From the loop.
+	 * One of its starts, counted from 1, has ended: status as of wait(), exit status 127 when
+	 * it could not be started. From the loop.
 	 */
 	void (*ended)(struct spawned *child, uint32_t start, int status);
 	uint32_t id;	 /* the spawner's; 0: never started */

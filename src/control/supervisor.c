@@ -119,13 +119,16 @@ static int connect_to_new(struct vhost_user_source *source, struct err *err)
 	if (rc)
 		return err_set(err, rc, "socketpair: %s", strerror(-rc));
 	s->fds[0] = pair[1];
-	rc = spawner_start(s->spawner, &s->process, (const char *const *)s->argv, s->fds, s->nr_fds);
+	rc = spawner_start(
+		s->spawner, &s->process, (const char *const *)s->argv, s->fds, s->nr_fds);
 	close(pair[1]);
 	if (!rc && fcntl(pair[0], F_SETFL, O_NONBLOCK) < 0)
 		rc = -errno;
 	if (rc) {
 		close(pair[0]);
-		/* Without the spawner, or with arguments it cannot take, it will not be otherwise. */
+		/*
+		 * Without the spawner, or with arguments it cannot take, it will not be otherwise.
+		 */
 		return err_set(err, rc == -EAGAIN ? rc : -ECANCELED,
 			"cannot have its process started: %s", strerror(-rc));
 	}

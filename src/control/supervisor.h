@@ -2,13 +2,13 @@
  * supervisor.h - device processes that belong to a machine: started, and started again
  *
  * One of our own device programs is a vhost-user back-end like any other, but nobody else
- * starts it: this is the struct vhost_user_source that does. To connect is to make a socket pair and to have
- * a new process take the other end; the one before, if it still lives, is killed first. So a process
- * that died is replaced at once, and the front-end's ordinary way back (inflight area, used index)
- * makes up for what it did not finish.
+ * starts it: this is the struct vhost_user_source that does. To connect is to make a socket pair
+ * and to have a new process take the other end; the one before, if it still lives, is killed first.
+ * So a process that died is replaced at once, and the front-end's ordinary way back (inflight area,
+ * used index) makes up for what it did not finish.
  *
- * A process that dies more than five times within ten seconds is given up, as is one that ends by itself
- * before its device was ever there: its own message on standard error says why.
+ * A process that dies more than five times within ten seconds is given up, as is one that ends by
+ * itself before its device was ever there: its own message on standard error says why.
  *
  * Threads: loop thread.
  */
@@ -22,8 +22,8 @@
 struct supervised_params {
 	const char *id; /* of the device, for log lines */
 	/*
-	 * outboard-device's arguments from the model's name on, NULL ends. --fd, --name (id) and what
-	 * says where its log goes, which is where ours goes, are added.
+	 * outboard-device's arguments from the model's name on, NULL ends. --fd, --name (id) and
+	 * what says where its log goes, which is where ours goes, are added.
 	 */
 	const char *const *args;
 	/* They are its descriptors 4, 5, ... each time. */

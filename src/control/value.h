@@ -27,8 +27,8 @@ struct value {
 };
 
 /*
- * Where a device is to be in the guest, DDDD:BB:DD.F or BB:DD.F: each segment has one bus, each slot
- * one function, and slot 0 is the host bridge's. 0 or -EINVAL.
+ * Where a device is to be in the guest, DDDD:BB:DD.F or BB:DD.F: each segment has one bus, each
+ * slot one function, and slot 0 is the host bridge's. 0 or -EINVAL.
  */
 int value_place(const char *text, uint16_t *segment, uint8_t *slot);
 #define VALUE_PLACE_EXPECTED "segment:00:slot.0 with a slot 01 to 1f"

@@ -194,8 +194,8 @@ static int begin_boot(struct vm *vm, struct err *err)
 	vm->params.events_arg = vm;
 	rc = machine_new(vm->loop, &vm->params, &vm->machine, err);
 	if (!rc)
-		rc = vm_devices_begin(
-			vm->machine, vm->spawner, vm->closer, &vm->config, devices_done, vm, &vm->devices, err);
+		rc = vm_devices_begin(vm->machine, vm->spawner, vm->closer, &vm->config,
+			devices_done, vm, &vm->devices, err);
 	return rc;
 }
 

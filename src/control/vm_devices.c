@@ -1,11 +1,12 @@
 /*
  * vm_devices.c - begin every route's devices, wait for all, plug them in order
  *
- * Attaches go on at the same time. When the last has ended well, the devices are plugged: first those that
- * name their slot, so that the others do not take it, then the rest, each group in the order
- * in which they were begun. So slots do not depend on which server was faster.
+ * Attaches go on at the same time. When the last has ended well, the devices are plugged: first
+ * those that name their slot, so that the others do not take it, then the rest, each group in the
+ * order in which they were begun. So slots do not depend on which server was faster.
  *
- * Owns: the devices. Trusts: nothing; a device that cannot be attached ends the whole with its text.
+ * Owns: the devices. Trusts: nothing; a device that cannot be attached ends the whole with its
+ * text.
  */
 #include "control/vm_devices_priv.h"
 
@@ -146,7 +147,9 @@ int vm_devices_begin(struct machine *m, struct spawner *spawner, struct worker *
 
 	if (!d)
 		return err_set(err, -ENOMEM, "out of memory");
-	*d = (struct vm_devices){ .m = m, .spawner = spawner, .closer = closer, .done = done, .arg = arg };
+	*d = (struct vm_devices){
+		.m = m, .spawner = spawner, .closer = closer, .done = done, .arg = arg
+	};
 	char_end_init(&d->console);
 	d->vsock_fd = -1;
 	for (size_t i = 0; i < ARRAY_SIZE(routes) && !rc; i++)

@@ -5,9 +5,9 @@
  *
  *   static int begin_my_devices(struct vm_devices *d, const struct vm_config *c, struct err *err)
  *
- * that starts the attach of each of its devices, with vm_device_attached as the callback and d as its argument, and
- * hands each struct device to add_device(); and its row in routes[]. The rest, waiting for all, the order of
- * plugging, giving up, the end, is done here for every route.
+ * that starts the attach of each of its devices, with vm_device_attached as the callback and d as
+ * its argument, and hands each struct device to add_device(); and its row in routes[]. The rest,
+ * waiting for all, the order of plugging, giving up, the end, is done here for every route.
  *
  * Threads: loop thread, all of it.
  */
@@ -22,13 +22,16 @@
 
 struct vm_devices;
 
-/* All are attached and plugged (rc 0), or one failed and err says why. Once, from the loop. May free. */
+/*
+ * All are attached and plugged (rc 0), or one failed and err says
+ * why. Once, from the loop. May free.
+ */
 typedef void (*vm_devices_done_fn)(void *arg, int rc, const struct err *err);
 
 /*
- * Start the attach of every device in c. m, spawner (NULL: config_wants_programs() is false) and c are
- * borrowed until vm_devices_free(), after which closer may still be giving devices back. Gives *out. 0: done() will be called; else -errno with a text, and
- * it will not.
+ * Start the attach of every device in c. m, spawner (NULL: config_wants_programs() is false) and c
+ * are borrowed until vm_devices_free(), after which closer may still be giving devices back. Gives
+ * *out. 0: done() will be called; else -errno with a text, and it will not.
  */
 int vm_devices_begin(struct machine *m, struct spawner *spawner, struct worker *closer,
 	const struct vm_config *c,

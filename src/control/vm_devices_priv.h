@@ -56,7 +56,9 @@ int vm_begin_fs(struct vm_devices *d, const struct vm_config *c, struct err *err
 /* One of --disk, --net or --vsock, with vhost_user=on. */
 int vm_begin_foreign_disk(struct vm_devices *d, const struct disk_config *disk, struct err *err);
 int vm_begin_foreign_net(struct vm_devices *d, const struct net_config *net, struct err *err);
-/* The guest's address: the one that is given, or one made up. 0, or -EIO: there is no randomness. */
+/*
+ * The guest's address: the one that is given, or one made up. 0, or -EIO: there is no randomness.
+ */
 int vm_net_mac(const struct net_config *net, uint8_t mac[6]);
 int vm_begin_foreign_vsock(struct vm_devices *d, const struct vsock_config *v, struct err *err);
 
@@ -75,7 +77,8 @@ struct vm_program {
 	const char *kind; /* of the option, for texts */
 	uint32_t type;	  /* virtio id */
 	const struct device_config *at;
-	const uint16_t *queue_sizes; /* nr_queues 0: as many as the program has, of the usual size */
+	/* nr_queues 0: as many as the program has, of the usual size */
+	const uint16_t *queue_sizes;
 	unsigned nr_queues;
 };
 

@@ -2,10 +2,10 @@
  * vm_programs.c - options whose devices are programs of ours: --disk, --rng, --vsock, --console;
  *                 --net is vm_net.c's
  *
- * Each becomes a command line of outboard-device and the descriptors it works on. What can be opened is
- * opened here, by the user's rights and before anything is confined: so a missing image is said at
- * once, and a program that is started again finds the same file, tap and terminal, whatever has become
- * of their names since. A lock on an image is the open file's and stays, too.
+ * Each becomes a command line of outboard-device and the descriptors it works on. What can be
+ * opened is opened here, by the user's rights and before anything is confined: so a missing image
+ * is said at once, and a program that is started again finds the same file, tap and terminal,
+ * whatever has become of their names since. A lock on an image is the open file's and stays, too.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -211,7 +211,8 @@ int vm_begin_vsock(struct vm_devices *d, const struct vm_config *c, struct err *
 
 /* --- --console --- */
 
-static int open_console(const struct virtio_console_config *c, struct char_end *end, struct err *err)
+static int open_console(
+	const struct virtio_console_config *c, struct char_end *end, struct err *err)
 {
 	switch (c->mode) {
 	case CONSOLE_TTY:

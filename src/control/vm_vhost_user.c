@@ -132,7 +132,9 @@ int vm_begin_generic_vhost_users(
 
 /* --- --fs --- */
 
-/* The tag is what the user says here, whatever virtiofsd was told or not told. virtio 1.3, 5.11.4. */
+/*
+ * The tag is what the user says here, whatever virtiofsd was told or not told. virtio 1.3, 5.11.4.
+ */
 static int begin_one_fs(struct vm_devices *d, const struct fs_config *fs, struct err *err)
 {
 	struct virtio_fs_config config = { .num_request_queues = fs->num_queues };
@@ -184,8 +186,8 @@ int vm_begin_foreign_disk(struct vm_devices *d, const struct disk_config *disk, 
 }
 
 /*
- * Back-ends for networks (passt, DPDK) seldom have a configuration: what the guest must know of it is
- * told here.
+ * Back-ends for networks (passt, DPDK) seldom have a configuration: what the guest must know of it
+ * is told here.
  */
 int vm_begin_foreign_net(struct vm_devices *d, const struct net_config *net, struct err *err)
 {
@@ -210,7 +212,9 @@ int vm_begin_foreign_net(struct vm_devices *d, const struct net_config *net, str
 		.listen = net->vhost_mode == VHOST_MODE_SERVER,
 	};
 
-	/* A back-end that offers an address of its own would otherwise be believed that it is ours. */
+	/*
+	 * A back-end that offers an address of its own would otherwise be believed that it is ours.
+	 */
 	if (vm_net_mac(net, config.mac))
 		return err_set(err, -EIO, "%s: no random numbers for an address", net->at.id);
 	if (net->mtu)

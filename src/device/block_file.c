@@ -5,9 +5,9 @@
  * and memory aligned; what a guest does not align goes by the other descriptor, through the page
  * cache, which the kernel keeps coherent with direct access. So the page cache is the bounce
  * buffer: it is bounded, and writers of parts of one block are ordered by the kernel. Filesystems
- * that do not say what they want aligned are found out by their EINVAL; memory that the kernel cannot
- * hold for O_DIRECT, such as another machine's in a BAR (serve/vvu), by EFAULT. That goes through the
- * page cache from then on, and is said once.
+ * that do not say what they want aligned are found out by their EINVAL; memory that the kernel
+ * cannot hold for O_DIRECT, such as another machine's in a BAR (serve/vvu), by EFAULT. That goes
+ * through the page cache from then on, and is said once.
  *
  * A transfer that ends early goes on from there. The end of an image whose size is no
  * multiple of a sector reads as zeros; a write there makes the file longer.
@@ -17,11 +17,11 @@
  * Given a descriptor, the lock is its sender's if it had one, and taken otherwise. It is only
  * kept then, and the image is opened once more.
  *
- * Turns. What a killed process had under way the kernel may carry out after its end, until it has taken down the
- * io_uring; the requests themselves are made again by the process started in its place. A
- * write of before must not come after those. So each description that is written through holds a
- * lock on a byte of its own far behind the image: an io_uring keeps it open until its last request
- * is done, and whoever comes next waits for the lock.
+ * Turns. What a killed process had under way the kernel may carry out after its end, until it has
+ * taken down the io_uring; the requests themselves are made again by the process started in its
+ * place. A write of before must not come after those. So each description that is written through
+ * holds a lock on a byte of its own far behind the image: an io_uring keeps it open until its last
+ * request is done, and whoever comes next waits for the lock.
  *
  * Discards and zeroes are fallocate(), which does the same for block devices. A filesystem without
  * one of its modes has zeros written; one that cannot discard says so to the guest.
@@ -62,11 +62,16 @@ static const _Alignas(4096) uint8_t zeros[4096];
 /* Of interrupted system calls, in a row */
 #define MAX_TRIES 16
 
-/* How long the lock of another is waited for: somebody else's, and that of a process before this one. */
+/*
+ * How long the lock of another is waited for: somebody else's, and
+ * that of a process before this one.
+ */
 #define LOCK_PATIENCE_NS NS_PER_S
 #define TURN_PATIENCE_NS (15 * NS_PER_S)
 
-/* The locked bytes: the image's before this, and one for each description that is written through. */
+/*
+ * The locked bytes: the image's before this, and one for each description that is written through.
+ */
 #define TURN_AT (INT64_MAX - 4096)
 
 enum step { TRANSFER, DEALLOCATE, WRITE_ZEROS, SYNC };
@@ -409,8 +414,12 @@ static int lock_image(int fd, const char *name, bool read_only, struct err *err)
 	return err_set(err, -errno, "%s: lock: %s", name, strerror(errno));
 }
 
-/* Wait until nothing is under way any more through the descriptor that an earlier process had in fd's place. */
-static int take_turn(int fd, unsigned place, const char *name, uint64_t patience_ns, struct err *err)
+/*
+ * Wait until nothing is under way any more through the descriptor
+ * that an earlier process had in fd's place.
+ */
+static int take_turn(
+	int fd, unsigned place, const char *name, uint64_t patience_ns, struct err *err)
 {
 	struct flock lock = {
 		.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = TURN_AT + place, .l_len = 1

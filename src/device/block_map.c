@@ -89,7 +89,9 @@ static uint64_t present(struct block_map *m, uint64_t off, uint64_t want)
 	return n ? MIN(n * PAGE_SIZE_4K - (off - start), want) : 0;
 }
 
-/* The same, and maps them: a read does that with all around it, where a write would with one page. */
+/*
+ * The same, and maps them: a read does that with all around it, where a write would with one page.
+ */
 static uint64_t prepare(struct block_map *m, uint64_t off, uint64_t want, bool write)
 {
 	uint64_t len = present(m, off, want);

@@ -128,7 +128,10 @@ static void chunk_done(struct nbd_job *j)
 {
 	struct block_io *io = j->io;
 
-	/* Whether it has failed or only its connection: a call for another one may have found that out. */
+	/*
+	 * Whether it has failed or only its connection: a call for
+	 * another one may have found that out.
+	 */
 	if (j->error)
 		check_state(j->c);
 	if (j->error && j->c->state != NBD_UP && !j->c->lost) {

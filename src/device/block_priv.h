@@ -48,7 +48,10 @@ struct block_request {
 	unsigned range, nr_ranges;
 	uint64_t cost; /* bytes that count for the limit */
 	bool at_store;
-	/* It has failed for the driver, but the store may still use its memory, which is held so long. */
+	/*
+	 * It has failed for the driver, but the store may still use
+	 * its memory, which is held so long.
+	 */
 	struct guest_mem *late;
 	struct block_io io;
 	struct iovec iov[BLOCK_FEW_PIECES], data[BLOCK_FEW_PIECES];

@@ -9,9 +9,9 @@
  * lets the held one go at once, and is complete when the last one is answered and nobody watches
  * for kicks any more.
  *
- * A store that does not answer holds a stop up for half a minute at most. Then what it has fails, as a
- * disk's requests do when their time is over; the storage and the guest's memory are kept for it
- * until it has let go of them.
+ * A store that does not answer holds a stop up for half a minute at most. Then what it has fails,
+ * as a disk's requests do when their time is over; the storage and the guest's memory are kept for
+ * it until it has let go of them.
  *
  * A ring without a descriptor for kicks is looked at every millisecond.
  *

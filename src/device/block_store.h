@@ -41,7 +41,10 @@ struct block_io {
 	enum block_op op;
 	bool durable; /* BLOCK_WRITE, _ZERO: on stable storage when done */
 	bool unmap;   /* BLOCK_ZERO: the space may be given back */
-	/* Set later: nobody waits for it, and it must not be begun (again). done is called all the same. */
+	/*
+	 * Set later: nobody waits for it, and it must not be begun
+	 * (again). done is called all the same.
+	 */
 	bool dropped;
 	/* BLOCK_READ, _WRITE: len bytes in pieces, of which none is empty. Borrowed, not changed.
 	 */
@@ -100,7 +103,8 @@ struct block_file_config {
 	bool read_only;
 	bool direct; /* past the page cache */
 	bool sparse; /* what is discarded is given back */
-	uint32_t turn_ms; /* how long writes of a process before this one are waited for; 0: 15000 */
+	/* how long writes of a process before this one are waited for; 0: 15000 */
+	uint32_t turn_ms;
 };
 
 /*

@@ -29,7 +29,10 @@ struct guest_mem_ops {
 	/* One more holder, one less. NULL together with ptr. Any thread. */
 	void (*get)(struct guest_mem *mem);
 	void (*put)(struct guest_mem *mem);
-	/* As guest_mem_dirty(). NULL: nobody wants to know, and virtqueues save themselves the calls. */
+	/*
+	 * As guest_mem_dirty(). NULL: nobody wants to know, and
+	 * virtqueues save themselves the calls.
+	 */
 	void (*dirty)(struct guest_mem *mem, uint64_t iova, size_t len);
 };
 
@@ -77,7 +80,10 @@ static inline void guest_mem_put(struct guest_mem *mem)
 		mem->ops->put(mem);
 }
 
-/* The device has written [iova, iova + len): for whoever copies the guest's memory meanwhile. Any thread. */
+/*
+ * The device has written [iova, iova + len): for whoever copies the
+ * guest's memory meanwhile. Any thread.
+ */
 static inline void guest_mem_dirty(struct guest_mem *mem, uint64_t iova, size_t len)
 {
 	if (mem->ops->dirty)

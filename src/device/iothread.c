@@ -33,7 +33,9 @@
 /* Sleeps between two looks of which none has paid, at most. */
 #define MAX_PENALTY 1024u
 
-/* Which part of the time may go into long looks, one in so many, and how much is saved up for them. */
+/*
+ * Which part of the time may go into long looks, one in so many, and how much is saved up for them.
+ */
 #define LONG_LOOK_SHARE	     7
 #define LONG_LOOK_SAVINGS_NS NS_PER_MS
 
@@ -294,9 +296,9 @@ static bool run_pollers(struct iothread *t)
 
 /*
  * A driver that waits for what it has asked for sends the next requests when it has woken up, which
- * takes far longer than most looks. To look that long costs at most as much as a usual look for each
- * request, or a small share of the time: then waking up is saved for some requests, with many at once
- * for all, and none costs much more than it would have.
+ * takes far longer than most looks. To look that long costs at most as much as a usual look for
+ * each request, or a small share of the time: then waking up is saved for some requests, with many
+ * at once for all, and none costs much more than it would have.
  */
 bool iothread_may_look_long(struct iothread *t, uint64_t now_ns)
 {

@@ -4,10 +4,10 @@
  * Reads and writes of files, readiness of descriptors (kicks, taps) and calls from other threads
  * are completions of one ring, so a busy thread makes one system call per batch and an idle one
  * sleeps in it. After work the thread looks for more, for about as long as a sleep would cost, if
- * another CPU could bring it, and less often when that brings nothing. Within a seventh of the time,
- * and within poll_us for each request, a look may last as long as it takes a driver to wake up and
- * to send its next requests. Where io_uring is forbidden, epoll and helpers with preadv2/pwritev2
- * stand in; iothread_has_uring() tells.
+ * another CPU could bring it, and less often when that brings nothing. Within a seventh of the
+ * time, and within poll_us for each request, a look may last as long as it takes a driver to wake
+ * up and to send its next requests. Where io_uring is forbidden, epoll and helpers with
+ * preadv2/pwritev2 stand in; iothread_has_uring() tells.
  *
  * A program makes its threads in two steps. iothread_new() takes what a confined process may not
  * take; iothread_start() starts the thread proper, which inherits what the process has given up by

@@ -110,7 +110,10 @@ static inline uint64_t iothread_look_ns(uint32_t poll_us, long nr_cpus)
 /* A look that lasts as long as a driver needs to wake up and to send more. */
 #define IOTHREAD_LONG_LOOK_NS (60 * NS_PER_US)
 
-/* Whether it may be one now, for what was served and for the time that went by since the last question. */
+/*
+ * Whether it may be one now, for what was served and for the time
+ * that went by since the last question.
+ */
 bool iothread_may_look_long(struct iothread *t, uint64_t now_ns);
 
 /* For engines: w is the caller's again. */

@@ -31,14 +31,17 @@ struct device_model {
 	/* System calls of its work, beyond those of the base and of the ports. */
 	const struct sandbox_call *calls;
 	size_t nr_calls;
-	/* The option whose value is a file that the model makes, and removes at its end. NULL: none. */
+	/*
+	 * The option whose value is a file that the model makes, and
+	 * removes at its end. NULL: none.
+	 */
 	const char *made_file;
 	/*
-	 * Make one: a PCI device (served over vfio-user) or a virtio device (served over vhost-user);
-	 * the other is NULL. values[i] is what options[i] was given: NULL when it was not there, "" for
-	 * one without a value. Borrowed for the call. Whatever the model needs to open it opens now:
-	 * afterwards the process is confined. Gives *out. 0 or -errno with a text; -EINVAL: the options
-	 * are wrong.
+	 * Make one: a PCI device (served over vfio-user) or a virtio device (served over
+	 * vhost-user); the other is NULL. values[i] is what options[i] was given: NULL when it was
+	 * not there, "" for one without a value. Borrowed for the call. Whatever the model needs to
+	 * open it opens now: afterwards the process is confined. Gives *out. 0 or -errno with a
+	 * text; -EINVAL: the options are wrong.
 	 */
 	int (*new_pci)(const char *const *values, struct pci_model **out, struct err *err);
 	int (*new_virtio)(const char *const *values, struct loop *loop, struct virtio_model **out,

@@ -50,8 +50,8 @@ void rate_limit_fini(struct rate_limit *l);
 #define RATE_LIMIT_MAX_REFILL_MS (UINT64_C(1) << 32)
 
 /*
- * What a model was given for a bucket's size, burst and refill time: three options that follow each other
- * in its table. 0 or -EINVAL with a text.
+ * What a model was given for a bucket's size, burst and refill time: three options that follow each
+ * other in its table. 0 or -EINVAL with a text.
  */
 int rate_limit_options(const struct device_option options[3], const char *const values[3],
 	struct rate_bucket_config *bucket, struct err *err);

@@ -35,11 +35,15 @@ struct virtio_model;
 typedef void (*virtio_stopped_fn)(void *arg, unsigned queue);
 
 struct virtio_model_ops {
-	/* The driver accepted these of m->features. Before any queue starts; queues rest. May be NULL. */
+	/*
+	 * The driver accepted these of m->features. Before any queue
+	 * starts; queues rest. May be NULL.
+	 */
 	void (*set_features)(struct virtio_model *m, uint64_t features);
 	/*
 	 * The driver wrote [off, off + len) of the configuration (inside config_size); m->config
-	 * still holds the old bytes, and the op changes what may be changed. NULL: writes are dropped.
+	 * still holds the old bytes, and the op changes what may be changed. NULL: writes are
+	 * dropped.
 	 */
 	void (*config_write)(struct virtio_model *m, size_t off, const void *buf, size_t len);
 	/*
@@ -48,8 +52,8 @@ struct virtio_model_ops {
 	 */
 	void (*config_read)(struct virtio_model *m);
 	/*
-	 * Serve this queue from now on: it is set up, has its kick and call descriptors, and may hold
-	 * requests already. 0 or -errno, logged by the model.
+	 * Serve this queue from now on: it is set up, has its kick and call descriptors, and may
+	 * hold requests already. 0 or -errno, logged by the model.
 	 */
 	int (*queue_start)(struct virtio_model *m, unsigned queue, struct vq *vq);
 	/*
@@ -61,7 +65,8 @@ struct virtio_model_ops {
 	/*
 	 * The port changes something under running queues (memory, call descriptors): when pause
 	 * returns, no thread of the model is inside a vq function until resume; requests that are
-	 * open go on. Both return within a moment. NULL when the queues are served on the loop thread.
+	 * open go on. Both return within a moment. NULL when the queues are served on the loop
+	 * thread.
 	 */
 	void (*pause)(struct virtio_model *m);
 	void (*resume)(struct virtio_model *m);
@@ -83,14 +88,17 @@ struct virtio_model {
 	const struct virtio_model_ops *ops;
 	const char *name;  /* for log lines; borrowed for the model's life */
 	uint32_t type;	   /* virtio id */
-	uint64_t features; /* the type's own and ring features; the port adds VERSION_1 and its own */
+	/* the type's own and ring features; the port adds VERSION_1 and its own */
+	uint64_t features;
 	uint16_t nr_queues;
-	uint16_t max_queue_size; /* what it is made for; a front-end may make them smaller or larger */
+	/* what it is made for; a front-end may make them smaller or larger */
+	uint16_t max_queue_size;
 	uint16_t config_size;
 	uint8_t config[VIRTIO_MODEL_MAX_CONFIG];
 	struct loop *loop; /* the process's; borrowed */
 
-	void (*on_config)(struct virtio_model *m, void *arg); /* the port's; NULL: nobody serves it */
+	/* the port's; NULL: nobody serves it */
+	void (*on_config)(struct virtio_model *m, void *arg);
 	void *on_config_arg;
 };
 

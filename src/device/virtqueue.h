@@ -123,8 +123,8 @@ unsigned vq_open(const struct vq *vq);
 /* Descriptors: borrowed, -1 for none. The port may change call at any time, from its own thread. */
 void vq_set_call(struct vq *vq, int call_fd);
 /*
- * The driver is in another machine: a call is a write of 1 to this register instead. Borrowed, NULL for
- * none. While the queue rests or its model pauses.
+ * The driver is in another machine: a call is a write of 1 to this register instead. Borrowed, NULL
+ * for none. While the queue rests or its model pauses.
  */
 void vq_set_bell(struct vq *vq, volatile uint16_t *bell);
 void vq_set_kick(struct vq *vq, int kick_fd);

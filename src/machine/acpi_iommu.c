@@ -2,8 +2,8 @@
  * acpi_iommu.c - the tables of what stands between devices and the rest: VIOT and DMAR
  *
  * VIOT names the functions whose addresses a virtio-iommu translates. DMAR names interrupt
- * remapping units, one for each segment and all that is in it; to the first belongs the IOAPIC, under
- * the address of a function that no segment has.
+ * remapping units, one for each segment and all that is in it; to the first belongs the IOAPIC,
+ * under the address of a function that no segment has.
  *
  * Spec: ACPI 6.5, 5.2.32 (VIOT); Intel VT-d 3.3, 8 (DMAR).
  */

@@ -35,7 +35,9 @@ struct aml {
 
 /* A zeroed struct aml is empty and ready. */
 void aml_fini(struct aml *a);
-/* 0, or what went wrong first: -ENOMEM; -EOVERFLOW too deep or long; -EINVAL unbalanced, bad name */
+/*
+ * 0, or what went wrong first: -ENOMEM; -EOVERFLOW too deep or long; -EINVAL unbalanced, bad name
+ */
 int aml_status(const struct aml *a);
 
 /* Raw bytes, for tables around the code. */

@@ -77,7 +77,9 @@ struct boot_entry {
 	uint64_t cr3;	     /* BOOT_LONG64: identity map of the first 4 GiB */
 	uint64_t gdt_base;
 	uint16_t gdt_limit;
-	/* Selectors. ds is for DS, ES, FS, GS, SS; tr: a busy TSS of the mode, base 0, limit 0x67 */
+	/*
+	 * Selectors. ds is for DS, ES, FS, GS, SS; tr: a busy TSS of the mode, base 0, limit 0x67
+	 */
 	uint16_t cs, ds, tr;
 };
 

@@ -66,7 +66,10 @@ struct dma_listener {
 	int (*sync)(struct dma_listener *l);
 	/* Inside dma_replay(): map is called for what has been mapped for a while. */
 	bool anew;
-	/* The space's. partly: it has been told of what lies below `told`, and hears of changes there. */
+	/*
+	 * The space's. partly: it has been told of what lies below
+	 * `told`, and hears of changes there.
+	 */
 	bool partly;
 	uint64_t told;
 	struct dma_listener *next;
@@ -131,17 +134,17 @@ int dma_listen(struct dma_space *s, struct dma_listener *l);
  * have that return first. */
 void dma_unlisten(struct dma_space *s, struct dma_listener *l);
 /*
- * Tell a linked listener of all that is mapped once more, from the lowest address on, `max` ranges in
- * a call: its device came back with nothing. With `begin` it is begun anew, which is called first;
- * with NULL it is gone on with. Between two calls the listener hears of changes to what it was told
- * of, and of no others. 1: there is more; 0: that was all; or the first -errno of its map.
+ * Tell a linked listener of all that is mapped once more, from the lowest address on, `max` ranges
+ * in a call: its device came back with nothing. With `begin` it is begun anew, which is called
+ * first; with NULL it is gone on with. Between two calls the listener hears of changes to what it
+ * was told of, and of no others. 1: there is more; 0: that was all; or the first -errno of its map.
  */
 int dma_replay(struct dma_space *s, struct dma_listener *l, void (*begin)(struct dma_listener *l),
 	unsigned max);
 
 /*
- * Call fn for what is mapped at *at and above, `max` ranges at most, without being told of changes: each
- * is seen or not. 1: there is more, from *at on; 0: that was all; or the first -errno of fn's.
+ * Call fn for what is mapped at *at and above, `max` ranges at most, without being told of changes:
+ * each is seen or not. 1: there is more, from *at on; 0: that was all; or the first -errno of fn's.
  */
 int dma_walk(struct dma_space *s, uint64_t *at, unsigned max,
 	int (*fn)(void *arg, const struct dma_range *r), void *arg);

@@ -101,7 +101,9 @@ void dma_untell_view(struct dma_space *s, const struct dma_target *view)
 
 /* --- coming and going --- */
 
-/* s->notify held, so the view stays. From l->told on. 1: there may be more than max; 0; or -errno. */
+/*
+ * s->notify held, so the view stays. From l->told on. 1: there may be more than max; 0; or -errno.
+ */
 static int tell_one(struct dma_space *s, struct dma_listener *l, unsigned max)
 {
 	struct dma_target view;

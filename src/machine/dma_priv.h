@@ -7,7 +7,8 @@
  *
  * Locks, in this order:
  *   io->change   one change at a time; held while devices are waited for. Never on the loop thread
- *   s->notify    the space's listeners and the calls to them; held while its own device is waited for
+ *   s->notify    the space's listeners and the calls to them; held while its own device is waited
+ *                for
  *   s->lock      view, domain, exports of a space; never held while anything is waited for
  *   io->lock     trees of mappings, lists of domains and endpoints; likewise
  */

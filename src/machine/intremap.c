@@ -1,13 +1,15 @@
 /*
  * intremap.c - the registers of interrupt remapping units, and their commands
  *
- * A register is one or two doublewords; rows[] says of each what a write changes, what it clears and
- * what follows. Reads of what is not there give 0, as reserved registers do.
+ * A register is one or two doublewords; rows[] says of each what a write changes, what it clears
+ * and what follows. Reads of what is not there give 0, as reserved registers do.
  *
- * A command is done when the write returns: its bit in the status register is what the guest asked for.
+ * A command is done when the write returns: its bit in the status register is what the guest asked
+ * for.
  *
  * Owns:    the units. Guest memory and the operations are borrowed.
- * Trusts:  nothing that is written. The table's place counts when the guest says so (SIRTP), not before.
+ * Trusts:  nothing that is written. The table's place counts when the guest says so (SIRTP), not
+ *          before.
  * Spec:    Intel VT-d 3.3, 10.4.
  */
 #include "machine/intremap.h"

@@ -1,12 +1,14 @@
 /*
- * intremap.h - an interrupt remapping unit: who may raise what, said by a table in the guest's memory
+ * intremap.h - an interrupt remapping unit: who may raise what, said by a table in the guest's
+ * memory
  *
  * The interrupt half of an Intel IOMMU, one unit for each PCI segment: a page of registers, a
  * table of interrupt entries, a queue by which the guest says that entries have changed. A device's
  * message then names an entry instead of a processor and a vector, and the entry says which device
  * may use it, so that a guest can give a device away (VFIO) without giving away all its interrupts
- * with it. Addresses are not translated here: that is the virtio-iommu's, and the unit says of itself
- * that it cannot (no address width is supported), upon which Linux (5.10 and later) uses it for interrupts alone.
+ * with it. Addresses are not translated here: that is the virtio-iommu's, and the unit says of
+ * itself that it cannot (no address width is supported), upon which Linux (5.10 and later) uses it
+ * for interrupts alone.
  *
  * Messages are looked up when they are set up and again when the guest has changed entries, not
  * when they are sent: KVM holds what came out, and interrupts pass nobody here. An interrupt that
@@ -55,8 +57,9 @@ int intremap_register(struct intremap *ir, struct io_bus *bus);
 void intremap_reset(struct intremap *ir);
 
 /*
- * What a message means that requester `source` (segment << 16 | bus, device, function) sends: in *out, for KVM
- * with 32-bit destinations. False: it is blocked; with `report` the guest is told. Takes only locks of its own.
+ * What a message means that requester `source` (segment << 16 | bus, device, function) sends: in
+ * *out, for KVM with 32-bit destinations. False: it is blocked; with `report` the guest is told.
+ * Takes only locks of its own.
  */
 bool intremap_resolve(struct intremap *ir, uint32_t source, const struct msi_message *msg,
 	struct msi_message *out, bool report);

@@ -1,5 +1,6 @@
 /*
- * intremap_entry.c - what a message means: the entry that it names, and whether its sender may use it
+ * intremap_entry.c - what a message means: the entry that it names, and whether its sender may use
+ * it
  *
  * Trusts: nothing. The table may be anywhere, its entries anything; an entry is read once.
  * Spec: Intel VT-d 3.3, 5.1.2 (messages), 5.1.3 (checks), 9.10 (entries).
@@ -78,7 +79,8 @@ static enum ir_fault by_entry(struct ir_unit *u, uint16_t sid, uint16_t index,
 	uint64_t entry[2], low, high;
 
 	if (u->table > UINT64_MAX - index * sizeof(entry) ||
-		memory_read(u->ir->p.memory, u->table + index * sizeof(entry), entry, sizeof(entry)))
+		memory_read(
+			u->ir->p.memory, u->table + index * sizeof(entry), entry, sizeof(entry)))
 		return IR_FAULT_TABLE;
 	low = entry[0];
 	high = entry[1];

@@ -1,8 +1,8 @@
 /*
  * intremap_priv.h - one remapping unit: its registers, and what its files share
  *
- * Locks: write_lock is held over a whole write of a register, so that commands and the queue go one at a
- * time; inside it whoever looks up messages (irqs->lock); inside that `lock`, which guards the
+ * Locks: write_lock is held over a whole write of a register, so that commands and the queue go one
+ * at a time; inside it whoever looks up messages (irqs->lock); inside that `lock`, which guards the
  * registers and the table that is in use.
  */
 #ifndef MACHINE_INTREMAP_PRIV_H

@@ -2,14 +2,16 @@
  * intremap_queue.c - the queue by which the guest says that entries have changed
  *
  * What lies between head and tail is taken at once, in two passes: first all descriptors are
- * checked, then, if one of them was for interrupt entries, messages are looked up again, once; last, those who
- * wait are told. A waiter is told of all that came before it, and of some that came after, which it
- * cannot know. So the work of one write is bounded by the queue's length, whatever is in it.
+ * checked, then, if one of them was for interrupt entries, messages are looked up again, once;
+ * last, those who wait are told. A waiter is told of all that came before it, and of some that came
+ * after, which it cannot know. So the work of one write is bounded by the queue's length, whatever
+ * is in it.
  *
- * The first that makes no sense stops the queue, with the head at it, until the guest clears the error.
- * Descriptors of address translation are accepted: there is nothing to be invalidated.
+ * The first that makes no sense stops the queue, with the head at it, until the guest clears the
+ * error. Descriptors of address translation are accepted: there is nothing to be invalidated.
  *
- * Trusts: nothing; descriptors are read from wherever the guest says, each pass checks what it read.
+ * Trusts: nothing; descriptors are read from wherever the guest says, each pass checks what it
+ * read.
  * Spec: Intel VT-d 3.3, 6.5.2.
  */
 #include "machine/intremap_priv.h"

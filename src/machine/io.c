@@ -117,7 +117,10 @@ static void publish(struct io_bus *bus, enum io_space space, struct table *new_t
 	struct table *old = bus->tables[space];
 
 	__atomic_store_n(&bus->tables[space], new_table, __ATOMIC_SEQ_CST);
-	/* Without memory for the note, the old table stays allocated: a few hundred bytes, never wrong. */
+	/*
+	 * Without memory for the note, the old table stays allocated:
+	 * a few hundred bytes, never wrong.
+	 */
 	io_retire(bus, free, old);
 	io_reap(bus);
 }

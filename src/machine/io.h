@@ -45,7 +45,8 @@ struct io_reader *io_bus_reader(struct io_bus *bus, unsigned index);
 enum io_space { IO_PORT, IO_MMIO };
 
 /*
- * The region is copied. 0; -EEXIST when it overlaps another; -EINVAL when it wraps or is empty; -ENOMEM;
+ * The region is copied. 0; -EEXIST when it overlaps another; -EINVAL when it wraps or is empty;
+ * -ENOMEM;
  * -EBUSY when thousands of changes were made while one access went on.
  */
 int io_add(struct io_bus *bus, enum io_space space, const struct io_region *region);
@@ -71,8 +72,8 @@ bool io_write(struct io_bus *bus, struct io_reader *reader, enum io_space space,
 	unsigned size, uint64_t value);
 
 /*
- * Between these two, what the reader's thread finds (functions, regions) stays allocated, as it does
- * during an access. They do not nest, also not with accesses.
+ * Between these two, what the reader's thread finds (functions, regions) stays allocated, as it
+ * does during an access. They do not nest, also not with accesses.
  */
 void io_enter(struct io_bus *bus, struct io_reader *reader);
 void io_leave(struct io_reader *reader);

@@ -31,7 +31,10 @@ bool ioapic_masked(const struct ioapic *io, unsigned pin)
 	return io->entries[pin] & ENTRY_MASKED;
 }
 
-/* Bit 11 of an entry is the destination mode, or the index' uppermost bit: bit 2 of the address, both. */
+/*
+ * Bit 11 of an entry is the destination mode, or the index' uppermost
+ * bit: bit 2 of the address, both.
+ */
 struct msi_message ioapic_message(const struct ioapic *io, unsigned pin)
 {
 	uint64_t e = io->entries[pin];

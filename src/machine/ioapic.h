@@ -1,9 +1,10 @@
 /*
  * ioapic.h - the IOAPIC's registers, for a machine in which interrupts are remapped
  *
- * KVM's own IOAPIC knows no entries that name a remapping unit's, so with one the VMM has this. Lines
- * and the redirection table are kept here; what an entry means, and sending it, is the owner's. An entry
- * becomes a message as an IOAPIC on the bus sends it: its upper half is bits 4 to 19 of the address.
+ * KVM's own IOAPIC knows no entries that name a remapping unit's, so with one the VMM has this.
+ * Lines and the redirection table are kept here; what an entry means, and sending it, is the
+ * owner's. An entry becomes a message as an IOAPIC on the bus sends it: its upper half is bits 4 to
+ * 19 of the address.
  *
  * Threads: the owner's lock is held over each call, and while operations are called.
  * Spec: Intel 82093AA; I/O xAPIC with an EOI register (version 0x20); VT-d 3.3, 5.1.5.1.

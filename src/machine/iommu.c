@@ -208,10 +208,10 @@ static bool set_view(
 }
 
 /*
- * From one view to another, by way of nothing: what was exported of the old one is taken back first,
- * and so is what was of the new one before a follower refused it. io->change held: both domains live
- * until the end of it. 0; or what that follower said, and the space shows nothing and is attached to
- * nothing.
+ * From one view to another, by way of nothing: what was exported of the old one is taken back
+ * first, and so is what was of the new one before a follower refused it. io->change held: both
+ * domains live until the end of it. 0; or what that follower said, and the space shows nothing and
+ * is attached to nothing.
  */
 static int switch_view(
 	struct dma_space *s, struct iommu *io, const struct dma_target *to, struct domain *domain)

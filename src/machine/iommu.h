@@ -54,8 +54,8 @@ int iommu_new(const struct iommu_params *p, struct iommu **out);
 void iommu_free(struct iommu *io);
 
 /*
- * The function's addresses are translated from now on. If its device has limits (dma_space_limit()),
- * the highest address becomes what it bears. 0; -EEXIST: the number is taken.
+ * The function's addresses are translated from now on. If its device has limits
+ * (dma_space_limit()), the highest address becomes what it bears. 0; -EEXIST: the number is taken.
  */
 int iommu_add(struct iommu *io, uint32_t endpoint, struct dma_space *s);
 /* Back to the identity without telling who follows: its device has been stopped. Not added is fine.
@@ -67,7 +67,10 @@ uint64_t iommu_last(const struct iommu *io);
  * such endpoint. */
 int iommu_reserved(
 	struct iommu *io, uint32_t endpoint, struct iommu_resv out[IOMMU_MAX_ENDPOINT_RESV]);
-/* The number of a PCI function ("0000:00:05.0"): segment in the upper half, bus, slot and function below. 0 or -EINVAL. */
+/*
+ * The number of a PCI function ("0000:00:05.0"): segment in the upper
+ * half, bus, slot and function below. 0 or -EINVAL.
+ */
 int iommu_endpoint_of(const char *bdf, uint32_t *endpoint);
 /* All endpoints, at most max. How many. */
 unsigned iommu_endpoints(struct iommu *io, uint32_t *out, unsigned max);

@@ -118,7 +118,9 @@ int irq_send_routes(struct irqs *irqs)
 int irqs_new(struct kvm *kvm, struct irqs **out)
 {
 	struct irqs *irqs = calloc(1, sizeof(*irqs));
-	/* KVM's own limit is 4096 routes; 1024 device vectors are plenty and keep the table small. */
+	/*
+	 * KVM's own limit is 4096 routes; 1024 device vectors are plenty and keep the table small.
+	 */
 	unsigned routes = MIN(kvm->nr_gsi_routes, 1024u);
 	int rc = -ENOMEM;
 
@@ -128,8 +130,8 @@ int irqs_new(struct kvm *kvm, struct irqs **out)
 	irqs->kvm = kvm;
 	irqs->nr_msi = routes > GSI_MSI_BASE ? routes - GSI_MSI_BASE : 0;
 	irqs->msi = calloc(irqs->nr_msi, sizeof(*irqs->msi));
-	irqs->table = calloc(1, sizeof(*irqs->table) +
-					(GSI_IOAPIC_COUNT + irqs->nr_msi) * sizeof(irqs->table->entries[0]));
+	irqs->table = calloc(1, sizeof(*irqs->table) + (GSI_IOAPIC_COUNT + irqs->nr_msi) *
+							       sizeof(irqs->table->entries[0]));
 	irq_pins_init(irqs);
 	if (irqs->msi && irqs->table)
 		rc = irq_send_routes(irqs);
@@ -202,9 +204,9 @@ int irq_vector_prepare(struct irqs *irqs, struct irq_vector *v)
 }
 
 /*
- * Connecting an eventfd that was signalled already raises the interrupt but leaves the count there, where
- * it would look like a second one at the next mask: take it out. A signal that comes after the
- * connection is read by KVM as it comes.
+ * Connecting an eventfd that was signalled already raises the interrupt but leaves the count there,
+ * where it would look like a second one at the next mask: take it out. A signal that comes after
+ * the connection is read by KVM as it comes.
  */
 int irq_irqfd(struct irqs *irqs, unsigned gsi, int fd, int resample, uint32_t flags)
 {
@@ -225,8 +227,8 @@ int irq_irqfd(struct irqs *irqs, unsigned gsi, int fd, int resample, uint32_t fl
 /*
  * --- taps; lock held ---
  *
- * A tap's eventfd is not ours: nothing is read from it, since that may wait. A count that stays there
- * makes an interrupt too many at the next unmask, which drivers bear.
+ * A tap's eventfd is not ours: nothing is read from it, since that may wait. A count that stays
+ * there makes an interrupt too many at the next unmask, which drivers bear.
  */
 
 static int tap_irqfd(struct irqs *irqs, const struct irq_tap *tap, uint32_t flags)
@@ -308,7 +310,8 @@ void irq_vectors_mask(struct irqs *irqs, struct irq_vector *v, unsigned nr)
 
 	for (unsigned i = 0; i < nr; i++)
 		if (v[i].live)
-			irq_irqfd(irqs, (unsigned)v[i].gsi, v[i].eventfd, 0, KVM_IRQFD_FLAG_DEASSIGN);
+			irq_irqfd(
+				irqs, (unsigned)v[i].gsi, v[i].eventfd, 0, KVM_IRQFD_FLAG_DEASSIGN);
 	pthread_mutex_lock(&irqs->lock);
 	for (unsigned i = 0; i < nr; i++)
 		if (v[i].live) {

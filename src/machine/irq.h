@@ -7,9 +7,10 @@
  * and then the irqfd. Signals that arrive while a vector is masked stay counted in
  * the eventfd and are delivered when it is unmasked: that counter is the pending bit.
  *
- * With interrupt remapping, what KVM gets is not a vector's message but what a remapper makes of it; a message
- * that is blocked goes to a processor that does not exist. The IOAPIC is not KVM's then but
- * the VMM's (ioapic.h), which sends what its pins' entries say through the remapper as well.
+ * With interrupt remapping, what KVM gets is not a vector's message but what a remapper makes of
+ * it; a message that is blocked goes to a processor that does not exist. The IOAPIC is not KVM's
+ * then but the VMM's (ioapic.h), which sends what its pins' entries say through the remapper as
+ * well.
  *
  * Threads: any; an irq_vector itself belongs to its function's lock.
  */
@@ -40,7 +41,10 @@ struct irq_vector {
 	struct irq_tap *taps; /* further descriptors that raise it; irqs' own lock */
 };
 
-/* A descriptor of somebody else's that raises a vector as well. Zeroed but for fd -1 before its use. */
+/*
+ * A descriptor of somebody else's that raises a vector as well.
+ * Zeroed but for fd -1 before its use.
+ */
 struct irq_tap {
 	int fd; /* borrowed; -1: none */
 	struct irq_vector *vector; /* NULL: none */
@@ -54,8 +58,8 @@ struct irq_tap {
 
 struct irq_remapper {
 	/*
-	 * What a message of `source` means, in *out. False: it is blocked; with `report` the guest is told.
-	 * Called with irqs' lock held.
+	 * What a message of `source` means, in *out. False: it is blocked; with `report` the guest
+	 * is told. Called with irqs' lock held.
 	 */
 	bool (*resolve)(void *arg, uint32_t source, const struct msi_message *msg,
 		struct msi_message *out, bool report);
@@ -86,8 +90,8 @@ void irq_vector_release(struct irqs *irqs, struct irq_vector *v);
 /*
  * Deliver from now on: route every vector to its msg, in one table update, then
  * connect the eventfds. Vectors that are live are re-routed without losing a signal.
- * Each must be prepared. 0; or -errno when KVM refused one, which is masked then as its `live` says;
- * the others are delivered.
+ * Each must be prepared. 0; or -errno when KVM refused one, which is masked then as its `live`
+ * says; the others are delivered.
  */
 int irq_vectors_unmask(struct irqs *irqs, struct irq_vector *const *v, unsigned nr);
 void irq_vector_mask(struct irqs *irqs, struct irq_vector *v);
@@ -116,8 +120,8 @@ bool irq_line_is_open(struct irqs *irqs, unsigned gsi);
 /* Drive a line of a platform device. */
 void irq_line_set(struct irqs *irqs, unsigned gsi, bool level);
 /*
- * Hold up, or let go of, a level-triggered line that several devices share: it is up while one of them
- * holds it. Each calls in turns, beginning with a raise.
+ * Hold up, or let go of, a level-triggered line that several devices share: it is up while one of
+ * them holds it. Each calls in turns, beginning with a raise.
  */
 void irq_line_share(struct irqs *irqs, unsigned gsi, bool raise);
 

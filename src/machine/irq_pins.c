@@ -1,10 +1,11 @@
 /*
  * irq_pins.c - the pins of an IOAPIC that is the VMM's: where their interrupts go
  *
- * A line that the VMM drives is the IOAPIC's: it sends one message for each interrupt. A line that a descriptor
- * raises is KVM's: an irqfd on the pin's route, which is there while the pin is not masked. What is signalled
- * meanwhile stays in the descriptor. KVM delivers each signal as one interrupt; at its end, which KVM tells
- * for a level-triggered one, or the guest by the EOI register, the resample descriptor is signalled.
+ * A line that the VMM drives is the IOAPIC's: it sends one message for each interrupt. A line that
+ * a descriptor raises is KVM's: an irqfd on the pin's route, which is there while the pin is not
+ * masked. What is signalled meanwhile stays in the descriptor. KVM delivers each signal as one
+ * interrupt; at its end, which KVM tells for a level-triggered one, or the guest by the EOI
+ * register, the resample descriptor is signalled.
  *
  * A route stays in the table when its pin is masked, since KVM tells of ends by the table.
  */

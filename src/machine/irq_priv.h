@@ -1,5 +1,6 @@
 /*
- * irq_priv.h - what irq.c (vectors, taps, the table) and irq_pins.c (the IOAPIC that is not KVM's) share
+ * irq_priv.h - what irq.c (vectors, taps, the table) and irq_pins.c (the IOAPIC that is not KVM's)
+ * share
  *
  * All with irqs->lock held.
  */

@@ -125,7 +125,10 @@ static int enable(struct kvm *kvm, uint32_t cap, uint64_t arg)
 	return ioctl(kvm->vm_fd, KVM_ENABLE_CAP, &enable);
 }
 
-/* An IOAPIC's level-triggered interrupts need their ends told: as many routes as it has pins, from GSI 0 on. */
+/*
+ * An IOAPIC's level-triggered interrupts need their ends told: as
+ * many routes as it has pins, from GSI 0 on.
+ */
 static int create_irqchip(struct kvm *kvm)
 {
 	const uint64_t ids = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
@@ -138,10 +141,11 @@ static int create_irqchip(struct kvm *kvm)
 }
 
 /*
- * The kernel measures its TSC twice: roughly as it starts, and well a second or two later. A KVM that is built in keeps
- * the first figure and offers it to its guests. Where the two are more than 250 ppm apart and TSCs cannot be scaled, a
- * vCPU is then refused that rate without a word, and the guest's timers come late by as long as the host has been up.
- * 0 asks for the rate that the host goes by now. Kernels that lack the request leave things as they were.
+ * The kernel measures its TSC twice: roughly as it starts, and well a second or two later. A KVM
+ * that is built in keeps the first figure and offers it to its guests. Where the two are more than
+ * 250 ppm apart and TSCs cannot be scaled, a vCPU is then refused that rate without a word, and the
+ * guest's timers come late by as long as the host has been up. 0 asks for the rate that the host
+ * goes by now. Kernels that lack the request leave things as they were.
  */
 static void take_hosts_tsc_rate(struct kvm *kvm)
 {

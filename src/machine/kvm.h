@@ -19,9 +19,11 @@ struct kvm {
 	unsigned nr_gsi_routes;
 	unsigned max_vcpus;
 	bool ioeventfd_any_length; /* an ioeventfd of length 0 is one for every length */
-	bool split_irqchip; /* local APICs only: the IOAPIC is the VMM's, destinations have 32 bits */
+	/* local APICs only: the IOAPIC is the VMM's, destinations have 32 bits */
+	bool split_irqchip;
 	bool host_is_amd; /* or Hygon: the HyperTransport hole applies */
-	bool host_is_pvm; /* KVM without hardware virtualisation: only guests that enter in long mode run */
+	/* KVM without hardware virtualisation: only guests that enter in long mode run */
+	bool host_is_pvm;
 	unsigned host_phys_bits;
 };
 

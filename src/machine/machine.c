@@ -253,7 +253,8 @@ static void fill_viot(struct machine *m, struct acpi_viot *viot, struct acpi_par
 	if (iommu_endpoint_of(m->iommu_bdf, &at))
 		return;
 	viot->bdf = (uint16_t)at;
-	viot->nr_endpoints = iommu_endpoints(m->iommu, viot->endpoints, ARRAY_SIZE(viot->endpoints));
+	viot->nr_endpoints =
+		iommu_endpoints(m->iommu, viot->endpoints, ARRAY_SIZE(viot->endpoints));
 	a->viot = viot;
 }
 
@@ -463,7 +464,10 @@ static void do_failure(struct loop_work *work)
 
 void machine_request_reset(struct machine *m)
 {
-	/* At once: who asked for a reset must not see what comes after it. Linux would triple-fault next. */
+	/*
+	 * At once: who asked for a reset must not see what comes
+	 * after it. Linux would triple-fault next.
+	 */
 	vcpus_park(m->vcpus, NULL);
 	loop_post(m->loop, &m->reset_work, do_reset);
 }
@@ -502,12 +506,15 @@ bool machine_ask_to_end(struct machine *m)
 	return pressed;
 }
 
-/* A message with NMI as its delivery mode reaches running vCPUs too, without stopping them first. */
+/*
+ * A message with NMI as its delivery mode reaches running vCPUs too, without stopping them first.
+ */
 int machine_nmi(struct machine *m)
 {
 	/* All processors, with 32-bit destinations too. */
 	uint64_t high = m->kvm.split_irqchip ? 0xffffff00 : 0;
-	struct msi_message msg = { .addr = high << 32 | 0xfee00000u | 0xffu << 12, .data = 4u << 8 };
+	struct msi_message msg = { .addr = high << 32 | 0xfee00000u | 0xffu << 12,
+		.data = 4u << 8 };
 
 	return irqs_send(m->irqs, &msg);
 }

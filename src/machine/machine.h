@@ -2,9 +2,9 @@
  * machine.h - one virtual machine: its parts, its life and its end
  *
  * The machine is built on the main thread (machine_new), devices are attached to its
- * PCI segments, then machine_start() loads the guest and sets the vCPUs going. From then on the main
- * thread serves the loop. What ends a run, a guest's shutdown, a reset, a failure, is
- * posted to the loop by whoever sees it; resets are carried out there, in place.
+ * PCI segments, then machine_start() loads the guest and sets the vCPUs going. From then on the
+ * main thread serves the loop. What ends a run, a guest's shutdown, a reset, a failure, is posted
+ * to the loop by whoever sees it; resets are carried out there, in place.
  */
 #ifndef MACHINE_MACHINE_H
 #define MACHINE_MACHINE_H
@@ -26,7 +26,8 @@ struct serial;
 struct vcpus;
 
 struct vcpu_topology {
-	unsigned threads, cores, dies, packages; /* per core, per die, per package, in all; all 0: not given */
+	/* per core, per die, per package, in all; all 0: not given */
+	unsigned threads, cores, dies, packages;
 };
 
 /* A vCPU that may run on the listed host CPUs only. */
@@ -84,7 +85,10 @@ struct machine {
 	const struct machine_params *params;
 	unsigned phys_bits;
 
-	/* What a vCPU thread wants done on the loop thread. Posted once; the first wish of a run wins. */
+	/*
+	 * What a vCPU thread wants done on the loop thread. Posted
+	 * once; the first wish of a run wins.
+	 */
 	struct loop_work reset_work, reset_done_work, shutdown_work, failure_work, paused_work;
 	struct log_limit reset_limit;
 	bool ending;	/* the guest was asked to end; loop thread */
@@ -95,12 +99,17 @@ struct machine {
 	bool resetting; /* vCPUs are parking or parked for a reset; atomic */
 };
 
-/* Build everything but devices and guest image. loop and params are borrowed. 0 or -errno with a text. */
+/*
+ * Build everything but devices and guest image. loop and params are
+ * borrowed. 0 or -errno with a text.
+ */
 int machine_new(struct loop *loop, const struct machine_params *params, struct machine **out,
 	struct err *err);
 /* Let the guest not go on. Waits for nothing: vCPUs may still be inside a device. For good. */
 void machine_halt(struct machine *m);
-/* Halts, waits until each vCPU has left what it was in. Devices must have been freed. NULL is fine. */
+/*
+ * Halts, waits until each vCPU has left what it was in. Devices must have been freed. NULL is fine.
+ */
 void machine_free(struct machine *m);
 
 /* Load the guest and start the vCPUs' threads, parked. 0 or -errno with a text. */
@@ -109,8 +118,8 @@ int machine_start(struct machine *m, struct err *err);
 void machine_run(struct machine *m);
 
 /*
- * Let the vCPUs stand; events->paused() follows when all do, unless the guest ends before. A guest that
- * resets meanwhile stands when that is done. Loop thread.
+ * Let the vCPUs stand; events->paused() follows when all do, unless the guest ends before. A guest
+ * that resets meanwhile stands when that is done. Loop thread.
  */
 void machine_pause(struct machine *m);
 /* After paused(): go on. The guest's kvmclock is the one it had. Loop thread. */
@@ -122,7 +131,10 @@ void machine_resume(struct machine *m);
  */
 bool machine_memory_fault(struct machine *m);
 
-/* Any thread: the guest asked for a reset / switched itself off / cannot go on (logged by the caller). */
+/*
+ * Any thread: the guest asked for a reset / switched itself off /
+ * cannot go on (logged by the caller).
+ */
 void machine_request_reset(struct machine *m);
 void machine_request_shutdown(struct machine *m);
 void machine_request_failure(struct machine *m);

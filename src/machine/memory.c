@@ -59,7 +59,9 @@ static void size_text(uint64_t size, char buf[32])
 		snprintf(buf, 32, "%lluM", (unsigned long long)(size / MIB));
 }
 
-/* More RAM than the host has at all is a slip of the hand, better said now than by the OOM killer. */
+/*
+ * More RAM than the host has at all is a slip of the hand, better said now than by the OOM killer.
+ */
 static int check_host(uint64_t size, struct err *err)
 {
 	struct sysinfo info;
@@ -104,8 +106,9 @@ static int create_memfd(const struct memory_params *p, struct err *err)
 #define ALIGNMENT (2 * MIB)
 
 /*
- * Room for RAM at an address that is a multiple of 2 MiB, as its guest addresses are: without that KVM
- * can not map huge pages. The kernel by itself aligns a memfd only where it would give it some now.
+ * Room for RAM at an address that is a multiple of 2 MiB, as its guest addresses are: without that
+ * KVM can not map huge pages. The kernel by itself aligns a memfd only where it would give it some
+ * now.
  */
 static void *reserve(uint64_t size)
 {
@@ -124,8 +127,8 @@ static void *reserve(uint64_t size)
 
 /*
  * A memfd gets no huge pages by itself, unless the host's administrator allows it (shmem_enabled),
- * but what is there can be put together. A huge page of which nothing is there is left out, so one page of
- * each comes first; by a read, which takes nothing from a guest that writes to it.
+ * but what is there can be put together. A huge page of which nothing is there is left out, so one
+ * page of each comes first; by a read, which takes nothing from a guest that writes to it.
  */
 static void collapse(char *hva, uint64_t size)
 {
@@ -152,7 +155,10 @@ static int map_ram(struct memory *m, const struct memory_params *p, struct err *
 {
 	void *at = p->hugepages ? NULL : reserve(m->size);
 
-	/* Huge pages are reserved here: too few are an error now, not a SIGBUS when they are touched. */
+	/*
+	 * Huge pages are reserved here: too few are an error now, not
+	 * a SIGBUS when they are touched.
+	 */
 	m->hva = mmap(at, m->size, PROT_READ | PROT_WRITE,
 		MAP_SHARED | (p->hugepages ? 0 : MAP_NORESERVE) | (at ? MAP_FIXED : 0), m->fd, 0);
 	if (m->hva == MAP_FAILED) {
@@ -231,7 +237,8 @@ int memory_slot_add(struct memory *m, uint64_t gpa, uint64_t size, void *hva, bo
 	int slot, rc;
 
 	for (unsigned i = 0; i < m->nr_slots; i++)
-		if (m->slots[i].used && ranges_overlap(m->slots[i].gpa, m->slots[i].size, gpa, size))
+		if (m->slots[i].used &&
+			ranges_overlap(m->slots[i].gpa, m->slots[i].size, gpa, size))
 			return -EEXIST;
 	slot = slot_find(m);
 	if (slot < 0)

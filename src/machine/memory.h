@@ -68,9 +68,9 @@ void memory_unlisten(struct memory *m, struct memory_listener *l);
 void *memory_ptr(const struct memory *m, uint64_t gpa, uint64_t len);
 
 /*
- * [gpa, gpa + size), of one range of RAM, is about to be pinned, page by page: with thp have it in huge
- * pages before, a third of the work. Where the kernel cannot (before 6.1) or has none free nothing
- * happens. May take a while: 0.1 s for a GiB. Any thread; the guest may run.
+ * [gpa, gpa + size), of one range of RAM, is about to be pinned, page by page: with thp have it in
+ * huge pages before, a third of the work. Where the kernel cannot (before 6.1) or has none free
+ * nothing happens. May take a while: 0.1 s for a GiB. Any thread; the guest may run.
  */
 void memory_gather(const struct memory *m, uint64_t gpa, uint64_t size);
 

@@ -55,7 +55,10 @@ void msix_fini(struct msix *msix)
 	*msix = (struct msix){ 0 };
 }
 
-/* Make eventfds for open entries of [first, first + nr) that have none, and tell the owner of each run. */
+/*
+ * Make eventfds for open entries of [first, first + nr) that have
+ * none, and tell the owner of each run.
+ */
 static void prepare(struct msix *msix, unsigned first, unsigned nr)
 {
 	unsigned run = 0;
@@ -132,7 +135,9 @@ static void update(struct msix *msix, unsigned first, unsigned nr)
 		unmask(msix, batch, n);
 }
 
-/* The table is accessed by aligned doublewords or quadwords; others read all-ones and are dropped. */
+/*
+ * The table is accessed by aligned doublewords or quadwords; others read all-ones and are dropped.
+ */
 uint64_t msix_table_read(struct msix *msix, uint64_t off, unsigned size)
 {
 	uint64_t value = 0;

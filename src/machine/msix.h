@@ -34,11 +34,14 @@ struct msix {
 	bool enabled, masked; /* the control word's bits */
 	struct log_limit limit;
 	/*
-	 * Vectors [first, first + nr) have just got their eventfds (msix->vectors[i].eventfd). Called
-	 * before they are connected. May be NULL.
+	 * Vectors [first, first + nr) have just got their eventfds (msix->vectors[i].eventfd).
+	 * Called before they are connected. May be NULL.
 	 */
 	void (*used)(struct msix *msix, unsigned first, unsigned nr);
-	/* The guest switched MSI-X off; the eventfds stay, the owner may take them back. May be NULL. */
+	/*
+	 * The guest switched MSI-X off; the eventfds stay, the owner
+	 * may take them back. May be NULL.
+	 */
 	void (*disabled)(struct msix *msix);
 };
 

@@ -187,7 +187,8 @@ static void avoid_ht_hole(uint64_t *base, uint64_t *top)
 
 	if (*top <= LAYOUT_HT_HOLE || *base >= hole_end)
 		return;
-	if (*top > hole_end && (*base >= LAYOUT_HT_HOLE || *top - hole_end > LAYOUT_HT_HOLE - *base))
+	if (*top > hole_end &&
+		(*base >= LAYOUT_HT_HOLE || *top - hole_end > LAYOUT_HT_HOLE - *base))
 		*base = hole_end;
 	else
 		*top = MIN(*top, LAYOUT_HT_HOLE);
@@ -210,13 +211,15 @@ static int split_mmio64(struct pci *pci, const struct pci_params *p, struct err 
 			"no address space left for PCI devices: RAM ends at 0x%llx and the guest has %u "
 			"physical address bits",
 			(unsigned long long)p->ram_top, p->phys_bits);
-	share = align_down((top - base) / pci->nr_segments, (top - base) / pci->nr_segments >= GIB ? GIB : MIB);
+	share = align_down((top - base) / pci->nr_segments,
+		(top - base) / pci->nr_segments >= GIB ? GIB : MIB);
 	for (unsigned s = 0; s < pci->nr_segments; s++) {
 		pci->segments[s].windows.mmio64 = base + s * share;
 		pci->segments[s].windows.mmio64_size = share;
 	}
 	/* The last segment gets what division left over. */
-	pci->segments[pci->nr_segments - 1].windows.mmio64_size += (top - base) - pci->nr_segments * share;
+	pci->segments[pci->nr_segments - 1].windows.mmio64_size +=
+		(top - base) - pci->nr_segments * share;
 	return 0;
 }
 

@@ -65,12 +65,14 @@ struct pci_ops {
 	void (*bar_unmapped)(struct pci_function *fn, unsigned bar);
 	/*
 	 * The machine is reset; all vCPUs stand. config[] must be back at its initial value
-	 * afterwards but for BAR addresses. A vCPU's thread, no lock held: it may wait with a deadline.
+	 * afterwards but for BAR addresses. A vCPU's thread, no lock held: it may wait with a
+	 * deadline.
 	 */
 	void (*reset)(struct pci_function *fn);
 	/*
-	 * KVM could not reach memory: if a slot of this function's has lost what lies behind it (a file
-	 * that its device process truncated), take it away and return true. May be NULL. Topology lock held.
+	 * KVM could not reach memory: if a slot of this function's has lost what lies behind it (a
+	 * file that its device process truncated), take it away and return true. May be NULL.
+	 * Topology lock held.
 	 */
 	bool (*memory_fault)(struct pci_function *fn);
 };
@@ -97,7 +99,9 @@ struct pci_params {
 	unsigned phys_bits;   /* of guest physical addresses */
 	uint64_t ram_top;     /* 64-bit BARs start above, with room left for more RAM */
 	bool ht_hole;	      /* keep out of the HyperTransport hole */
-	/* The guest resets the machine by port 0xcf9. On vCPU threads, must not wait; may be NULL. */
+	/*
+	 * The guest resets the machine by port 0xcf9. On vCPU threads, must not wait; may be NULL.
+	 */
 	void (*wants_reset)(void *arg);
 	void *arg;
 };
@@ -161,10 +165,15 @@ void pci_config_write_owned(struct pci_function *fn, unsigned off, unsigned size
 uint32_t pci_config_get(const struct pci_function *fn, unsigned off, unsigned size);
 void pci_config_set(struct pci_function *fn, unsigned off, unsigned size, uint32_t value);
 
-/* Have bar_unmapped() and bar_mapped() called for each decoded BAR, so that its owner lays it anew. */
+/*
+ * Have bar_unmapped() and bar_mapped() called for each decoded BAR, so that its owner lays it anew.
+ */
 void pci_remap_bars(struct pci_function *fn);
 
-/* Reset every function (machine reset); decode off, BARs where they were first placed. All vCPUs stand. */
+/*
+ * Reset every function (machine reset); decode off, BARs where they
+ * were first placed. All vCPUs stand.
+ */
 void pci_reset(struct pci *pci);
 
 #endif

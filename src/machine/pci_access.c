@@ -114,7 +114,9 @@ static void reset_control_write(struct pci *pci, uint8_t value)
 		pci->wants_reset(pci->reset_arg);
 }
 
-/* Configuration mechanism 1: the address at 0xcf8, the data at 0xcfc to 0xcff. PCI 3.0, 3.2.2.3.2 */
+/*
+ * Configuration mechanism 1: the address at 0xcf8, the data at 0xcfc to 0xcff. PCI 3.0, 3.2.2.3.2
+ */
 static uint64_t address_read(void *self, uint64_t off, unsigned size)
 {
 	struct pci *pci = self;
@@ -157,7 +159,8 @@ static void data_write(void *self, uint64_t off, unsigned size, uint64_t value)
 	struct pci *pci = self;
 	uint32_t address = __atomic_load_n(&pci->config_address, __ATOMIC_RELAXED);
 
-	config_write_any(port_function(pci, address), (address & 0xfc) + (unsigned)off, size, value);
+	config_write_any(
+		port_function(pci, address), (address & 0xfc) + (unsigned)off, size, value);
 }
 
 static const struct io_ops address_ops = { .read = address_read, .write = address_write };

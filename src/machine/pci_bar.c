@@ -54,7 +54,9 @@ static void bar_to_config(struct pci_function *fn, unsigned bar)
 	if (b->kind == PCI_BAR_NONE)
 		return;
 	pci_config_set(fn, off, 4, (uint32_t)b->addr | bar_flags(b, bar));
-	/* I/O BARs decode 16 bits on a PC, but the upper half must read back as written when sized. */
+	/*
+	 * I/O BARs decode 16 bits on a PC, but the upper half must read back as written when sized.
+	 */
 	set_wmask(fn, off, (uint32_t)mask | (bar == PCI_BAR_ROM ? PCI_ROM_ADDRESS_ENABLE : 0));
 	if (b->kind == PCI_BAR_MEM64) {
 		pci_config_set(fn, off + 4, 4, (uint32_t)(b->addr >> 32));
@@ -233,7 +235,10 @@ void pci_config_write_owned(struct pci_function *fn, unsigned off, unsigned size
 		pthread_mutex_unlock(&fn->lock);
 		return;
 	}
-	/* Command and BAR registers are guarded by topology alone: mapping must not wait for fn->lock. */
+	/*
+	 * Command and BAR registers are guarded by topology alone:
+	 * mapping must not wait for fn->lock.
+	 */
 	pci = __atomic_load_n(&fn->pci, __ATOMIC_ACQUIRE);
 	if (!pci)
 		return;
@@ -288,8 +293,8 @@ static bool overlaps_any(struct pci *pci, const struct pci_function *fn, const s
 }
 
 /*
- * Every BAR gets an address, so that guests without firmware find it there. Memory of less than a page
- * gets a page of its own. First fit, on steps of the BAR's size: the windows hold few BARs.
+ * Every BAR gets an address, so that guests without firmware find it there. Memory of less than a
+ * page gets a page of its own. First fit, on steps of the BAR's size: the windows hold few BARs.
  */
 static int place_in(struct pci *pci, const struct pci_function *fn, struct pci_bar *b,
 	uint64_t window, uint64_t window_size)
@@ -341,7 +346,9 @@ int pci_bars_place(struct pci_function *fn, struct err *err)
 			continue;
 		assert(is_pow2(b->size));
 		rc = place_bar(pci, w, fn, b);
-		/* Without I/O space (segments above 0) a device may still work by its memory BARs. */
+		/*
+		 * Without I/O space (segments above 0) a device may still work by its memory BARs.
+		 */
 		if (rc && b->kind == PCI_BAR_IO)
 			log_warn("%s: no I/O space for BAR %u in segment %u", fn->id, bar, fn->segment);
 		else if (rc)

@@ -31,7 +31,10 @@
 
 #define VCPU_STACK (512 * KIB)
 
-/* STOP and END are not taken back: a reset under way must not set a machine going that was ended meanwhile. */
+/*
+ * STOP and END are not taken back: a reset under way must not set a
+ * machine going that was ended meanwhile.
+ */
 enum wanted { WANT_RUN, WANT_PARK, WANT_STOP, WANT_END };
 
 struct vcpu {
@@ -74,7 +77,10 @@ static int kick_signal(void)
 	return SIGRTMIN;
 }
 
-/* Under the lock: a thread that has not ended then can be neither joined nor its page unmapped meanwhile. */
+/*
+ * Under the lock: a thread that has not ended then can be neither
+ * joined nor its page unmapped meanwhile.
+ */
 static void kick_all(struct vcpus *v)
 {
 	for (unsigned i = 0; i < v->nr; i++) {
@@ -206,8 +212,8 @@ static void exit_system_event(struct vcpu *c)
 }
 
 /*
- * KVM could not reach memory that it was given: a device process shrank the file behind a mapped BAR.
- * Devices look after their own; only when none did, guest RAM itself is at fault.
+ * KVM could not reach memory that it was given: a device process shrank the file behind a mapped
+ * BAR. Devices look after their own; only when none did, guest RAM itself is at fault.
  */
 static void exit_fault(struct vcpu *c)
 {
@@ -264,9 +270,9 @@ static bool serve(struct vcpu *c)
 #define MAX_PIECES 32
 
 /*
- * Let KVM finish the instruction that an exit was served for, before anyone looks at the registers. It may
- * exit again for the instruction's next piece; one that is left open would be finished after a
- * reset, on the new guest's registers.
+ * Let KVM finish the instruction that an exit was served for, before anyone looks at the registers.
+ * It may exit again for the instruction's next piece; one that is left open would be finished after
+ * a reset, on the new guest's registers.
  */
 static void finish_instruction(struct vcpu *c)
 {
@@ -278,15 +284,18 @@ static void finish_instruction(struct vcpu *c)
 }
 
 /*
- * The last to park does what the parking was for: it may wait for device processes, as any vCPU may,
- * which the main loop must not. Functions stay allocated meanwhile (io_enter). Called and returns
- * with the lock held.
+ * The last to park does what the parking was for: it may wait for device processes, as any vCPU
+ * may, which the main loop must not. Functions stay allocated meanwhile (io_enter). Called and
+ * returns with the lock held.
  */
 static void run_parked(struct vcpu *c)
 {
 	struct vcpus *v = c->all;
 
-	/* Again, if another parking was asked for meanwhile: with one vCPU nobody else would see that. */
+	/*
+	 * Again, if another parking was asked for meanwhile: with one
+	 * vCPU nobody else would see that.
+	 */
 	while (v->parked && v->nr_parked == v->nr) {
 		void (*parked)(struct machine *m) = v->parked;
 

@@ -28,13 +28,16 @@ int vcpus_start(struct vcpus *v, struct err *err);
 void vcpus_run(struct vcpus *v);
 /*
  * Ask all to park. The last one that does calls parked() on its thread, which may wait with a
- * deadline and sees to it that vcpus_run() or a request to end follows. Any thread; with NULL all stand
- * until somebody asks with a function.
+ * deadline and sees to it that vcpus_run() or a request to end follows. Any thread; with NULL all
+ * stand until somebody asks with a function.
  */
 void vcpus_park(struct vcpus *v, void (*parked)(struct machine *m));
 /* Any thread: let none go on, for the end of the machine. */
 void vcpus_stop(struct vcpus *v);
-/* All parked: tell each guest processor that its time stood still, so that its watchdogs do not bark. */
+/*
+ * All parked: tell each guest processor that its time stood still, so
+ * that its watchdogs do not bark.
+ */
 void vcpus_tell_of_pause(struct vcpus *v);
 /* All parked: put every vCPU back to its first state. 0 or -errno with a text. */
 int vcpus_reset(struct vcpus *v, struct err *err);

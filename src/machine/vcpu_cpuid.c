@@ -128,7 +128,9 @@ static void set_address_bits(const struct kvm *kvm, struct cpuid *c, unsigned ph
 	if (!e)
 		return;
 	e->eax = (e->eax & 0xff00) | phys_bits;
-	/* AMD: ECX has the number of threads less one and the width of the id within the package. */
+	/*
+	 * AMD: ECX has the number of threads less one and the width of the id within the package.
+	 */
 	e->ecx = 0;
 	if (kvm->host_is_amd && c->nr_vcpus > 1)
 		e->ecx = ((t->threads * t->cores * t->dies - 1) & 0xff) | package_shift(t) << 12;
@@ -285,7 +287,11 @@ static void set_ids(struct cpuid *c, unsigned vcpu)
 		case 0x1f:
 			e->edx = id;
 			break;
-		case 0x8000001e: /* extended APIC id; core id and threads per core; node id and nodes per package */
+		case 0x8000001e:
+			/*
+			 * extended APIC id; core id and threads per core; node id and nodes per
+			 * package
+			 */
 			e->eax = id;
 			e->ebx = (id >> bits_for(t->threads) & 0xff) | (t->threads - 1) << 8;
 			e->ecx = (id >> node_shift & 0xff) | MIN(t->dies - 1, 7u) << 8;

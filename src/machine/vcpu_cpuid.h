@@ -25,7 +25,9 @@ struct cpuid_params {
 
 struct cpuid;
 
-/* What this KVM supports, with what is the same for all vCPUs filled in. 0 or -errno with a text. */
+/*
+ * What this KVM supports, with what is the same for all vCPUs filled in. 0 or -errno with a text.
+ */
 int cpuid_new(const struct kvm *kvm, const struct cpuid_params *p, struct cpuid **out,
 	struct err *err);
 void cpuid_free(struct cpuid *c);

@@ -37,7 +37,8 @@ struct vcpu_state {
 	struct kvm_debugregs debugregs;
 	struct kvm_xcrs xcrs;
 	struct kvm_fpu fpu;
-	struct kvm_xsave *xsave; /* what fpu leaves out: vectors beyond SSE's, PKRU; NULL: KVM has none */
+	/* what fpu leaves out: vectors beyond SSE's, PKRU; NULL: KVM has none */
+	struct kvm_xsave *xsave;
 	struct kvm_nested_state nested;
 	bool has_lapic, has_events, has_debugregs, has_xcrs, has_nested;
 	struct kvm_msrs *msrs;
@@ -66,7 +67,10 @@ static struct kvm_msr_list *msr_list(const struct kvm *kvm)
 	return list;
 }
 
-/* KVM reads a list up to the first MSR it does not have: that one is taken out, and the rest read on. */
+/*
+ * KVM reads a list up to the first MSR it does not have: that one is
+ * taken out, and the rest read on.
+ */
 static void read_msrs(struct kvm_msrs *msrs, int vcpu_fd)
 {
 	unsigned total = msrs->nmsrs, done = 0, good = 0;
@@ -114,7 +118,10 @@ static int capture_xsave(const struct kvm *kvm, int vcpu_fd, struct vcpu_state *
 	return ioctl(vcpu_fd, get, s->xsave) < 0 ? -errno : 0;
 }
 
-/* Without firmware nobody else switches memory types on, the same on each vCPU: write-back. SDM vol. 3, 12.11.2.1 */
+/*
+ * Without firmware nobody else switches memory types on, the same on
+ * each vCPU: write-back. SDM vol. 3, 12.11.2.1
+ */
 static void enable_mtrr(int vcpu_fd)
 {
 	union one_msr msr = { .head.nmsrs = 1 };
@@ -186,7 +193,10 @@ int vcpu_state_restore(const struct vcpu_state *s, int vcpu_fd)
 	struct kvm_vcpu_events none = { .flags = s->events.flags };
 	struct kvm_mp_state old;
 
-	/* INIT and SIPI that the old guest sent and nobody has taken yet take effect when the state is read. */
+	/*
+	 * INIT and SIPI that the old guest sent and nobody has taken
+	 * yet take effect when the state is read.
+	 */
 	if (ioctl(vcpu_fd, KVM_GET_MP_STATE, &old) < 0)
 		return -errno;
 	/* A guest that was a hypervisor leaves that first: KVM would refuse its registers. */
@@ -205,7 +215,9 @@ int vcpu_state_restore(const struct vcpu_state *s, int vcpu_fd)
 		ioctl(vcpu_fd, KVM_SET_XCRS, &s->xcrs);
 	if (s->has_debugregs)
 		ioctl(vcpu_fd, KVM_SET_DEBUGREGS, &s->debugregs);
-	/* The APIC's mode is in sregs, its timer's deadline among the MSRs: registers in between. */
+	/*
+	 * The APIC's mode is in sregs, its timer's deadline among the MSRs: registers in between.
+	 */
 	if (s->has_lapic && ioctl(vcpu_fd, KVM_SET_LAPIC, &s->lapic) < 0)
 		return -errno;
 	restore_msrs(s, vcpu_fd);

@@ -43,8 +43,8 @@ int mem_file_new(struct mem_file **out, int fd, const struct fd_memory *id, uint
 
 /*
  * Map [offset, offset + size) of a device's descriptor and what is needed around it to have whole
- * pages. Nothing is asked about it: its giver knows that the range is memory, not empty, and does not
- * wrap. Otherwise as above.
+ * pages. Nothing is asked about it: its giver knows that the range is memory, not empty, and does
+ * not wrap. Otherwise as above.
  */
 int mem_file_new_piece(struct mem_file **out, int fd, uint64_t offset, uint64_t size, int fault_fd,
 	struct err *err);

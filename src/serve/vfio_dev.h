@@ -1,11 +1,12 @@
 /*
  * vfio_dev.h - a PCI device that this program drives itself, through VFIO
  *
- * By the device's own character device and iommufd where the kernel has both, else by its group and a
- * container. A device without an IOMMU, where the kernel allows that, works with addresses of
+ * By the device's own character device and iommufd where the kernel has both, else by its group and
+ * a container. A device without an IOMMU, where the kernel allows that, works with addresses of
  * physical memory: then nothing keeps the device from other memory, which is said.
  *
- * After vfio_dev_open(), vfio_dev_map_dma() and vfio_dev_vectors() nothing is opened and no ioctl made.
+ * After vfio_dev_open(), vfio_dev_map_dma() and vfio_dev_vectors() nothing is opened and no ioctl
+ * made.
  *
  * Threads: any, one at a time.
  */
@@ -53,27 +54,32 @@ struct vfio_dev {
 	unsigned nr_vectors; /* of MSI-X */
 };
 
-/* All of it is set. 0 or -errno with a text; vfio_dev_close() in any case. Decoding and DMA are on. */
+/*
+ * All of it is set. 0 or -errno with a text; vfio_dev_close() in any case. Decoding and DMA are on.
+ */
 int vfio_dev_open(struct vfio_dev *d, const struct vfio_calls *calls,
 	const struct pci_address *address, struct err *err);
 /* Never opened, but zeroed: fine. */
 void vfio_dev_close(struct vfio_dev *d);
 
-/* 1, 2 or 4 bytes of a register, or any of the configuration space. 0 or -errno: -ERANGE beyond its end. */
+/*
+ * 1, 2 or 4 bytes of a register, or any of the configuration space. 0
+ * or -errno: -ERANGE beyond its end.
+ */
 int vfio_dev_read(const struct vfio_dev *d, unsigned region, uint64_t off, void *buf, size_t len);
 int vfio_dev_write(
 	const struct vfio_dev *d, unsigned region, uint64_t off, const void *buf, size_t len);
 
 /*
- * Let the device reach [mem, mem + size), whole pages that stay mapped. pages[i] is where it finds the
- * i-th of them. 0 or -errno with a text.
+ * Let the device reach [mem, mem + size), whole pages that stay mapped. pages[i] is where it finds
+ * the i-th of them. 0 or -errno with a text.
  */
 int vfio_dev_map_dma(
 	struct vfio_dev *d, void *mem, size_t size, uint64_t *pages, struct err *err);
 
 /*
- * The first vectors signal these eventfds, which are borrowed: as many as can be had. How many (1 or
- * more), or -errno with a text.
+ * The first vectors signal these eventfds, which are borrowed: as many as can be had. How many (1
+ * or more), or -errno with a text.
  */
 int vfio_dev_vectors(struct vfio_dev *d, const int *eventfds, unsigned nr, struct err *err);
 /* Signalled when the host wants the device back. Borrowed. A kernel that never asks: fine. */

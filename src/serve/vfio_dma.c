@@ -1,8 +1,8 @@
 /*
  * vfio_dma.c - our memory in a device's address space, by each of the ways there are
  *
- * The IOMMU says which addresses can be used (the MSI window cannot, for one). The lowest piece that
- * is large enough is taken, but nothing below 1 MiB, so that 0 stays an address of nothing.
+ * The IOMMU says which addresses can be used (the MSI window cannot, for one). The lowest piece
+ * that is large enough is taken, but nothing below 1 MiB, so that 0 stays an address of nothing.
  *
  * Trusts: the kernel; its lists are walked within the buffer that they came in.
  */

@@ -1,5 +1,6 @@
 /*
- * vfio_dma.h - our memory in a device's address space, by each of the ways there are; for vfio_dev.c
+ * vfio_dma.h - our memory in a device's address space, by each of the ways there are; for
+ * vfio_dev.c
  *
  * [mem, mem + size) is whole pages. 0 or -errno with a text.
  */

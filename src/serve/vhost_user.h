@@ -26,16 +26,17 @@ struct vhost_user_port_config {
 	 * 0: 5000. */
 	uint32_t patience_ms;
 	/*
-	 * The device may be behind the guest's IOMMU. Then the front-end has to tell of each mapping unasked.
+	 * The device may be behind the guest's IOMMU. Then the front-end has to tell of each
+	 * mapping unasked.
 	 */
 	bool iommu;
 	/* The front-end has gone and there is no listening socket to bring another. May be NULL. */
 	void (*deserted)(void *arg);
 	/*
-	 * For a front-end in another machine, whose messages come by way of this process (serve/vvu), which
-	 * has put descriptors where the front-end passed none: memory is pieces of a device's descriptor,
-	 * known to be there; a queue that has a call descriptor is called by this register instead. NULL:
-	 * descriptors are what they are. Loop thread.
+	 * For a front-end in another machine, whose messages come by way of this process
+	 * (serve/vvu), which has put descriptors where the front-end passed none: memory is pieces
+	 * of a device's descriptor, known to be there; a queue that has a call descriptor is called
+	 * by this register instead. NULL: descriptors are what they are. Loop thread.
 	 */
 	volatile uint16_t *(*bell)(void *arg, unsigned queue);
 	void *arg;
@@ -43,14 +44,16 @@ struct vhost_user_port_config {
 
 /*
  * Serve model on fd, a UNIX stream socket: one that listens, or one that is connected already; -1:
- * vhost_user_port_connect() brings it. Takes fd, also on failure. Borrows loop and model until the port is free. Gives *out. 0 or
+ * vhost_user_port_connect() brings it. Takes fd, also on failure. Borrows loop and model until the
+ * port is free. Gives *out. 0 or
  * -errno with a text. All of it on the loop thread.
  */
 int vhost_user_port_new(struct vhost_user_port **out, struct loop *loop, struct virtio_model *model,
 	int fd, const struct vhost_user_port_config *config, struct err *err);
 /*
- * Serve the front-end on fd, a connected stream socket, non-blocking. There is none now: either there
- * has been none since the port was made, or deserted() was called. Takes fd, also on failure. 0 or
+ * Serve the front-end on fd, a connected stream socket, non-blocking. There is none now: either
+ * there has been none since the port was made, or deserted() was called. Takes fd, also on failure.
+ * 0 or
  * -errno with a text.
  */
 int vhost_user_port_connect(struct vhost_user_port *port, int fd, struct err *err);

@@ -115,8 +115,8 @@ static struct translated *of(struct guest_mem *mem)
 }
 
 /*
- * The front-end's address of iova, and how far the entry goes: *len is lowered to it. What goes beyond
- * 2^64 is nowhere.
+ * The front-end's address of iova, and how far the entry goes: *len is lowered to it. What goes
+ * beyond 2^64 is nowhere.
  */
 static bool find_user(
 	struct translated *x, uint64_t iova, uint64_t *len, bool write, uint64_t *user)
@@ -142,7 +142,10 @@ static bool find_user(
 	return found;
 }
 
-/* What the base calls it; *len is lowered to one entry. Whether all of that is memory, the base says. */
+/*
+ * What the base calls it; *len is lowered to one entry. Whether all
+ * of that is memory, the base says.
+ */
 static bool find_gpa(struct translated *x, uint64_t iova, uint64_t *len, bool write, uint64_t *gpa)
 {
 	uint64_t user;

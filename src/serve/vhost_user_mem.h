@@ -33,10 +33,11 @@ struct vhu_log {
 
 /* What a front-end's descriptors of memory are. */
 struct vhu_source {
-	int fault_fd; /* becomes readable when a file was truncated; stays open as long as any table */
+	/* becomes readable when a file was truncated; stays open as long as any table */
+	int fault_fd;
 	/*
-	 * Descriptors of a device, which has memory where they are said to have it: each piece is mapped by
-	 * itself, and not looked at. Else files, which are looked at and mapped whole.
+	 * Descriptors of a device, which has memory where they are said to have it: each piece is
+	 * mapped by itself, and not looked at. Else files, which are looked at and mapped whole.
 	 */
 	bool pieces;
 };

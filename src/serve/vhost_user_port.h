@@ -119,7 +119,8 @@ struct vhost_user_port {
 	bool features_told; /* to the model; it forgets them when it is reset */
 	uint8_t status;
 	struct vhu_mem *mem; /* NULL: none yet */
-	struct guest_mem *seen; /* what queues see of it: mem itself, or through the IOTLB. Counted */
+	/* what queues see of it: mem itself, or through the IOTLB. Counted */
+	struct guest_mem *seen;
 	struct vhu_iotlb iotlb;
 	struct vhu_log log;
 	struct vhu_inflight inflight;

@@ -5,19 +5,19 @@
  *                 └── doorbells, kicks, memory ────────────────────────┘
  *
  * The vhost-user port does here what it does at a socket; what a front-end is, messages and what
- * stands for descriptors, vvu_link makes of the function's queues. Data does not pass here: the model
- * has the sibling's memory mapped, its kicks are eventfds of our vectors, a call is a write to a
- * doorbell.
+ * stands for descriptors, vvu_link makes of the function's queues. Data does not pass here: the
+ * model has the sibling's memory mapped, its kicks are eventfds of our vectors, a call is a write
+ * to a doorbell.
  *
- * A sibling begins with its first message, and ends with a buffer of no bytes or with status bits that
- * the device has cleared, whichever we see first. The order of the queue is what counts: nothing in it
- * is older than the buffer that ended the sibling before. We say BACKEND_UP only when nobody is
- * left, and after what a sibling left in the queue was thrown away; so the next one is served from its
- * first message.
+ * A sibling begins with its first message, and ends with a buffer of no bytes or with status bits
+ * that the device has cleared, whichever we see first. The order of the queue is what counts:
+ * nothing in it is older than the buffer that ended the sibling before. We say BACKEND_UP only when
+ * nobody is left, and after what a sibling left in the queue was thrown away; so the next one is
+ * served from its first message.
  *
- * A function that asks for a reset, or whose queues make no sense, is set up anew, at most ten times a
- * second. Nothing of that needs a call which the sandbox does not let through: mappings for DMA and
- * eventfds of vectors outlast the reset.
+ * A function that asks for a reset, or whose queues make no sense, is set up anew, at most ten
+ * times a second. Nothing of that needs a call which the sandbox does not let through: mappings for
+ * DMA and eventfds of vectors outlast the reset.
  *
  * Owns:    the function, the queues' memory, eventfds, the vhost-user port.
  * Threads: the loop's. The model's write to doorbells.

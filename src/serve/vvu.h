@@ -2,8 +2,8 @@
  * vvu.h - offer a virtio model to another machine, by a virtio-vhost-user function of this one
  *
  * This machine is a guest. The function (wire/vvu.h) brings the messages of a vhost-user front-end
- * in another guest's VMM, its memory and its eventfds; what a front-end at a socket can do, this one
- * can do as well. One front-end after the other; the model outlives them.
+ * in another guest's VMM, its memory and its eventfds; what a front-end at a socket can do, this
+ * one can do as well. One front-end after the other; the model outlives them.
  *
  * The function is bound to vfio-pci. It is driven from here, through a container or iommufd.
  */
@@ -34,10 +34,10 @@ struct vvu_port_config {
 };
 
 /*
- * Serve model by the function at this PCI address ("0000:00:10.0", "00:10.0", or a path that ends so).
- * What has to be opened and mapped is now; a front-end is let in when the loop runs. Takes up to a
- * second. Borrows loop, model and what config names until the port is free. Gives *out. 0 or -errno
- * with a text. All of it on the loop thread.
+ * Serve model by the function at this PCI address ("0000:00:10.0", "00:10.0", or a path that ends
+ * so). What has to be opened and mapped is now; a front-end is let in when the loop runs. Takes up
+ * to a second. Borrows loop, model and what config names until the port is free. Gives *out. 0 or
+ * -errno with a text. All of it on the loop thread.
  */
 int vvu_port_new(struct vvu_port **out, struct loop *loop, struct virtio_model *model,
 	const char *address, const struct vvu_port_config *config, struct err *err);

@@ -2,12 +2,13 @@
  * vvu_link.c - messages between the function's queues and the vhost-user port
  *
  * The port speaks to a socket, and has one end of a pair: here is the other. A message passes as it
- * is, but where a front-end at a socket sends descriptors: this one's lie in the function's BARs, and
- * what the port gets with the message stands for them.
+ * is, but where a front-end at a socket sends descriptors: this one's lie in the function's BARs,
+ * and what the port gets with the message stands for them.
  *
  *   memory, log, inflight area   the function's own descriptor; offsets become those in it
  *   kick                         the eventfd of the vector that the kick raises
- *   call                         anything: the port rings the doorbell (bell() of its configuration)
+ *   call                         anything: the port rings the doorbell (bell() of its
+ *                                configuration)
  *   err                          an eventfd, of which we make a write to the doorbell
  *   socket of the back-end       one end of another pair, whose messages go into the same queue
  *
@@ -17,8 +18,8 @@
  * No more than one message waits for either side: while it does, no other is taken.
  *
  * Owns:   our ends of the pairs.
- * Trusts: neither the function nor the sibling, who wrote the messages. What the port gets is checked
- *         by it as what comes over a socket, but for the descriptors, which are ours.
+ * Trusts: neither the function nor the sibling, who wrote the messages. What the port gets is
+ *         checked by it as what comes over a socket, but for the descriptors, which are ours.
  * Spec:   wire/vvu.h; vhost-user, "Front-end message types".
  */
 #include <assert.h>
@@ -451,7 +452,10 @@ int vvu_link_open(struct vvu_port *p, struct vvu_end *e, int *out)
 	return 0;
 }
 
-/* Messages wait in the socket while the device has all buffers, and then the socket must not wake us. */
+/*
+ * Messages wait in the socket while the device has all buffers, and
+ * then the socket must not wake us.
+ */
 static void watch(struct vvu_end *e, bool in, bool out)
 {
 	uint32_t events = (in ? EPOLLIN : 0) | (out ? EPOLLOUT : 0);

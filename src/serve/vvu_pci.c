@@ -390,7 +390,8 @@ int vvu_pci_set_ring(struct vvu_pci *p, unsigned queue, struct vvu_pci_ring *rin
 	if (!rc)
 		rc = get(p, COMMON(queue_notify_off), &index);
 	if (!rc)
-		rc = put_address(p, offsetof(struct virtio_pci_common_cfg, queue_desc_lo), ring->desc);
+		rc = put_address(
+			p, offsetof(struct virtio_pci_common_cfg, queue_desc_lo), ring->desc);
 	if (!rc)
 		rc = put_address(
 			p, offsetof(struct virtio_pci_common_cfg, queue_avail_lo), ring->driver);

@@ -39,8 +39,8 @@ struct vvu_pci_ring {
 };
 
 /*
- * Take p->dev, which is open, for what it says to be. 0 or -errno with a text; vvu_pci_fini() in any
- * case, after which p->dev is closed.
+ * Take p->dev, which is open, for what it says to be. 0 or -errno with a text; vvu_pci_fini() in
+ * any case, after which p->dev is closed.
  */
 int vvu_pci_init(struct vvu_pci *p, struct err *err);
 void vvu_pci_fini(struct vvu_pci *p);

@@ -62,7 +62,9 @@ struct vvu_port {
 	struct vvu_ring rings[VVU_NR_QUEUES];
 	struct vvu_pci_ring places[VVU_NR_QUEUES];
 
-	/* Eventfds of our vectors, and of kicks: those that have no vector of their own share one. */
+	/*
+	 * Eventfds of our vectors, and of kicks: those that have no vector of their own share one.
+	 */
 	int fixed[VVU_FIXED_VECTORS], request_fd;
 	struct loop_source fixed_src[VVU_FIXED_VECTORS], request_src;
 	int *kicks;

@@ -4,8 +4,8 @@
  * An entry is a descriptor and its buffer of VVU_BUFFER bytes, under the same number. It is free,
  * or posted: the device's until vvu_ring_reap() gives it back.
  *
- * Descriptor table, available ring and used ring begin pages of their own and no part crosses one, so
- * the pages may lie anywhere for the device.
+ * Descriptor table, available ring and used ring begin pages of their own and no part crosses one,
+ * so the pages may lie anywhere for the device.
  *
  * Threads: one at a time.
  * Trusts:  nothing that the device writes.
@@ -40,8 +40,8 @@ struct vvu_ring {
 };
 
 /*
- * A new ring, nothing posted, in VVU_RING_BYTES at mem. Borrows mem and pages. size: a power of two, at
- * most VVU_RING_MAX.
+ * A new ring, nothing posted, in VVU_RING_BYTES at mem. Borrows mem and pages. size: a power of
+ * two, at most VVU_RING_MAX.
  */
 void vvu_ring_init(struct vvu_ring *r, void *mem, const uint64_t *pages, uint16_t size);
 /* For the device. */
@@ -62,8 +62,8 @@ void vvu_ring_post_in(struct vvu_ring *r, unsigned id);
 /* Something was posted that the device wants to be told of; asked once, before it is. */
 bool vvu_ring_must_kick(struct vvu_ring *r);
 /*
- * 1: the entry *id is free again, the device wrote *len bytes, at most VVU_BUFFER; 0: none; -EPROTO:
- * what the device says makes no sense.
+ * 1: the entry *id is free again, the device wrote *len bytes, at most VVU_BUFFER; 0: none;
+ * -EPROTO: what the device says makes no sense.
  */
 int vvu_ring_reap(struct vvu_ring *r, unsigned *id, uint32_t *len);
 

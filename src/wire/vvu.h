@@ -62,8 +62,8 @@
 #define VVU_SHM_INFLIGHT 3
 
 /*
- * The notification configuration: the driver selects a vhost queue, then reads or writes the vector of
- * its kicks. Of a queue that is not there, writes are dropped and NO_VECTOR is read.
+ * The notification configuration: the driver selects a vhost queue, then reads or writes the vector
+ * of its kicks. Of a queue that is not there, writes are dropped and NO_VECTOR is read.
  */
 struct vvu_notify {
 	uint16_t select;
@@ -86,7 +86,8 @@ static_assert(sizeof(struct vvu_config) == 24, "device configuration");
 enum vvu_disconnect {
 	VVU_DISCONNECT_BOTH,
 	VVU_DISCONNECT_ZERO_LEN, /* a buffer of no bytes: what crosvm's drivers know */
-	VVU_DISCONNECT_STATUS,	 /* both status bits cleared, and an interrupt: what the drafts say */
+	/* both status bits cleared, and an interrupt: what the drafts say */
+	VVU_DISCONNECT_STATUS,
 };
 
 /* Virtqueues of the function */
