@@ -11,8 +11,8 @@
  *   vfio_pci_msix.c    where the MSI-X table is, for the device and for the guest
  *
  * Locks, in this order:
- *   vp->lock   interrupts and what the guest wrote; held while the device is waited for, so the loop
- *              thread takes it only while the transport is away, or all vCPUs stand
+ *   vp->lock   interrupts and what the guest wrote; held while the device is waited for, so the
+ *              loop thread takes it only while the transport is away, or all vCPUs stand
  *   topology   (pci_lock) BAR addresses and what is laid over BARs
  *   fn.lock    bytes of config[] outside of command and BARs, for the time of a copy
  */

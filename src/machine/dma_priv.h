@@ -3,7 +3,8 @@
  *
  *   dma.c         a function's view: translating, exporting
  *   dma_follow.c  listeners: who is told of what, changes of a view
- *   iommu.c       domains, mappings, endpoints
+ *   iommu.c       domains, endpoints
+ *   iommu_map.c   mappings
  *
  * Locks, in this order:
  *   io->change   one change at a time; held while devices are waited for. Never on the loop thread
@@ -121,5 +122,13 @@ int dma_tell_sync(struct dma_space *s);
 /* The whole of a view. Syncs. */
 int dma_tell_view(struct dma_space *s, const struct dma_target *view);
 void dma_untell_view(struct dma_space *s, const struct dma_target *view);
+
+/* --- iommu.c --- */
+
+/* One change at a time: io->change, taken and let go of. Domains that nobody is in any more go. */
+void iommu_begin_change(struct iommu *io);
+void iommu_end_change(struct iommu *io);
+/* Within one. NULL: there is no such domain. */
+struct domain *iommu_find_domain(struct iommu *io, uint32_t number);
 
 #endif
