@@ -41,7 +41,8 @@ answer()
 # shellcheck disable=SC2317  # called by check
 state_is()
 {
-	remote info | grep -q "\"state\": \"$1\""
+	# Not by a pipe, whose status would be that of info if grep has seen enough before info is done.
+	grep -q "\"state\": \"$1\"" <(remote info)
 }
 
 vmm_start --api-socket "$socket" --event-monitor path="$work/events.log"

@@ -29,7 +29,7 @@ on_host()
 translated()
 {
 	ask "group $1" && [ "$(heard type)" = "$2" ] &&
-		tr -d '\r' <"$work/guest.out" | grep -q -x 'reserved 0x00000000fee00000 0x00000000feefffff msi'
+		grep -q -x 'reserved 0x00000000fee00000 0x00000000feefffff msi' <(tr -d '\r' <"$work/guest.out")
 }
 
 alone()

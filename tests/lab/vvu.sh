@@ -40,8 +40,9 @@ lspci_line()
 	tell device "echo; echo '00:10.0 function'; hexdump -v -e '\"%02_ax:\" 16/1 \" %02x\" \"\n\"' -n 256 \$of/0000:00:10.0/config; echo dumped"
 	says device '^dumped' || return
 	sed -n '/^00:10.0 function/,/^dumped/p' "$work/device/guest.out" | tr -d '\r' | sed '$s/.*//' >"$work/config"
-	lspci -F "$work/config" | sed 's/^/# /'
-	lspci -F "$work/config" | grep -q -x '00:10.0 Unclassified device \[00ff\]: Red Hat, Inc. Device 107d (rev 01)'
+	lspci -F "$work/config" >"$work/lspci"
+	sed 's/^/# /' "$work/lspci"
+	grep -q -x '00:10.0 Unclassified device \[00ff\]: Red Hat, Inc. Device 107d (rev 01)' "$work/lspci"
 }
 
 start device run --vvu-proxy "$socket,addr=0000:00:10.0" -p "vfio_iommu_type1.allow_unsafe_interrupts=1" -p panic=-1 -m 384 \
