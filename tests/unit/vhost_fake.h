@@ -172,7 +172,8 @@ typedef bool (*fake_hook)(struct fake *f, const struct rec *r);
 
 struct fake {
 	/* What the device is. */
-	uint64_t features, protocol, queue_num, slots;
+	uint64_t features, protocol, slots;
+	_Atomic uint64_t queue_num; /* a test may change it under a back-end that answers */
 	uint8_t config[VHOST_USER_MAX_CONFIG];
 	uint32_t config_size; /* more is refused */
 	struct vhost_user_shmem_config shmem;
@@ -272,7 +273,7 @@ static void fake_answer(struct fake *f, const struct rec *r)
 		reply_u64(f, r, f->protocol);
 		break;
 	case VHOST_USER_GET_QUEUE_NUM:
-		reply_u64(f, r, f->queue_num);
+		reply_u64(f, r, atomic_load(&f->queue_num));
 		break;
 	case VHOST_USER_GET_MAX_MEM_SLOTS:
 		reply_u64(f, r, f->slots);

@@ -338,12 +338,12 @@ static void a_back_end_of_another_shape_stays_away(void **state)
 
 	attach(x);
 	assert_int_equal(start(x, 0), 0);
-	x->f.queue_num = 1;
+	atomic_store(&x->f.queue_num, 1);
 	fake_hang_up(&x->f);
 	run_until(x->loop, has_reason, x);
 	run_until(x->loop, has_arrived, &more);
 	assert_int_equal(logged(x, "came back with 1 queues, it had 2"), 1); /* once */
-	x->f.queue_num = 2;
+	atomic_store(&x->f.queue_num, 2);
 	run_until(x->loop, is_back, x);
 	fix_free(x);
 }
