@@ -89,6 +89,26 @@ build_tree()
 	/usr/bin/meson compile -C "$dir"
 }
 
+# build_static DIR: the programs that an initramfs without libraries can run, in a build of its own.
+build_static()
+{
+	[ -f "$1/build.ninja" ] ||
+		/usr/bin/meson setup "$1" "$tree" -Dstatic=true -Dtests=false -Dbench=false -Dman=disabled || return
+	/usr/bin/meson compile -C "$1" outboard outboard-device
+}
+
+# make_demo_guests STATIC DIR: the initramfs of each guest of ./demo, with Debian's own kernel's modules; STATIC is a
+# build_static().
+make_demo_guests()
+{
+	local programs=(--file "$1/src/outboard" --file "$1/src/outboard-device")
+
+	# shellcheck disable=SC2086  # several words
+	"$lab_dir/mkguest" --stock $demo_modules -- "$2/guest.cpio" "$lab_dir/demo-steps" &&
+		"$lab_dir/mkguest" "${programs[@]}" --stock $demo_device_modules -- "$2/device.cpio" "$lab_dir/demo-device-steps" &&
+		"$lab_dir/mkguest" --stock $demo_sibling_modules -- "$2/sibling.cpio" "$lab_dir/demo-sibling-steps"
+}
+
 # apt_lists PACKAGE...: makes sure that apt knows the packages, fetching its lists if not.
 apt_lists()
 {
@@ -125,8 +145,11 @@ take_lock()
 	flock -n "$fd" || { say "waiting for another run that prepares $(basename "$1" .lock)"; flock "$fd"; }
 }
 
-# Modules of Debian's own kernel that the guest of ./demo needs.
-export demo_modules='gpio-regmap gpio-idio-16 gpio-pci-idio-16 virtio_blk ext4 nvme'
+# Modules of Debian's own kernel that the guests of ./demo need: the one with a GPIO card, the one that serves another,
+# and that other one.
+demo_modules='gpio-regmap gpio-idio-16 gpio-pci-idio-16 virtio_blk ext4 nvme'
+demo_device_modules='virtio-iommu vfio_iommu_type1 vfio-pci'
+demo_sibling_modules='virtio_blk'
 # Packages of trixie that make the part called peers.
 peers=(virtiofsd qemu-utils qemu-block-extra fio passt)
 

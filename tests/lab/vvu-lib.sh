@@ -57,11 +57,7 @@ static_programs()
 	local log
 
 	take_lock "$static.lock"
-	if [ ! -f "$static/build.ninja" ]; then
-		log=$(meson setup "$static" "$tree" -Dstatic=true -Dtests=false -Dbench=false -Dman=disabled 2>&1) ||
-			die "no static programs: $(tail -n 3 <<<"$log")"
-	fi
-	log=$(ninja -C "$static" src/outboard src/outboard-device 2>&1) || die "no static programs: $(tail -n 3 <<<"$log")"
+	log=$(build_static "$static" 2>&1) || die "no static programs: $(tail -n 3 <<<"$log")"
 )
 
 # guests: makes $work/device.cpio, which serves, and $work/sibling.cpio; standard input is what both do first.
