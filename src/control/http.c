@@ -8,14 +8,10 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "base/fd.h"
 #include "base/util.h"
-
-#define ACCEPT_PAUSE (100 * NS_PER_MS)
 
 const char *http_status_text(int status)
 {
@@ -28,22 +24,6 @@ const char *http_status_text(int status)
 	default:
 		return "Unknown";
 	}
-}
-
-static void on_connection(struct loop_source *src, uint32_t events);
-
-static void accept_again(struct loop_timer *timer)
-{
-	struct http_server *s = container_of(timer, struct http_server, accept_timer);
-
-	loop_mod(&s->listen_src, EPOLLIN);
-}
-
-/* No descriptors left, or the like: not a thing to spin on. */
-static void pause_accepting(struct http_server *s)
-{
-	loop_mod(&s->listen_src, 0);
-	loop_timer_set(s->loop, &s->accept_timer, clock_now_ns() + ACCEPT_PAUSE, accept_again);
 }
 
 /* True: there is room for one more. */
@@ -61,17 +41,15 @@ static bool make_room(struct http_server *s)
 	return oldest != NULL;
 }
 
-static void on_connection(struct loop_source *src, uint32_t events)
+static void on_connection(struct acceptor *acceptor)
 {
-	struct http_server *s = container_of(src, struct http_server, listen_src);
-	int fd = accept4(s->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	struct http_server *s = container_of(acceptor, struct http_server, acceptor);
+	int fd = acceptor_take(acceptor);
 
 	if (fd >= 0 && make_room(s))
 		http_conn_new(s, fd);
 	else if (fd >= 0)
 		close(fd);
-	else if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
-		pause_accepting(s);
 }
 
 static void set_defaults(struct http_limits *l)
@@ -101,7 +79,7 @@ int http_server_new(struct loop *loop, int listen_fd, const struct http_limits *
 	if (limits)
 		s->limits = *limits;
 	set_defaults(&s->limits);
-	rc = loop_add(loop, &s->listen_src, fd, EPOLLIN, on_connection);
+	rc = acceptor_start(&s->acceptor, loop, fd, on_connection);
 	if (rc) {
 		free(s);
 		return rc;
@@ -113,8 +91,7 @@ int http_server_new(struct loop *loop, int listen_fd, const struct http_limits *
 
 static void stop_listening(struct http_server *s)
 {
-	loop_del(&s->listen_src);
-	loop_timer_del(&s->accept_timer);
+	acceptor_stop(&s->acceptor);
 	fd_close(&s->listen_fd);
 }
 

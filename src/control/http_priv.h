@@ -9,6 +9,7 @@
 
 #include <http_parser.h>
 
+#include "base/acceptor.h"
 #include "control/http.h"
 
 #define HTTP_IN_SIZE 8192
@@ -68,8 +69,7 @@ struct http_server {
 	http_handler_fn handler;
 	void *arg;
 	int listen_fd;
-	struct loop_source listen_src;
-	struct loop_timer accept_timer;
+	struct acceptor acceptor;
 	struct http_conn *conns;
 	unsigned nr_conns;
 

@@ -24,14 +24,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/acceptor.h"
 #include "base/char_end.h"
 #include "base/char_ring.h"
-#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/util.h"
-
-#define ACCEPT_RETRY_NS NS_PER_S
 
 struct console_end {
 	struct loop *loop;
@@ -47,8 +45,7 @@ struct console_end {
 	bool in_polled;
 	bool want_in, want_out;
 
-	struct loop_source listen_src;
-	struct loop_timer accept_timer;
+	struct acceptor acceptor;
 
 	struct loop_source size_src;
 	int size_fd; /* SIGWINCH */
@@ -59,7 +56,6 @@ struct console_end {
 
 static void ready(struct console_end *e, uint32_t events);
 static void flush_ring(struct console_end *e);
-static void client_arrives(struct loop_source *src, uint32_t events);
 
 bool console_end_connected(const struct console_end *e)
 {
@@ -325,31 +321,16 @@ static bool client_alive(const struct console_end *e)
 	return e->end.in_fd >= 0 && poll(&pfd, 1, 0) == 0;
 }
 
-static void listen_again(struct loop_timer *timer)
+static void client_arrives(struct acceptor *acceptor)
 {
-	struct console_end *e = container_of(timer, struct console_end, accept_timer);
+	struct console_end *e = container_of(acceptor, struct console_end, acceptor);
+	FD_AUTO fd = acceptor_take(acceptor);
 
-	if (loop_add(e->loop, &e->listen_src, e->end.listen_fd, EPOLLIN, client_arrives))
-		loop_timer_set(e->loop, timer, clock_now_ns() + ACCEPT_RETRY_NS, listen_again);
-}
-
-static void accept_failed(struct console_end *e, int error)
-{
-	if (error != EMFILE && error != ENFILE && error != ENOMEM && error != ENOBUFS)
+	if (fd == -EAGAIN)
 		return;
-	log_limited(&e->limit, LOG_WARN, "%s: %s: cannot accept a client: %s", e->name, e->end.path,
-		strerror(error));
-	loop_del(&e->listen_src);
-	loop_timer_set(e->loop, &e->accept_timer, clock_now_ns() + ACCEPT_RETRY_NS, listen_again);
-}
-
-static void client_arrives(struct loop_source *src, uint32_t events)
-{
-	struct console_end *e = container_of(src, struct console_end, listen_src);
-	FD_AUTO fd = accept4(e->end.listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-
 	if (fd < 0) {
-		accept_failed(e, errno);
+		log_limited(&e->limit, LOG_WARN, "%s: %s: cannot accept a client: %s", e->name,
+			e->end.path, strerror(-fd));
 		return;
 	}
 	if (client_alive(e)) {
@@ -436,7 +417,7 @@ static int start_watching(struct console_end *e)
 	e->reading = e->in_polled = e->end.in_fd >= 0;
 	if (e->kind == CONSOLE_SOCKET) {
 		e->in_polled = true;
-		return loop_add(e->loop, &e->listen_src, e->end.listen_fd, EPOLLIN, client_arrives);
+		return acceptor_start(&e->acceptor, e->loop, e->end.listen_fd, client_arrives);
 	}
 	if ((e->kind == CONSOLE_TTY || e->kind == CONSOLE_FDS) && e->end.in_fd >= 0 &&
 		isatty(e->end.in_fd))
@@ -482,9 +463,8 @@ void console_end_free(struct console_end *e)
 	char_end_drain(&e->end, e->kind == CONSOLE_PTY, flush_rest, e);
 	loop_del(&e->in_src);
 	loop_del(&e->out_src);
-	loop_del(&e->listen_src);
+	acceptor_stop(&e->acceptor);
 	loop_del(&e->size_src);
-	loop_timer_del(&e->accept_timer);
 	loop_unpost(e->loop, &e->unpolled);
 	fd_close(&e->size_fd);
 	char_end_fini(&e->end);

@@ -320,7 +320,6 @@ static void free_vsock(struct virtio_model *m)
 	loop_queue_stop(&v->rx);
 	loop_queue_stop(&v->tx);
 	loop_queue_stop(&v->event);
-	v->paused = false;
 	drop_connections(v);
 	vsock_host_stop(v);
 	free(v);

@@ -34,8 +34,6 @@
 
 /* --- time limits --- */
 
-static void accept_clients(struct loop_source *source, uint32_t events);
-
 static void sweep(struct loop_timer *timer)
 {
 	struct vsock *v = container_of(timer, struct vsock, sweep);
@@ -50,8 +48,7 @@ static void sweep(struct loop_timer *timer)
 		else
 			more |= c->deadline_ns != 0;
 	}
-	vsock_host_resume(v);
-	if (more || v->paused)
+	if (more)
 		vsock_sweep_later(v);
 }
 
@@ -63,20 +60,10 @@ void vsock_sweep_later(struct vsock *v)
 
 /* --- clients of the listening socket --- */
 
-static void pause_listener(struct vsock *v)
-{
-	v->paused = true;
-	loop_del(&v->listener);
-	vsock_sweep_later(v);
-}
-
-/* Also tried again every now and then: descriptors may be short for other reasons. */
 void vsock_host_resume(struct vsock *v)
 {
-	if (!v->paused || v->nr_conns >= v->config.max_conns)
-		return;
-	v->paused = loop_add(v->model.loop, &v->listener, v->config.listen_fd, EPOLLIN,
-			    accept_clients) != 0;
+	if (v->nr_conns < v->config.max_conns)
+		acceptor_go_on(&v->acceptor);
 }
 
 /* True: there may be more. */
@@ -88,17 +75,15 @@ static bool accept_client(struct vsock *v)
 	if (v->nr_conns >= v->config.max_conns) {
 		log_limited(&v->limit, LOG_WARN, "%s: %u connections: further ones wait",
 			v->config.name, v->nr_conns);
-		pause_listener(v);
+		acceptor_hold(&v->acceptor);
 		return false;
 	}
-	fd = accept4(v->config.listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-	if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)) {
+	fd = acceptor_take(&v->acceptor);
+	if (fd < 0 && fd != -EAGAIN)
 		log_limited(&v->limit, LOG_WARN, "%s: a connection waits: %s", v->config.name,
-			strerror(errno));
-		pause_listener(v);
-	}
+			strerror(-fd));
 	if (fd < 0)
-		return errno == ECONNABORTED || errno == EINTR;
+		return false;
 	c = vsock_conn_new(v, VSOCK_HELLO, fd);
 	if (!c) {
 		close(fd);
@@ -108,9 +93,9 @@ static bool accept_client(struct vsock *v)
 	return true;
 }
 
-static void accept_clients(struct loop_source *source, uint32_t events)
+static void accept_clients(struct acceptor *acceptor)
 {
-	struct vsock *v = container_of(source, struct vsock, listener);
+	struct vsock *v = container_of(acceptor, struct vsock, acceptor);
 
 	for (unsigned i = 0; i < TURN_CLIENTS && accept_client(v); i++)
 		;
@@ -281,8 +266,8 @@ int vsock_host_start(struct vsock *v, struct err *err)
 	int rc = 0;
 
 	if (v->config.listen_fd >= 0)
-		rc = loop_add(
-			v->model.loop, &v->listener, v->config.listen_fd, EPOLLIN, accept_clients);
+		rc = acceptor_start(
+			&v->acceptor, v->model.loop, v->config.listen_fd, accept_clients);
 	if (!rc && v->config.connector.fd >= 0)
 		rc = loop_add(v->model.loop, &v->connector, v->config.connector.fd, EPOLLIN,
 			on_connector);
@@ -292,7 +277,7 @@ int vsock_host_start(struct vsock *v, struct err *err)
 void vsock_host_stop(struct vsock *v)
 {
 	loop_timer_del(&v->sweep);
-	loop_del(&v->listener);
+	acceptor_stop(&v->acceptor);
 	loop_del(&v->connector);
 	fd_close(&v->config.listen_fd);
 	if (v->made_path)

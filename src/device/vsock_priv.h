@@ -11,6 +11,7 @@
 #include <sys/queue.h>
 #include <sys/uio.h>
 
+#include "base/acceptor.h"
 #include "base/log.h"
 #include "device/loop_queue.h"
 #include "device/vsock.h"
@@ -111,8 +112,8 @@ struct vsock {
 	struct vsock_reset resets[VSOCK_MAX_RESETS];
 	unsigned first_reset, nr_resets;
 
-	struct loop_source listener, connector;
-	bool paused; /* the listener: no room for more connections */
+	struct acceptor acceptor; /* held: no room for more connections */
+	struct loop_source connector;
 	struct loop_timer sweep;
 };
 
@@ -171,7 +172,7 @@ int vsock_host_welcome(struct vsock_conn *c);
 void vsock_host_ask(struct vsock_conn *c);
 /* Look for deadlines that have passed, soon, and for as long as there are some. */
 void vsock_sweep_later(struct vsock *v);
-/* There may be room again. */
+/* There may be room for further clients again. */
 void vsock_host_resume(struct vsock *v);
 
 #endif

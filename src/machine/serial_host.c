@@ -23,6 +23,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/acceptor.h"
 #include "base/char_end.h"
 #include "base/char_ring.h"
 #include "base/clock.h"
@@ -30,10 +31,9 @@
 #include "base/log.h"
 #include "base/util.h"
 
-#define FLUSH_AT	128
-#define FLUSH_AFTER_NS	NS_PER_MS
-#define ACCEPT_RETRY_NS NS_PER_S
-#define READS_A_TURN	16
+#define FLUSH_AT       128
+#define FLUSH_AFTER_NS NS_PER_MS
+#define READS_A_TURN   16
 
 struct serial_host {
 	struct loop *loop;
@@ -58,13 +58,11 @@ struct serial_host {
 	struct loop_timer flush_timer;
 	struct log_limit error_limit;
 
-	struct loop_source listen_src;
-	struct loop_timer accept_timer;
+	struct acceptor acceptor;
 };
 
 static void in_ready(struct loop_source *src, uint32_t events);
 static void out_ready(struct loop_source *src, uint32_t events);
-static void listen_ready(struct loop_source *src, uint32_t events);
 static void pump_input(struct serial_host *h);
 
 /* ---- watching ---- */
@@ -332,29 +330,16 @@ static bool client_alive(const struct serial_host *h)
 	return h->end.in_fd >= 0 && h->reading && h->in_polled && poll(&pfd, 1, 0) == 0;
 }
 
-static void retry_accept(struct loop_timer *timer)
+static void client_arrives(struct acceptor *acceptor)
 {
-	struct serial_host *h = container_of(timer, struct serial_host, accept_timer);
+	struct serial_host *h = container_of(acceptor, struct serial_host, acceptor);
+	FD_AUTO fd = acceptor_take(acceptor);
 
-	if (loop_add(h->loop, &h->listen_src, h->end.listen_fd, EPOLLIN, listen_ready))
-		loop_timer_set(h->loop, timer, clock_now_ns() + ACCEPT_RETRY_NS, retry_accept);
-}
-
-static void listen_ready(struct loop_source *src, uint32_t events)
-{
-	struct serial_host *h = container_of(src, struct serial_host, listen_src);
-	FD_AUTO fd = accept4(h->end.listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-
-	(void)events;
+	if (fd == -EAGAIN)
+		return;
 	if (fd < 0) {
-		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
-			log_limited(&h->error_limit, LOG_WARN,
-				"serial port: %s: cannot accept a client: %s", h->end.path,
-				strerror(errno));
-			loop_del(src);
-			loop_timer_set(h->loop, &h->accept_timer, clock_now_ns() + ACCEPT_RETRY_NS,
-				retry_accept);
-		}
+		log_limited(&h->error_limit, LOG_WARN,
+			"serial port: %s: cannot accept a client: %s", h->end.path, strerror(-fd));
 		return;
 	}
 	if (client_alive(h)) {
@@ -376,7 +361,7 @@ static void listen_ready(struct loop_source *src, uint32_t events)
 static int watch_socket(struct serial_host *h)
 {
 	h->duplex = true;
-	return loop_add(h->loop, &h->listen_src, h->end.listen_fd, EPOLLIN, listen_ready);
+	return acceptor_start(&h->acceptor, h->loop, h->end.listen_fd, client_arrives);
 }
 
 /* ---- pty, file, terminal ---- */
@@ -490,9 +475,8 @@ void serial_host_free(struct serial_host *h)
 	char_end_drain(&h->end, h->mode == SERIAL_PTY, flush_rest, h);
 	loop_del(&h->in_src);
 	loop_del(&h->out_src);
-	loop_del(&h->listen_src);
+	acceptor_stop(&h->acceptor);
 	loop_timer_del(&h->flush_timer);
-	loop_timer_del(&h->accept_timer);
 	loop_unpost(h->loop, &h->flush_work);
 	loop_unpost(h->loop, &h->resume_work);
 	pthread_mutex_unlock(h->lock);

@@ -12,41 +12,27 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "base/fd.h"
 #include "base/fd_kind.h"
 #include "base/util.h"
 
-static void go_on_later(struct loop_timer *timer)
+static void client_arrives(struct acceptor *acceptor)
 {
-	struct listener *l = container_of(timer, struct listener, again);
-
-	loop_mod(&l->source, l->ops->state(l) == LISTENER_WAIT ? 0 : EPOLLIN);
-}
-
-/* Out of descriptors or memory: the connection stays ready, so look away for a while. */
-static void cannot_accept(struct listener *l, int error)
-{
-	if (error == EAGAIN || error == ECONNABORTED || error == EINTR)
-		return;
-	log_limited(&l->complaints, LOG_WARN, "%s %s: accept: %s", l->device, l->protocol,
-		strerror(error));
-	loop_mod(&l->source, 0);
-	loop_timer_set(l->loop, &l->again, clock_now_ns() + NS_PER_S, go_on_later);
-}
-
-static void client_arrives(struct loop_source *source, uint32_t events)
-{
-	struct listener *l = container_of(source, struct listener, source);
+	struct listener *l = container_of(acceptor, struct listener, acceptor);
 	enum listener_state state = l->ops->state(l);
 	struct err err = { 0 };
 	int fd;
 
-	if (state == LISTENER_WAIT)
+	if (state == LISTENER_WAIT) {
+		acceptor_hold(acceptor);
 		return;
-	fd = accept4(source->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	}
+	fd = acceptor_take(acceptor);
+	if (fd == -EAGAIN)
+		return;
 	if (fd < 0) {
-		cannot_accept(l, errno);
+		log_limited(&l->complaints, LOG_WARN, "%s %s: accept: %s", l->device, l->protocol,
+			strerror(-fd));
 	} else if (state == LISTENER_BUSY) {
 		log_limited(&l->refusals, LOG_WARN, "%s %s: another %s refused, one is being served",
 			l->device, l->protocol, l->peer);
@@ -73,7 +59,7 @@ int listener_start(struct listener *l, int fd_in, struct err *err)
 	rc = fcntl(fd, F_GETFL);
 	if (rc < 0 || fcntl(fd, F_SETFL, rc | O_NONBLOCK) < 0)
 		return err_set(err, -errno, "descriptor %d: %s", fd, strerror(errno));
-	rc = loop_add(l->loop, &l->source, fd, EPOLLIN, client_arrives);
+	rc = acceptor_start(&l->acceptor, l->loop, fd, client_arrives);
 	if (rc)
 		return err_set(err, rc, "cannot watch the socket: %s", strerror(-rc));
 	l->fd = fd_take(&fd);
@@ -82,19 +68,11 @@ int listener_start(struct listener *l, int fd_in, struct err *err)
 
 void listener_fini(struct listener *l)
 {
-	loop_timer_del(&l->again);
-	loop_del(&l->source);
+	acceptor_stop(&l->acceptor);
 	fd_close(&l->fd);
-}
-
-void listener_hold(struct listener *l)
-{
-	if (l->fd >= 0)
-		loop_mod(&l->source, 0);
 }
 
 void listener_go_on(struct listener *l)
 {
-	if (l->fd >= 0)
-		loop_mod(&l->source, EPOLLIN);
+	acceptor_go_on(&l->acceptor);
 }

@@ -11,6 +11,7 @@
 
 #include <stdbool.h>
 
+#include "base/acceptor.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -37,8 +38,7 @@ struct listener {
 	const char *device, *protocol; /* for log lines; borrowed */
 	const char *peer;	       /* what a client is called */
 	int fd;			       /* -1: does not listen */
-	struct loop_source source;
-	struct loop_timer again;
+	struct acceptor acceptor;
 	struct log_limit refusals, complaints;
 };
 
@@ -49,8 +49,7 @@ struct listener {
 int listener_start(struct listener *l, int fd, struct err *err);
 void listener_fini(struct listener *l);
 
-/* Nobody is accepted until listener_go_on(). Not listening: nothing happens. */
-void listener_hold(struct listener *l);
+/* After LISTENER_WAIT: state() is asked again. Nobody waits, or not listening: nothing happens. */
 void listener_go_on(struct listener *l);
 
 #endif

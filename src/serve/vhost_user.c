@@ -142,11 +142,9 @@ static void drop_client(struct vhost_user_port *p)
 	/* A request that waits for a queue will not be answered any more. */
 	p->then = NULL;
 	p->after = client_gone;
-	if (!vhu_queues_stop(p, 0, p->nr_queues)) {
-		/* Whoever comes next waits in the backlog. */
-		listener_hold(&p->listener);
+	/* Else whoever comes next waits in the backlog. */
+	if (!vhu_queues_stop(p, 0, p->nr_queues))
 		return;
-	}
 	p->after = NULL;
 	client_gone(p);
 }
