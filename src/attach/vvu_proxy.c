@@ -334,8 +334,7 @@ void vvu_proxy_stop(struct vvu_proxy *p)
 	}
 	pthread_mutex_lock(&p->lock);
 	p->stopped = true;
-	loop_timer_del(&p->accept_timer);
-	loop_del(&p->listen_src);
+	acceptor_stop(&p->acceptor);
 	for (unsigned i = 0; i < VVU_NR_QUEUES; i++)
 		vvu_ring_stop(p, i);
 	vvu_expel(p);

@@ -21,10 +21,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include "attach/vvu_proxy_priv.h"
-#include "base/clock.h"
 #include "base/fd.h"
 
 /* Messages in one turn; more wait for the next one. */
@@ -134,15 +132,10 @@ static bool may_come(const struct vvu_proxy *p)
 	       p->config.status & VVU_STATUS_BACKEND_UP;
 }
 
-static void retry(struct loop_timer *timer)
-{
-	vvu_wake(container_of(timer, struct vvu_proxy, accept_timer));
-}
-
 static int accept_one(struct vvu_proxy *p)
 {
-	int fd = accept4(p->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	int rc = fd < 0 ? -errno : loop_add(p->loop, &p->chan_src, fd, EPOLLRDHUP, on_chan);
+	int fd = acceptor_take(&p->acceptor);
+	int rc = fd < 0 ? fd : loop_add(p->loop, &p->chan_src, fd, EPOLLRDHUP, on_chan);
 
 	if (rc) {
 		fd_close(&fd);
@@ -155,14 +148,13 @@ static int accept_one(struct vvu_proxy *p)
 /* True: one came. */
 static bool welcome(struct vvu_proxy *p)
 {
-	int rc = may_come(p) && !p->accept_timer.loop ? accept_one(p) : -EAGAIN;
+	int rc = may_come(p) ? accept_one(p) : -EAGAIN;
 
-	if (rc == -EAGAIN || rc == -EINTR || rc == -ECONNABORTED)
+	if (rc == -EAGAIN)
 		return false;
 	if (rc) {
 		log_limited(&p->complaints, LOG_WARN, "%s: a sibling cannot be let in: %s", p->id,
 			strerror(-rc));
-		loop_timer_set(p->loop, &p->accept_timer, clock_now_ns() + NS_PER_S, retry);
 		return false;
 	}
 	log_info("%s: a sibling has come", p->id);
@@ -393,19 +385,22 @@ static void watch_all(struct vvu_proxy *p)
 {
 	bool room = vvu_served(p) && vvu_rx_ready(p);
 
-	watch(&p->listen_src, may_come(p) && !p->accept_timer.loop ? EPOLLIN : 0);
+	if (may_come(p))
+		acceptor_go_on(&p->acceptor);
+	else
+		acceptor_hold(&p->acceptor);
 	watch(&p->chan_src,
 		EPOLLRDHUP | (vvu_served(p) && may_read_front(p) ? EPOLLIN : 0) | out_of(&p->chan));
 	watch(&p->back_src, EPOLLRDHUP | (room ? EPOLLIN : 0) | out_of(&p->back));
 }
 
-static void on_listen(struct loop_source *src, uint32_t events);
+static void on_listen(struct acceptor *acceptor);
 static void on_kick(struct loop_source *src, uint32_t events);
 
 static void add_sources(struct vvu_proxy *p)
 {
-	if (!p->listen_src.loop)
-		loop_add(p->loop, &p->listen_src, p->listener, 0, on_listen);
+	if (!p->acceptor.loop)
+		acceptor_start(&p->acceptor, p->loop, p->listener, on_listen);
 	for (unsigned i = 0; i < VVU_NR_QUEUES; i++) {
 		struct vvu_ring *r = &p->rings[i];
 
@@ -454,9 +449,9 @@ void vvu_wake(struct vvu_proxy *p)
 	loop_post(p->loop, &p->work, on_work);
 }
 
-static void on_listen(struct loop_source *src, uint32_t events)
+static void on_listen(struct acceptor *acceptor)
 {
-	locked_serve(container_of(src, struct vvu_proxy, listen_src), false);
+	locked_serve(container_of(acceptor, struct vvu_proxy, acceptor), false);
 }
 
 static void on_kick(struct loop_source *src, uint32_t events)

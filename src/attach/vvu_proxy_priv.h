@@ -20,6 +20,7 @@
 
 #include "attach/vu_chan.h"
 #include "attach/vvu_proxy.h"
+#include "base/acceptor.h"
 #include "base/fd_kind.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -75,7 +76,6 @@ struct vvu_proxy {
 	pthread_t thread;
 	bool threaded; /* it runs */
 	struct loop_work work;
-	struct loop_timer accept_timer;
 
 	pthread_mutex_t lock;
 	struct log_limit complaints;
@@ -110,7 +110,7 @@ struct vvu_proxy {
 
 	/* Loop thread. */
 	int listener;
-	struct loop_source listen_src;
+	struct acceptor acceptor; /* of its socket; held unless a sibling may come */
 	struct vu_chan chan, back; /* its requests; ours */
 	struct loop_source chan_src, back_src;
 	bool back_open;
