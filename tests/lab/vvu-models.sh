@@ -8,7 +8,7 @@
 # shellcheck disable=SC2016,SC2317  # words for the guests' shells; functions called by check
 # shellcheck source-path=SCRIPTDIR source=vvu-lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/vvu-lib.sh"
-lab_plan 22
+lab_plan 23
 
 if lab_outside; then
 	guests <<'END'
@@ -79,8 +79,9 @@ check "direct access was given up, with a word" says device "cannot be used for 
 tell large 'ip link set eth0 up; ip addr add 192.168.77.2/24 dev eth0; ping -c 3 -w 60 192.168.77.1 | sed -n "s/.* \([0-9]\) packets received.*/pings \1/p"'
 check "the network answers pings" says large '^pings 3'
 # In the foreground: with an input that ends at once, as in the background, it would hang up half-way.
-tell device 'nc -l -p 5001 -w 120 | md5sum | sed "s/^/took /"'
-tell large 'head -c 4194304 /dev/urandom >/tmp/data; echo "gave $(md5sum </tmp/data)"; until nc 192.168.77.1 5001 </tmp/data; do sleep 1; done'
+tell device '(until grep -q ":1389 .* 0A " /proc/net/tcp*; do usleep 20000; done; echo "it listens") & nc -l -p 5001 -w 120 | md5sum | sed "s/^/took /"'
+check "a program listens" says device '^it listens'
+tell large 'head -c 4194304 /dev/urandom >/tmp/data; echo "gave $(md5sum </tmp/data)"; nc 192.168.77.1 5001 </tmp/data'
 check "data goes through it" says large '^gave [0-9a-f]{32}'
 check "and is the same at its end" says device "^took $(tr -d '\r' <"$work/large/guest.out" | sed -n 's/^gave //p')"
 
