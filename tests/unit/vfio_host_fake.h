@@ -469,4 +469,12 @@ static MAYBE_UNUSED uint64_t hbar(struct host *h, unsigned bar)
 	return bar_addr(h->w, host_vcpu(h), bar);
 }
 
+/* Its table is in BAR 0. */
+static MAYBE_UNUSED void host_open_vector(struct host *h, unsigned i)
+{
+	hreg_set(h, 0, 0x2000 + 16 * i, 4, 0xfee00000);
+	hreg_set(h, 0, 0x2000 + 16 * i + 8, 4, 0x40 + i);
+	hreg_set(h, 0, 0x2000 + 16 * i + 12, 4, 0);
+}
+
 #endif
