@@ -215,4 +215,10 @@ static inline uint8_t disk_do(struct disk *d, uint32_t type, uint64_t sector, co
 	return disk_status(d, &r);
 }
 
+/* In sectors, as its configuration says. */
+static inline uint64_t disk_capacity(const struct disk *d)
+{
+	return le64toh(((struct virtio_blk_config *)d->model->config)->capacity);
+}
+
 #endif
