@@ -8,14 +8,15 @@
  * promised. Events come through the generic event device (GED), sleep and reset through
  * one port each.
  *
- * Spec: ACPI 6.3; PCI Firmware 3.3 (MCFG, _OSC, _DSM); SMBIOS 3.3.
+ * Here are the tables in general and those of a fixed form; the DSDT (acpi_dsdt.c) and what an
+ * IOMMU adds (acpi_iommu.c) have files of their own.
+ *
+ * Spec: ACPI 6.3; PCI Firmware 3.3 (MCFG).
  */
 #include "machine/acpi.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/util.h"
@@ -23,15 +24,11 @@
 #include "machine/aml.h"
 #include "machine/layout.h"
 #include "machine/platform.h"
+#include "machine/smbios.h"
 
 #define OEM_ID	     "OUTBRD"
 #define OEM_TABLE_ID "OUTBOARD"
 #define CREATOR_ID   "OBRD"
-
-unsigned acpi_intx_gsi(unsigned slot)
-{
-	return GSI_INTX_BASE + slot % GSI_INTX_COUNT;
-}
 
 /* ---- tables in general ---- */
 
@@ -39,24 +36,6 @@ static void pad(struct aml *a, size_t align)
 {
 	while (!a->status && a->size % align)
 		aml_u8(a, 0);
-}
-
-static void put_checksum(struct aml *a, size_t start, size_t size, size_t at)
-{
-	uint8_t sum = 0;
-
-	if (a->status)
-		return;
-	a->data[start + at] = 0;
-	for (size_t i = 0; i < size; i++)
-		sum = (uint8_t)(sum + a->data[start + i]);
-	a->data[start + at] = (uint8_t)-sum;
-}
-
-static void put_u32(struct aml *a, size_t at, uint32_t v)
-{
-	if (!a->status)
-		memcpy(a->data + at, &v, sizeof(v));
 }
 
 size_t acpi_table_begin(struct aml *a, const char *signature, uint8_t revision)
@@ -79,325 +58,11 @@ size_t acpi_table_begin(struct aml *a, const char *signature, uint8_t revision)
 
 void acpi_table_end(struct aml *a, size_t start)
 {
-	put_u32(a, start + 4, (uint32_t)(a->size - start));
-	put_checksum(a, start, a->size - start, 9);
+	aml_patch_u32(a, start + 4, (uint32_t)(a->size - start));
+	aml_checksum(a, start, a->size - start, 9);
 }
 
-/* ---- DSDT ---- */
-
-static void name_int(struct aml *a, const char *name, uint64_t v)
-{
-	aml_name(a, name);
-	aml_int(a, v);
-}
-
-static void name_eisaid(struct aml *a, const char *name, const char *id)
-{
-	aml_name(a, name);
-	aml_eisaid(a, id);
-}
-
-static void name_string(struct aml *a, const char *name, const char *s)
-{
-	aml_name(a, name);
-	aml_string(a, s);
-}
-
-/* What no driver owns but nobody else may use */
-static void add_motherboard(struct aml *a, const struct acpi_params *p)
-{
-	aml_device(a, "MBRD");
-	name_eisaid(a, "_HID", "PNP0C02");
-	name_int(a, "_UID", 0);
-	aml_name(a, "_CRS");
-	aml_resources(a);
-	aml_res_memory32_fixed(
-		a, (uint32_t)LAYOUT_ECAM, (uint32_t)(p->nr_segments * LAYOUT_ECAM_SEGMENT));
-	aml_res_memory64(a, p->platform_base, LAYOUT_PLATFORM_SIZE);
-	if (p->intremap)
-		aml_res_memory32_fixed(a, (uint32_t)LAYOUT_INTREMAP,
-			(uint32_t)(p->nr_segments * LAYOUT_INTREMAP_UNIT));
-	aml_res_io(a, PORT_SLEEP, 12); /* up to the end of the PM timer */
-	aml_end(a);
-	aml_end(a);
-}
-
-static void add_bridge_windows(struct aml *a, unsigned segment, const struct pci_windows *w)
-{
-	aml_name(a, "_CRS");
-	aml_resources(a);
-	aml_res_bus(a, 0, 0);
-	if (segment == 0) {
-		aml_res_io(a, PORT_PCI_ADDRESS, 8);
-		aml_res_io_window(a, 0, PORT_PCI_ADDRESS);
-		aml_res_io_window(a, PORT_PCI_ADDRESS + 8, 0x10000 - (PORT_PCI_ADDRESS + 8));
-	}
-	if (w->mmio32_size)
-		aml_res_memory32_window(a, (uint32_t)w->mmio32, (uint32_t)w->mmio32_size);
-	if (w->mmio64_size)
-		aml_res_memory64_window(a, w->mmio64, w->mmio64_size);
-	aml_end(a);
-}
-
-static void add_bridge_routes(struct aml *a)
-{
-	aml_name(a, "_PRT");
-	aml_package(a);
-	for (unsigned slot = 0; slot < LAYOUT_PCI_SLOTS; slot++) {
-		aml_element(a);
-		aml_package(a);
-		aml_element(a);
-		aml_int(a, (uint64_t)slot << 16 | 0xffff); /* any function */
-		aml_element(a);
-		aml_int(a, 0); /* pin A */
-		aml_element(a);
-		aml_int(a, 0); /* no link device: */
-		aml_element(a);
-		aml_int(a, acpi_intx_gsi(slot)); /* a GSI */
-		aml_end(a);
-	}
-	aml_end(a);
-}
-
-#define OSC_PCI_UUID	 "33db4d5b-1ff7-401c-9657-7441c03dd766"
-#define OSC_BAD_UUID	 0x04
-#define OSC_BAD_REVISION 0x08
-#define OSC_MASKED	 0x10
-/*
- * What the operating system may control itself: PME, AER, the PCI Express capability. Not
- * native hotplug: there are no root ports, and slots are hot-plugged through ACPI.
- */
-#define OSC_GRANTED 0x1c
-
-static void dword_of_arg3(struct aml *a, unsigned off, const char *name)
-{
-	aml_create_dword_field(a);
-	aml_arg(a, 3);
-	aml_int(a, off);
-	aml_path(a, name);
-}
-
-/* name |= bits */
-static void or_into(struct aml *a, const char *name, uint64_t bits)
-{
-	aml_or(a);
-	aml_path(a, name);
-	aml_int(a, bits);
-	aml_path(a, name);
-}
-
-/* PCI Firmware 3.3, 4.5.1 */
-static void add_bridge_osc(struct aml *a)
-{
-	aml_method(a, "_OSC", 4, AML_SERIALIZED);
-	dword_of_arg3(a, 0, "CDW1");
-	aml_if(a);
-	aml_equal(a);
-	aml_arg(a, 0);
-	aml_uuid(a, OSC_PCI_UUID);
-	dword_of_arg3(a, 8, "CDW3");
-	aml_if(a); /* revision other than 1 */
-	aml_not(a);
-	aml_equal(a);
-	aml_arg(a, 1);
-	aml_int(a, 1);
-	or_into(a, "CDW1", OSC_BAD_REVISION);
-	aml_end(a);
-	aml_and(a); /* Local0 = CDW3 & granted */
-	aml_path(a, "CDW3");
-	aml_int(a, OSC_GRANTED);
-	aml_local(a, 0);
-	aml_if(a);
-	aml_not(a);
-	aml_equal(a);
-	aml_path(a, "CDW3");
-	aml_local(a, 0);
-	or_into(a, "CDW1", OSC_MASKED);
-	aml_end(a);
-	aml_store(a);
-	aml_local(a, 0);
-	aml_path(a, "CDW3");
-	aml_return(a);
-	aml_arg(a, 3);
-	aml_end(a);
-	or_into(a, "CDW1", OSC_BAD_UUID);
-	aml_return(a);
-	aml_arg(a, 3);
-	aml_end(a);
-}
-
-#define DSM_PCI_UUID "e5c937d0-3553-4d7a-9117-ea4d19c3434d"
-
-static void return_buffer_byte(struct aml *a, uint8_t byte)
-{
-	aml_return(a);
-	aml_buffer(a, &byte, 1);
-}
-
-static void if_arg_is(struct aml *a, unsigned arg, uint64_t v)
-{
-	aml_if(a);
-	aml_equal(a);
-	aml_arg(a, arg);
-	aml_int(a, v);
-}
-
-/* PCI Firmware 3.3, 4.6.5: function 5 returning 0 asks to keep the BARs where they are. */
-static void add_bridge_dsm(struct aml *a)
-{
-	aml_method(a, "_DSM", 4, AML_NOT_SERIALIZED);
-	aml_if(a);
-	aml_equal(a);
-	aml_arg(a, 0);
-	aml_uuid(a, DSM_PCI_UUID);
-	if_arg_is(a, 2, 0);
-	return_buffer_byte(a, 0x21); /* functions 0 and 5 */
-	aml_end(a);
-	if_arg_is(a, 2, 5);
-	aml_return(a);
-	aml_int(a, 0);
-	aml_end(a);
-	aml_end(a);
-	return_buffer_byte(a, 0);
-	aml_end(a);
-}
-
-static void add_bridge(struct aml *a, unsigned segment, const struct pci_windows *w)
-{
-	char name[8];
-
-	snprintf(name, sizeof(name), "PC%02X", segment & 0xff);
-	aml_device(a, name);
-	name_eisaid(a, "_HID", "PNP0A08");
-	name_eisaid(a, "_CID", "PNP0A03");
-	name_int(a, "_SEG", segment);
-	name_int(a, "_UID", segment);
-	name_int(a, "_BBN", 0);
-	name_int(a, "_CCA", 1);
-	add_bridge_windows(a, segment, w);
-	add_bridge_routes(a);
-	add_bridge_osc(a);
-	add_bridge_dsm(a);
-	aml_end(a);
-}
-
-/* A processor device for each that is there; it belongs to the MADT entry with the same UID. */
-static void add_processors(struct aml *a, const struct acpi_params *p)
-{
-	aml_device(a, "CPUS");
-	name_string(a, "_HID", "ACPI0010");
-	name_eisaid(a, "_CID", "PNP0A05");
-	name_int(a, "_UID", 0);
-	for (unsigned i = 0; i < p->boot_vcpus; i++) {
-		char name[8];
-
-		snprintf(name, sizeof(name), "C%03X", i & 0xfff);
-		aml_device(a, name);
-		name_string(a, "_HID", "ACPI0007");
-		name_int(a, "_UID", i);
-		aml_end(a);
-	}
-	aml_end(a);
-}
-
-static void add_serial(struct aml *a)
-{
-	aml_device(a, "COM1");
-	name_eisaid(a, "_HID", "PNP0501");
-	name_int(a, "_UID", 0);
-	name_string(a, "_DDN", "COM1");
-	aml_name(a, "_CRS");
-	aml_resources(a);
-	aml_res_io(a, PORT_COM1, 8);
-	aml_res_interrupt(a, AML_EDGE, GSI_COM1);
-	aml_end(a);
-	aml_end(a);
-}
-
-/* Without an interrupt: alarms come from elsewhere. */
-static void add_clock(struct aml *a)
-{
-	aml_device(a, "RTC");
-	name_eisaid(a, "_HID", "PNP0B00");
-	name_int(a, "_UID", 0);
-	aml_name(a, "_CRS");
-	aml_resources(a);
-	aml_res_io(a, PORT_RTC_INDEX, 2);
-	aml_end(a);
-	aml_end(a);
-}
-
-static void add_power_button(struct aml *a)
-{
-	aml_device(a, "PWRB");
-	name_eisaid(a, "_HID", "PNP0C0C");
-	name_int(a, "_UID", 0);
-	aml_end(a);
-}
-
-/* ACPI 6.3, 5.6.9. Reading GDAT takes the events away, so it is read once. */
-static void add_ged(struct aml *a, const struct acpi_params *p)
-{
-	aml_device(a, "GED");
-	name_string(a, "_HID", "ACPI0013");
-	name_int(a, "_UID", 0);
-	aml_name(a, "_CRS");
-	aml_resources(a);
-	aml_res_interrupt(a, AML_EDGE, GSI_GED);
-	aml_end(a);
-	aml_region(a, "GDST", AML_SYSTEM_MEMORY, p->platform_base + LAYOUT_PLATFORM_GED, 1);
-	aml_field(a, "GDST", AML_ACCESS_BYTE | AML_WRITE_AS_ZEROS);
-	aml_field_unit(a, "GDAT", 8);
-	aml_end(a);
-	aml_method(a, "_EVT", 1, AML_SERIALIZED);
-	aml_store(a);
-	aml_path(a, "GDAT");
-	aml_local(a, 0);
-	aml_if(a);
-	aml_and(a);
-	aml_local(a, 0);
-	aml_int(a, GED_POWER_BUTTON);
-	aml_null(a);
-	aml_notify(a, "\\_SB.PWRB", 0x80);
-	aml_end(a);
-	aml_end(a);
-	aml_end(a);
-}
-
-#define SLEEP_TYPE_S5 5
-
-static void add_s5(struct aml *a)
-{
-	aml_name(a, "\\_S5");
-	aml_package(a);
-	for (unsigned i = 0; i < 4; i++) {
-		aml_element(a);
-		aml_int(a, i < 2 ? SLEEP_TYPE_S5 : 0);
-	}
-	aml_end(a);
-}
-
-static size_t add_dsdt(struct aml *a, const struct acpi_params *p)
-{
-	size_t start = acpi_table_begin(a, "DSDT", 6);
-
-	aml_scope(a, "\\_SB");
-	add_motherboard(a, p);
-	for (unsigned i = 0; i < p->nr_segments; i++)
-		add_bridge(a, i, p->windows[i]);
-	add_processors(a, p);
-	if (p->serial)
-		add_serial(a);
-	add_clock(a);
-	add_power_button(a);
-	add_ged(a, p);
-	aml_end(a);
-	add_s5(a);
-	acpi_table_end(a, start);
-	return start;
-}
-
-/* ---- the other tables ---- */
+/* ---- tables of fixed form ---- */
 
 struct gas { /* generic address structure */
 	uint8_t space, width, offset, access;
@@ -582,8 +247,8 @@ static void fill_rsdp(struct aml *a, uint64_t xsdt)
 	if (a->status)
 		return;
 	memcpy(a->data, &t, sizeof(t));
-	put_checksum(a, 0, RSDP_V1_SIZE, offsetof(typeof(t), checksum));
-	put_checksum(a, 0, RSDP_SIZE, offsetof(typeof(t), ext_checksum));
+	aml_checksum(a, 0, RSDP_V1_SIZE, offsetof(typeof(t), checksum));
+	aml_checksum(a, 0, RSDP_SIZE, offsetof(typeof(t), ext_checksum));
 }
 
 int acpi_build(const struct acpi_params *p, uint64_t base, uint8_t **out, size_t *size)
@@ -594,7 +259,7 @@ int acpi_build(const struct acpi_params *p, uint64_t base, uint8_t **out, size_t
 	int rc;
 
 	aml_bytes(&a, rsdp, sizeof(rsdp)); /* filled at the end */
-	dsdt = add_dsdt(&a, p);
+	dsdt = acpi_add_dsdt(&a, p);
 	tables[0] = add_fadt(&a, base + dsdt);
 	tables[1] = add_madt(&a, p);
 	tables[2] = add_mcfg(&a, p);
@@ -612,82 +277,6 @@ int acpi_build(const struct acpi_params *p, uint64_t base, uint8_t **out, size_t
 		aml_fini(&a);
 		return rc;
 	}
-	*out = a.data;
-	*size = a.size;
-	return 0;
-}
-
-/* ---- SMBIOS ---- */
-
-#define SMBIOS_ENTRY_SIZE 24
-#define SMBIOS_TABLE_OFF  32
-
-static void smbios_strings(struct aml *a, const char *const *s, unsigned nr)
-{
-	for (unsigned i = 0; i < nr; i++)
-		aml_bytes(a, s[i], strlen(s[i]) + 1);
-	if (!nr)
-		aml_u8(a, 0);
-	aml_u8(a, 0);
-}
-
-static void smbios_header(struct aml *a, uint8_t type, uint8_t size, uint16_t handle)
-{
-	aml_u8(a, type);
-	aml_u8(a, size);
-	aml_u16(a, handle);
-}
-
-/* SMBIOS 3.3, 7.1 and 7.2 */
-static void smbios_structures(struct aml *a)
-{
-	static const char *const bios[] = { "outboard", "1" };
-	static const char *const system[] = { "outboard", "outboard" };
-	static const uint8_t uuid[16];
-
-	smbios_header(a, 0, 24, 0);
-	aml_u8(a, 1);		/* vendor */
-	aml_u8(a, 2);		/* version */
-	aml_u16(a, 0);		/* start segment: none */
-	aml_u8(a, 0);		/* date */
-	aml_u8(a, 0);		/* ROM size */
-	aml_u64(a, 1 << 3);	/* characteristics are not given */
-	aml_u8(a, 1);		/* ACPI */
-	aml_u8(a, 0x14);	/* a virtual machine; the tables may be relied on */
-	aml_u32(a, 0xffffffff); /* releases of BIOS and embedded controller: none */
-	smbios_strings(a, bios, ARRAY_SIZE(bios));
-
-	smbios_header(a, 1, 27, 1);
-	aml_u8(a, 1);			  /* manufacturer */
-	aml_u8(a, 2);			  /* product */
-	aml_u16(a, 0);			  /* no version, no serial number */
-	aml_bytes(a, uuid, sizeof(uuid)); /* not set */
-	aml_u8(a, 6);			  /* woken by the power switch */
-	aml_u16(a, 0);			  /* no SKU, no family */
-	smbios_strings(a, system, ARRAY_SIZE(system));
-
-	smbios_header(a, 127, 4, 2);
-	smbios_strings(a, NULL, 0);
-}
-
-int smbios_build(uint64_t base, uint8_t **out, size_t *size)
-{
-	static const uint8_t head[SMBIOS_TABLE_OFF] = { '_', 'S', 'M', '3', '_', 0,
-		SMBIOS_ENTRY_SIZE, 3, 3, 0, 1 };
-	struct aml a = { 0 };
-	uint64_t table = base + SMBIOS_TABLE_OFF;
-	int rc;
-
-	aml_bytes(&a, head, sizeof(head));
-	smbios_structures(&a);
-	rc = aml_status(&a);
-	if (rc) {
-		aml_fini(&a);
-		return rc;
-	}
-	put_u32(&a, 12, (uint32_t)(a.size - SMBIOS_TABLE_OFF));
-	memcpy(a.data + 16, &table, sizeof(table));
-	put_checksum(&a, 0, SMBIOS_ENTRY_SIZE, 5);
 	*out = a.data;
 	*size = a.size;
 	return 0;

@@ -2,8 +2,8 @@
  * acpi.h - the tables by which the guest learns what the machine consists of
  *
  * Hardware-reduced ACPI 6.3: RSDP, XSDT, FADT, DSDT, MADT, MCFG, VIOT, DMAR, laid one after another
- * from LAYOUT_RSDP on; and a minimal SMBIOS 3 at LAYOUT_SMBIOS. Built anew for each
- * start of the guest, since guests may use the tables' memory for something else.
+ * from LAYOUT_RSDP on. Built anew for each start of the guest, since guests may use the tables'
+ * memory for something else.
  *
  * Threads: any; no state is kept.
  */
@@ -44,15 +44,12 @@ struct acpi_params {
  */
 int acpi_build(const struct acpi_params *p, uint64_t base, uint8_t **out, size_t *size);
 
-/* Build SMBIOS entry point and structures for base. Gives *out (free()); -ENOMEM. */
-int smbios_build(uint64_t base, uint8_t **out, size_t *size);
-
 /*
- * Write both where layout.h says. Gives the RSDP's guest address. 0 or -errno with a
- * text (no memory; too many segments and vCPUs for the space below 1 MiB).
+ * Write the tables, and SMBIOS (smbios.h), where layout.h says. Gives the RSDP's guest address. 0
+ * or -errno with a text (no memory; too many segments and vCPUs for the space below 1 MiB).
  */
-int acpi_install(const struct acpi_params *p, struct memory *memory, uint64_t *rsdp,
-	struct err *err);
+int acpi_install(
+	const struct acpi_params *p, struct memory *memory, uint64_t *rsdp, struct err *err);
 
 /* The GSI that _PRT gives pin A of a slot, the same on each segment. */
 unsigned acpi_intx_gsi(unsigned slot);

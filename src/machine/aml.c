@@ -124,6 +124,24 @@ void aml_u64(struct aml *a, uint64_t v)
 	aml_bytes(a, &v, sizeof(v));
 }
 
+void aml_patch_u32(struct aml *a, size_t at, uint32_t v)
+{
+	if (!a->status)
+		memcpy(a->data + at, &v, sizeof(v));
+}
+
+void aml_checksum(struct aml *a, size_t start, size_t size, size_t at)
+{
+	uint8_t sum = 0;
+
+	if (a->status)
+		return;
+	a->data[start + at] = 0;
+	for (size_t i = 0; i < size; i++)
+		sum = (uint8_t)(sum + a->data[start + i]);
+	a->data[start + at] = (uint8_t)-sum;
+}
+
 /* ---- lengths ---- */
 
 /* Encode a PkgLength; returns its number of bytes, 0 when the value has no encoding. */

@@ -46,6 +46,10 @@ void aml_u8(struct aml *a, uint8_t v);
 void aml_u16(struct aml *a, uint16_t v);
 void aml_u32(struct aml *a, uint32_t v);
 void aml_u64(struct aml *a, uint64_t v);
+/* In place of what was written at an offset. */
+void aml_patch_u32(struct aml *a, size_t at, uint32_t v);
+/* The byte at start + at becomes what makes `size` bytes from start on sum up to 0. */
+void aml_checksum(struct aml *a, size_t start, size_t size, size_t at);
 
 /* Close what was opened last. */
 void aml_end(struct aml *a);

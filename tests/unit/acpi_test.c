@@ -295,30 +295,6 @@ static void tables_are_installed_where_the_rsdp_says(void **state)
 	fake_memory_free(m);
 }
 
-/* Each structure is its formatted part and strings up to two zeroes; the last is type 127. */
-static void smbios_structures_end_where_the_entry_point_says(void **state)
-{
-	size_t size, off = 32, end, seen = 0;
-	uint8_t *bytes, type;
-
-	assert_int_equal(smbios_build(LAYOUT_SMBIOS, &bytes, &size), 0);
-	end = off + u32(bytes + 12);
-	assert_int_equal(end, size);
-	do {
-		assert_true(off + 4 <= end);
-		type = bytes[off];
-		off += bytes[off + 1];
-		while (off + 2 <= end && (bytes[off] || bytes[off + 1]))
-			off++;
-		off += 2;
-		seen++;
-	} while (type != 127);
-	assert_int_equal(off, end);
-	assert_int_equal(seen, 3);
-	assert_non_null(memmem(bytes, size, "outboard", 9));
-	free(bytes);
-}
-
 static void largest_machine_fits_and_ram_must_reach_there(void **state)
 {
 	struct memory *m = fake_memory_new(512 * KIB);
@@ -423,7 +399,6 @@ int main(int argc, char **argv)
 		cmocka_unit_test(serial_port_is_named_only_when_there_is_one),
 		cmocka_unit_test(interrupt_routes_are_those_of_the_pci_core),
 		cmocka_unit_test(tables_are_installed_where_the_rsdp_says),
-		cmocka_unit_test(smbios_structures_end_where_the_entry_point_says),
 		cmocka_unit_test(largest_machine_fits_and_ram_must_reach_there),
 		cmocka_unit_test(dmar_has_a_unit_a_segment_and_the_ioapic_in_the_first),
 	};
