@@ -86,10 +86,16 @@ static void rig_end(struct rig *r)
 	free(r);
 }
 
-static int attach(struct rig *r, const struct vfio_iommu_device *dev, struct vfio_binding *b)
+static int attach_to(struct rig *r, struct vfio_iommu *io, const struct vfio_iommu_device *dev,
+	struct vfio_binding *b)
 {
 	r->err.text[0] = 0;
-	return vfio_iommu_attach(r->io, dev, &r->cancel, b, &r->err);
+	return vfio_iommu_attach(io, dev, &r->cancel, b, &r->err);
+}
+
+static int attach(struct rig *r, const struct vfio_iommu_device *dev, struct vfio_binding *b)
+{
+	return attach_to(r, r->io, dev, b);
 }
 
 static void says(const struct rig *r, const char *text)
