@@ -171,13 +171,14 @@ static bool ask_kicks(struct vvu_proxy *p, unsigned i, bool wanted)
 
 bool vvu_rings_notify(struct vvu_proxy *p, bool rx_wanted, bool tx_wanted)
 {
-	bool more = false;
+	bool more = false, served = vvu_served(p);
 
 	if (p->broken)
 		return false;
+	/* One without the other is of no use yet: whatever waits in it, nothing is wanted. */
 	if (p->rings[VVU_QUEUE_RX].running)
-		more |= ask_kicks(p, VVU_QUEUE_RX, rx_wanted && !vvu_rx_ready(p));
+		more |= ask_kicks(p, VVU_QUEUE_RX, served && rx_wanted && !vvu_rx_ready(p));
 	if (p->rings[VVU_QUEUE_TX].running)
-		more |= ask_kicks(p, VVU_QUEUE_TX, tx_wanted);
+		more |= ask_kicks(p, VVU_QUEUE_TX, served && tx_wanted);
 	return more;
 }

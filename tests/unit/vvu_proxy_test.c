@@ -409,6 +409,44 @@ static void an_answer_that_nobody_asked_is_dropped(void **state)
 	end();
 }
 
+static double cpu_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return t.tv_sec * 1e3 + t.tv_nsec / 1e6;
+}
+
+/* A message that waits in one queue while the other is not enabled keeps nobody busy. */
+static void half_a_pair_of_queues_costs_no_cpu_time(void **state)
+{
+	const struct vhost_user_header h = { VHOST_USER_BACKEND_CONFIG_CHANGE_MSG,
+		VHOST_USER_FLAG_VERSION, 0 };
+	struct drv_buf out = { .len = sizeof(h) };
+	double before;
+	void *cookie;
+	uint32_t len;
+
+	log_init("test", LOG_ERR);
+	rig_init(r, VVU_DISCONNECT_BOTH);
+	out.iova = r->tx_at;
+	memcpy(drv_at(r->mem, out.iova), &h, sizeof(h));
+	r->queues[VVU_QUEUE_RX].enabled = false;
+	assert_int_equal(rig_start(r, 0), 0);
+	before = cpu_ms();
+	assert_int_equal(drv_add(r->drv[VVU_QUEUE_TX], &out, 1, 0, r), 0);
+	fd_signal(r->queues[VVU_QUEUE_TX].kick_fd);
+	rig_set_status(r, VVU_STATUS_BACKEND_UP);
+	assert_false(rig_used(r, VVU_QUEUE_TX, &cookie, &len, 400));
+	/* a busy loop would take all of it */
+	assert_true(cpu_ms() - before < 100);
+	/* What waited is looked at when the other one comes. */
+	r->queues[VVU_QUEUE_RX].enabled = true;
+	assert_int_equal(r->b->ops->queue_start(r->b, VVU_QUEUE_RX, &r->queues[VVU_QUEUE_RX]), 0);
+	assert_true(rig_used(r, VVU_QUEUE_TX, &cookie, &len, RIG_DEADLINE_MS));
+	end();
+}
+
 static void more_queues_than_there_are_doorbells_are_not_promised(void **state)
 {
 	begin(VVU_DISCONNECT_BOTH);
@@ -733,6 +771,7 @@ int main(void)
 		cmocka_unit_test(a_buffer_that_is_too_small_needs_a_reset),
 		cmocka_unit_test(an_answer_of_the_wrong_size_needs_a_reset),
 		cmocka_unit_test(an_answer_that_nobody_asked_is_dropped),
+		cmocka_unit_test(half_a_pair_of_queues_costs_no_cpu_time),
 		cmocka_unit_test(more_queues_than_there_are_doorbells_are_not_promised),
 		cmocka_unit_test(requests_of_the_driver_go_their_own_way),
 		cmocka_unit_test(a_sibling_that_does_not_read_holds_the_driver_up),
