@@ -31,7 +31,7 @@
 
 static int keep_protocol(struct vvu_proxy *p, struct vvu_msg *m, struct err *err)
 {
-	p->protocol = m->p.u64 & VVU_PROTOCOL_FEATURES;
+	p->protocol = m->p.u64 & (p->back_protocol | VHOST_USER_PROTOCOL_BIT(REPLY_ACK));
 	/* What the driver did not offer is ours. */
 	m->p.u64 = p->protocol & p->back_protocol;
 	return 0;
@@ -256,11 +256,34 @@ static void forward(struct vvu_proxy *p, struct vvu_msg *m)
 	}
 }
 
-void vvu_front_request(struct vvu_proxy *p, struct vvu_msg *m)
+/*
+ * A front-end that comes back may accept what it was offered the last time, without asking. But
+ * what the driver offers has to be known here: then it is asked from here, and the front-end's
+ * message waits for the answer.
+ */
+static bool learn_first(struct vvu_proxy *p, const struct vvu_msg *m)
+{
+	const struct vhost_user_header h = {
+		.request = VHOST_USER_GET_PROTOCOL_FEATURES,
+		.flags = VHOST_USER_FLAG_VERSION,
+	};
+
+	if (m->h.request != VHOST_USER_SET_PROTOCOL_FEATURES || p->back_known)
+		return false;
+	if (vvu_rx_give(p, &h, &m->p))
+		p->pending = (struct vvu_pending){
+			.rule = vhost_user_rule(h.request), .request = h.request, .own = true
+		};
+	return true;
+}
+
+bool vvu_front_request(struct vvu_proxy *p, struct vvu_msg *m)
 {
 	struct err err;
 	int rc;
 
+	if (learn_first(p, m))
+		return false;
 	err_clear(&err);
 	p->pending.removes = false;
 	rc = check(p, m, &err);
@@ -270,6 +293,7 @@ void vvu_front_request(struct vvu_proxy *p, struct vvu_msg *m)
 		refuse(p, m, rc, &err);
 	else if (!rc)
 		forward(p, m);
+	return true;
 }
 
 /* --- messages of the driver --- */
@@ -280,6 +304,7 @@ static void adapt(struct vvu_proxy *p, uint32_t request, union vhost_user_payloa
 	switch (request) {
 	case VHOST_USER_GET_PROTOCOL_FEATURES:
 		p->back_protocol = payload->u64 & VVU_PROTOCOL_FEATURES;
+		p->back_known = true;
 		payload->u64 = p->back_protocol | VHOST_USER_PROTOCOL_BIT(REPLY_ACK);
 		break;
 	case VHOST_USER_GET_QUEUE_NUM:
@@ -312,7 +337,8 @@ static void driver_reply(struct vvu_proxy *p, const struct vhost_user_header *h,
 	if (pending.removes && !payload->u64)
 		vvu_remove_at(p, pending.at);
 	adapt(p, h->request, payload);
-	vvu_reply(p, h->request, payload, h->size, -1);
+	if (!pending.own)
+		vvu_reply(p, h->request, payload, h->size, -1);
 }
 
 /* A request that cannot travel: it needs a descriptor, or nobody listens. */

@@ -67,6 +67,7 @@ static void cut(struct vvu_proxy *p)
 		p->owner->ops->notification(p->owner, i, -1);
 	p->pending = (struct vvu_pending){ 0 };
 	p->protocol = p->back_protocol = 0;
+	p->back_known = false;
 	p->asked = 0;
 	p->connected = false;
 	p->config.status &= ~VVU_STATUS_FRONTEND_UP;
@@ -267,9 +268,9 @@ static bool front_moves(struct vvu_proxy *p)
 	memcpy(&m.p, (const uint8_t *)header + sizeof(m.h), m.h.size);
 	m.fds = vu_chan_fds(&p->chan);
 	m.rule = vhost_user_rule(m.h.request);
-	vvu_front_request(p, &m);
 	/* Also of a sibling that was hung up on: its sockets are open until serve() goes round. */
-	vu_chan_done(&p->chan);
+	if (vvu_front_request(p, &m))
+		vu_chan_done(&p->chan);
 	return true;
 }
 

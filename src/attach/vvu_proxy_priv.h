@@ -59,8 +59,10 @@ struct vvu_pending {
 	const struct vhost_user_rule *rule; /* NULL: none */
 	uint32_t request;
 	bool ack;	 /* by the number of REPLY_ACK */
-	bool removes;	 /* memory, when the driver has let go of it: this */
-	uint64_t at, size;
+	bool own;	 /* the proxy asks, not the front-end */
+	/* Memory goes when the driver has let go of it, or would not have it. */
+	bool removes, adds;
+	uint64_t at; /* this */
 };
 
 struct vvu_proxy {
@@ -104,7 +106,8 @@ struct vvu_proxy {
 	bool connected;
 	bool leaving; /* not connected any more, but its sockets are still open */
 	uint64_t protocol;	   /* features that the front-end accepted */
-	uint64_t back_protocol;	   /* features that the driver offers */
+	uint64_t back_protocol;	   /* features that the driver offers, when it has said so */
+	bool back_known;
 	struct vvu_pending pending;
 	unsigned asked; /* requests of the driver whose answers the sibling owes */
 
@@ -165,8 +168,11 @@ int vvu_open_back(struct vvu_proxy *p, int fd);
 
 /* --- vvu_proxy_front.c; loop thread --- */
 
-/* Act on a request of the front-end, then give it to the driver, refuse it or answer it. */
-void vvu_front_request(struct vvu_proxy *p, struct vvu_msg *m);
+/*
+ * Act on a request of the front-end, then give it to the driver, refuse it or answer it. False: it
+ * has to wait, come again with it when nothing is pending.
+ */
+bool vvu_front_request(struct vvu_proxy *p, struct vvu_msg *m);
 /* A message of the driver. payload: h->size bytes. */
 void vvu_driver_message(
 	struct vvu_proxy *p, const struct vhost_user_header *h, union vhost_user_payload *payload);

@@ -126,6 +126,39 @@ static void inflight_is_offered_only_where_the_driver_knows_it(void **state)
 	end();
 }
 
+/* As front-ends do that come back: what they were offered the last time is good enough for them. */
+static void features_may_be_accepted_unasked(void **state)
+{
+	begin(VVU_DISCONNECT_BOTH);
+	rig_connect(r);
+	rig_send_u64(r, VHOST_USER_SET_PROTOCOL_FEATURES, NEED_REPLY, USUAL | BIT(CONFIG), -1);
+	/* The driver tells what it offers; whoever did not ask does not hear of it. */
+	heard(VHOST_USER_GET_PROTOCOL_FEATURES);
+	assert_true(rig_answer(r, VHOST_USER_GET_PROTOCOL_FEATURES, USUAL | BIT(MQ)));
+	assert_int_equal(heard(VHOST_USER_SET_PROTOCOL_FEATURES).p.u64, USUAL);
+	assert_true(rig_answer(r, VHOST_USER_SET_PROTOCOL_FEATURES, 0));
+	assert_int_equal(received(VHOST_USER_SET_PROTOCOL_FEATURES).p.u64, 0);
+	/* Once a sibling. */
+	rig_send_u64(r, VHOST_USER_SET_PROTOCOL_FEATURES, 0, USUAL | BIT(MQ), -1);
+	assert_int_equal(heard(VHOST_USER_SET_PROTOCOL_FEATURES).p.u64, USUAL | BIT(MQ));
+	end();
+}
+
+/* Its messages may be longer than any that the driver has made room for. */
+static void what_was_not_offered_is_not_negotiated(void **state)
+{
+	const struct vhost_user_shmem_config session = { .nr = 0 };
+	struct rig_msg m;
+
+	begin(VVU_DISCONNECT_BOTH);
+	shake_hands(BIT(MQ), BIT(MQ) | BIT(CRYPTO_SESSION));
+	rig_send(r, VHOST_USER_CREATE_CRYPTO_SESSION, 0, &session, sizeof(session), NULL, 0);
+	assert_false(rig_recv(r, &m));
+	assert_int_equal(rig_hear(r, &m), 0);
+	assert_int_equal(count(&r->owner.needs_resets), 0);
+	end();
+}
+
 static void a_driver_without_reply_ack_is_answered_for(void **state)
 {
 	struct rig_msg m;
@@ -759,6 +792,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(only_features_that_can_be_had_are_offered),
 		cmocka_unit_test(inflight_is_offered_only_where_the_driver_knows_it),
+		cmocka_unit_test(features_may_be_accepted_unasked),
+		cmocka_unit_test(what_was_not_offered_is_not_negotiated),
 		cmocka_unit_test(a_driver_without_reply_ack_is_answered_for),
 		cmocka_unit_test(memory_is_there_before_the_driver_hears_of_it),
 		cmocka_unit_test(regions_fill_gaps_and_go_when_the_driver_says_so),
