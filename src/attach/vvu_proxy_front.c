@@ -285,7 +285,10 @@ bool vvu_front_request(struct vvu_proxy *p, struct vvu_msg *m)
 	if (learn_first(p, m))
 		return false;
 	err_clear(&err);
-	p->pending.removes = false;
+	p->pending.removes = p->pending.adds = false;
+	/* One that does not wait for the driver gets what it asks for. */
+	if (p->stale && m->fds)
+		vvu_clear_memory(p);
 	rc = check(p, m, &err);
 	if (!rc)
 		rc = act(p, m, &err);
@@ -334,7 +337,9 @@ static void driver_reply(struct vvu_proxy *p, const struct vhost_user_header *h,
 		return;
 	}
 	p->pending = (struct vvu_pending){ 0 };
-	if (pending.removes && !payload->u64)
+	if (p->stale)
+		vvu_clear_memory(p);
+	if (payload->u64 ? pending.adds : pending.removes)
 		vvu_remove_at(p, pending.at);
 	adapt(p, h->request, payload);
 	if (!pending.own)

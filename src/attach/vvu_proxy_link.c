@@ -159,8 +159,13 @@ static bool welcome(struct vvu_proxy *p)
 		return false;
 	}
 	log_info("%s: a sibling has come", p->id);
-	/* The driver has been told that the one before left. */
-	vvu_clear_memory(p);
+	/*
+	 * A driver that is up again is done with the one before. One that was told by a buffer
+	 * alone may be in the midst of a request, until it has turned to this one.
+	 */
+	p->stale = true;
+	if (p->disconnect != VVU_DISCONNECT_ZERO_LEN)
+		vvu_clear_memory(p);
 	p->connected = true;
 	p->config.status |= VVU_STATUS_FRONTEND_UP;
 	p->owner->ops->config_changed(p->owner);

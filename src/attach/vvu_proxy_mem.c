@@ -416,6 +416,7 @@ int vvu_make_inflight(struct vvu_proxy *p, struct vhost_user_inflight *i, struct
 
 void vvu_clear_memory(struct vvu_proxy *p)
 {
+	p->stale = false;
 	clear_regions(p);
 	clear_piece(p, VVU_SHM_LOG, &p->log_size);
 	clear_piece(p, VVU_SHM_INFLIGHT, &p->inflight_size);

@@ -105,6 +105,7 @@ struct vvu_proxy {
 	/* The sibling. */
 	bool connected;
 	bool leaving; /* not connected any more, but its sockets are still open */
+	bool stale;   /* what lies in shared memory is of the one before */
 	uint64_t protocol;	   /* features that the front-end accepted */
 	uint64_t back_protocol;	   /* features that the driver offers, when it has said so */
 	bool back_known;

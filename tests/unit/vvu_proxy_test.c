@@ -605,6 +605,43 @@ static void the_driver_hears_by_both(void **state)
 	leaves(VVU_DISCONNECT_BOTH, true, true);
 }
 
+/*
+ * A driver that was only told by a buffer may be in the midst of a request of the one before, whose
+ * memory must not become another one's, or nothing, under it.
+ */
+static void memory_stays_until_the_driver_has_turned_to_the_next(void **state)
+{
+	struct rig_msg m;
+	int fd;
+
+	begin(VVU_DISCONNECT_ZERO_LEN);
+	shake_hands(USUAL, USUAL);
+	fd = memory_of(REGION);
+	send_table(1, 0, &fd);
+	heard(VHOST_USER_SET_MEM_TABLE);
+	fd_close(&r->sock);
+	assert_int_equal(rig_hear(r, &m), 0);
+	rig_connect(r);
+	rig_send(r, VHOST_USER_GET_FEATURES, 0, NULL, 0, NULL, 0);
+	heard(VHOST_USER_GET_FEATURES);
+	assert_int_equal(count(&r->owner.nr_maps), 1);
+	assert_true(rig_answer(r, VHOST_USER_GET_FEATURES, 1));
+	received(VHOST_USER_GET_FEATURES);
+	assert_int_equal(count(&r->owner.nr_maps), 0);
+	/* Who does not wait for an answer has memory of his own, and no other. */
+	send_table(1, 0, &fd);
+	heard(VHOST_USER_SET_MEM_TABLE);
+	fd_close(&r->sock);
+	assert_int_equal(rig_hear(r, &m), 0);
+	rig_connect(r);
+	send_table(1, 0, &fd);
+	heard(VHOST_USER_SET_MEM_TABLE);
+	assert_int_equal(count(&r->owner.nr_maps), 1);
+	assert_int_equal(count(&r->owner.mapped), 3);
+	close(fd);
+	end();
+}
+
 static void a_reset_takes_everything_back_at_once(void **state)
 {
 	struct rig_msg m;
@@ -813,6 +850,7 @@ int main(void)
 		cmocka_unit_test(the_driver_hears_by_a_buffer),
 		cmocka_unit_test(the_driver_hears_by_the_status),
 		cmocka_unit_test(the_driver_hears_by_both),
+		cmocka_unit_test(memory_stays_until_the_driver_has_turned_to_the_next),
 		cmocka_unit_test(a_reset_takes_everything_back_at_once),
 		cmocka_unit_test(behind_an_iommu_all_goes_by_what_is_mapped),
 		cmocka_unit_test(without_one_nothing_is_said_of_it),
