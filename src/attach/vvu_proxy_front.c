@@ -47,7 +47,13 @@ static int set_table(struct vvu_proxy *p, struct vvu_msg *m, struct err *err)
 
 static int add_region(struct vvu_proxy *p, struct vvu_msg *m, struct err *err)
 {
-	return vvu_add_region(p, &m->p.mem_reg.region, m->fds->fds[0], err);
+	int rc = vvu_add_region(p, &m->p.mem_reg.region, m->fds->fds[0], err);
+
+	if (rc)
+		return rc;
+	p->pending.adds = true;
+	p->pending.at = m->p.mem_reg.region.mmap_offset;
+	return 0;
 }
 
 /*
@@ -239,12 +245,13 @@ static void forward(struct vvu_proxy *p, struct vvu_msg *m)
 {
 	bool ack = wants_ack(p, m);
 	bool driver_acks = ack && p->back_protocol & VHOST_USER_PROTOCOL_BIT(REPLY_ACK);
-	bool removes = p->pending.removes;
+	bool removes = p->pending.removes, adds = p->pending.adds;
 
 	m->h.flags = VHOST_USER_FLAG_VERSION | (driver_acks ? VHOST_USER_FLAG_NEED_REPLY : 0);
 	if (removes && !driver_acks)
 		vvu_remove_at(p, p->pending.at);
 	p->pending.removes = removes && driver_acks;
+	p->pending.adds = adds && driver_acks;
 	if (!vvu_rx_give(p, &m->h, &m->p))
 		return;
 	if (m->rule->replies || driver_acks) {

@@ -243,6 +243,24 @@ static void regions_fill_gaps_and_go_when_the_driver_says_so(void **state)
 	end();
 }
 
+static void a_region_that_the_driver_refuses_is_taken_out(void **state)
+{
+	int fd;
+
+	begin(VVU_DISCONNECT_BOTH);
+	shake_hands(USUAL, USUAL);
+	fd = memory_of(REGION);
+	for (unsigned i = 0; i < 3; i++) {
+		send_region(VHOST_USER_ADD_MEM_REG, i, REGION, fd);
+		assert_int_equal(heard(VHOST_USER_ADD_MEM_REG).p.mem_reg.region.mmap_offset, 0);
+		assert_true(rig_answer(r, VHOST_USER_ADD_MEM_REG, ENOSPC));
+		assert_int_equal(received(VHOST_USER_ADD_MEM_REG).p.u64, ENOSPC);
+		assert_int_equal(count(&r->owner.nr_maps), 0);
+	}
+	close(fd);
+	end();
+}
+
 static void what_the_pci_side_refuses_is_refused(void **state)
 {
 	int fd = -1;
@@ -834,6 +852,7 @@ int main(void)
 		cmocka_unit_test(a_driver_without_reply_ack_is_answered_for),
 		cmocka_unit_test(memory_is_there_before_the_driver_hears_of_it),
 		cmocka_unit_test(regions_fill_gaps_and_go_when_the_driver_says_so),
+		cmocka_unit_test(a_region_that_the_driver_refuses_is_taken_out),
 		cmocka_unit_test(what_the_pci_side_refuses_is_refused),
 		cmocka_unit_test(without_reply_ack_a_refusal_is_the_end),
 		cmocka_unit_test(a_request_waits_for_the_answer_to_the_one_before),
