@@ -245,10 +245,14 @@ static bool has_ear(const struct vvu_proxy *p)
 	return p->chan.out_bytes <= MAX_OUT && p->back.out_bytes <= MAX_OUT;
 }
 
-/* What is refused is answered here, so there must be an end to that, too. */
+/*
+ * What is refused, and an inflight area, is answered here, so there must be an end to that, too: an
+ * answer that waits may hold a descriptor.
+ */
 static bool may_read_front(struct vvu_proxy *p)
 {
-	return p->connected && !p->pending.rule && p->chan.out_bytes <= MAX_OUT && vvu_rx_ready(p);
+	return p->connected && !p->pending.rule && !vu_chan_out_pending(&p->chan) &&
+	       vvu_rx_ready(p);
 }
 
 /* Requests of the front-end. True: something moved. */

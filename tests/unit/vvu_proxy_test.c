@@ -332,13 +332,12 @@ static void messages_wait_for_buffers(void **state)
 	end();
 }
 
-/* Requests that the proxy refuses by itself, for as long as it takes any: how many. */
-static unsigned flood(uint64_t most_bytes)
+/* Requests that the proxy answers by itself, for as long as it takes any: how many. */
+static unsigned flood(uint32_t request, const void *payload, uint32_t size, uint64_t most_bytes)
 {
-	const struct vhost_user_header h = { VHOST_USER_SET_VRING_CALL,
-		VHOST_USER_FLAG_VERSION | NEED_REPLY, 8 };
-	const uint64_t queue = 99;
-	const struct iovec iov[2] = { { (void *)&h, sizeof(h) }, { (void *)&queue, 8 } };
+	const struct vhost_user_header h = { request, VHOST_USER_FLAG_VERSION | NEED_REPLY, size };
+	const struct iovec iov[2] = { { (void *)&h, sizeof(h) }, { (void *)payload, size } };
+	const ssize_t len = (ssize_t)(sizeof(h) + size);
 	struct pollfd room = { .fd = r->sock, .events = POLLOUT };
 	unsigned nr = 0;
 
@@ -347,25 +346,41 @@ static unsigned flood(uint64_t most_bytes)
 
 		if (n == -EAGAIN && poll(&room, 1, 500) == 0)
 			return nr;
-		assert_true(n == 20 || n == -EAGAIN);
-		nr += n == 20;
-		assert_true(nr * 20ull < most_bytes);
+		assert_true(n == len || n == -EAGAIN);
+		nr += n == len;
+		assert_true(nr * (uint64_t)len < most_bytes);
 	}
 }
 
 static void answers_that_nobody_reads_are_not_piled_up(void **state)
 {
+	const uint64_t queue = 99;
 	unsigned nr;
 
 	begin(VVU_DISCONNECT_BOTH);
 	shake_hands(USUAL, USUAL);
 	assert_int_equal(fcntl(r->sock, F_SETFL, O_NONBLOCK), 0);
-	nr = flood(16 * MIB);
+	nr = flood(VHOST_USER_SET_VRING_CALL, &queue, sizeof(queue), 16 * MIB);
 	/* All are answered when they are read. */
 	for (unsigned i = 0; i < nr; i++)
 		assert_int_equal(received(VHOST_USER_SET_VRING_CALL).p.u64, EINVAL);
 	rig_send(r, VHOST_USER_SET_OWNER, 0, NULL, 0, NULL, 0);
 	heard(VHOST_USER_SET_OWNER);
+	end();
+}
+
+/* Each would be a descriptor of ours for as long as it waits. */
+static void areas_that_nobody_fetches_are_not_piled_up(void **state)
+{
+	const struct vhost_user_inflight area = { .num_queues = 1, .queue_size = 16 };
+	int before;
+
+	begin(VVU_DISCONNECT_BOTH);
+	shake_hands(USUAL, USUAL);
+	assert_int_equal(fcntl(r->sock, F_SETFL, O_NONBLOCK), 0);
+	before = fd_count();
+	flood(VHOST_USER_GET_INFLIGHT_FD, &area, sizeof(area), 16 * MIB);
+	assert_true(fd_count() <= before + 2);
 	end();
 }
 
@@ -858,6 +873,7 @@ int main(void)
 		cmocka_unit_test(a_request_waits_for_the_answer_to_the_one_before),
 		cmocka_unit_test(messages_wait_for_buffers),
 		cmocka_unit_test(answers_that_nobody_reads_are_not_piled_up),
+		cmocka_unit_test(areas_that_nobody_fetches_are_not_piled_up),
 		cmocka_unit_test(eventfds_are_connected_before_the_driver_hears_of_them),
 		cmocka_unit_test(a_buffer_that_is_too_small_needs_a_reset),
 		cmocka_unit_test(an_answer_of_the_wrong_size_needs_a_reset),
