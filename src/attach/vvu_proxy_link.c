@@ -174,17 +174,15 @@ static bool welcome(struct vvu_proxy *p)
 
 /* --- messages out --- */
 
-static void send_to(struct vvu_proxy *p, struct vu_chan *ch, const struct vhost_user_header *h,
-	const void *payload, int fd)
+static int send_to(
+	struct vu_chan *ch, const struct vhost_user_header *h, const void *payload, int fd)
 {
 	const struct iovec iov[2] = {
 		{ (void *)h, sizeof(*h) },
 		{ (void *)payload, h->size },
 	};
-	int rc = vu_chan_send(ch, iov, 2, &fd, fd >= 0, true);
 
-	if (rc)
-		lost(p, rc);
+	return vu_chan_send(ch, iov, 2, &fd, fd >= 0, true);
 }
 
 void vvu_reply(struct vvu_proxy *p, uint32_t request, const void *payload, uint32_t size, int fd)
@@ -194,8 +192,11 @@ void vvu_reply(struct vvu_proxy *p, uint32_t request, const void *payload, uint3
 		.flags = VHOST_USER_FLAG_VERSION | VHOST_USER_FLAG_REPLY,
 		.size = size,
 	};
+	int rc;
 
-	send_to(p, &p->chan, &h, payload, fd);
+	rc = send_to(&p->chan, &h, payload, fd);
+	if (rc)
+		lost(p, rc);
 }
 
 int vvu_ask(struct vvu_proxy *p, const struct vhost_user_header *h, const void *payload)
@@ -207,8 +208,12 @@ int vvu_ask(struct vvu_proxy *p, const struct vhost_user_header *h, const void *
 	if (!p->back_open || p->asked > MAX_MESSAGES)
 		return -ENOTCONN;
 	out.flags = VHOST_USER_FLAG_VERSION | (answered ? VHOST_USER_FLAG_NEED_REPLY : 0);
+	/* It listens no more, but may do all else. */
+	if (send_to(&p->back, &out, payload, -1)) {
+		close_back(p);
+		return -ENOTCONN;
+	}
 	p->asked += answered;
-	send_to(p, &p->back, &out, payload, -1);
 	return 0;
 }
 
@@ -301,6 +306,12 @@ static bool answers_move(struct vvu_proxy *p)
 				vhost_user_backend_name(h.request));
 			return true;
 		}
+		/* Nothing else is asked for (driver_request()), or has the driver room for. */
+		if (h.size != sizeof(uint64_t)) {
+			vvu_hang_up(p, "it answers %s with %u bytes, expected a number of %zu",
+				vhost_user_backend_name(h.request), h.size, sizeof(uint64_t));
+			return true;
+		}
 		p->asked--;
 		vvu_rx_give(p, &h, (const uint8_t *)header + sizeof(h));
 		vu_chan_done(&p->back);
@@ -371,12 +382,15 @@ static bool move(struct vvu_proxy *p)
 	return moved || p->leaving;
 }
 
-static void flush(struct vvu_proxy *p, struct vu_chan *ch)
+static void flush(struct vvu_proxy *p)
 {
-	int rc = vu_chan_out_pending(ch) ? vu_chan_flush(ch) : 0;
+	int rc = vu_chan_flush(&p->chan);
 
 	if (rc && rc != -EAGAIN)
 		lost(p, rc);
+	rc = vu_chan_flush(&p->back);
+	if (rc && rc != -EAGAIN)
+		close_back(p);
 }
 
 static void watch(struct loop_source *src, uint32_t events)
@@ -431,8 +445,7 @@ static void serve(struct vvu_proxy *p)
 	for (unsigned i = 0; i < VVU_NR_QUEUES; i++)
 		vvu_ring_look(p, i);
 	add_sources(p);
-	flush(p, &p->chan);
-	flush(p, &p->back);
+	flush(p);
 	while (n < MAX_MESSAGES && move(p))
 		n++;
 	if (vvu_rings_notify(p, waits_for_buffer(p), has_ear(p)) || n == MAX_MESSAGES)

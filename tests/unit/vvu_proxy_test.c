@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "vvu_rig.h"
 
@@ -563,6 +564,59 @@ static void requests_of_the_driver_go_their_own_way(void **state)
 	end();
 }
 
+/* A socket for the driver's requests: our end. */
+static int listen_to_the_driver(void)
+{
+	int pair[2];
+
+	shake_hands(USUAL | BIT(CONFIG), USUAL | BIT(CONFIG));
+	assert_int_equal(sock_pair(pair), 0);
+	rig_send(r, VHOST_USER_SET_BACKEND_REQ_FD, 0, NULL, 0, &pair[1], 1);
+	heard(VHOST_USER_SET_BACKEND_REQ_FD);
+	close(pair[1]);
+	return pair[0];
+}
+
+/* The driver has room for a number; it is the sibling who has to know. */
+static void an_answer_that_is_no_number_is_the_end_of_the_sibling(void **state)
+{
+	static const uint8_t bytes[VHOST_USER_MAX_PAYLOAD];
+	const struct vhost_user_header h = { VHOST_USER_BACKEND_CONFIG_CHANGE_MSG,
+		VHOST_USER_FLAG_VERSION | REPLY, sizeof(bytes) };
+	const struct iovec iov[2] = { { (void *)&h, sizeof(h) }, { (void *)bytes, sizeof(bytes) } };
+	struct rig_msg m;
+	int back;
+
+	begin(VVU_DISCONNECT_BOTH);
+	back = listen_to_the_driver();
+	assert_true(rig_say(r, VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, NEED_REPLY, NULL, 0));
+	assert_true(rig_recv_at(back, &m));
+	assert_int_equal(sock_send(back, iov, 2, NULL, 0), sizeof(h) + sizeof(bytes));
+	assert_int_equal(rig_hear(r, &m), 0);
+	assert_false(rig_recv(r, &m));
+	assert_int_equal(count(&r->owner.needs_resets), 0);
+	close(back);
+	end();
+}
+
+/* That is all: it goes on being served. */
+static void a_sibling_may_stop_listening_to_the_driver(void **state)
+{
+	int back;
+
+	begin(VVU_DISCONNECT_BOTH);
+	back = listen_to_the_driver();
+	assert_int_equal(shutdown(back, SHUT_RD), 0);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_true(rig_say(r, VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, NEED_REPLY, NULL, 0));
+		assert_int_equal(heard(VHOST_USER_BACKEND_CONFIG_CHANGE_MSG).p.u64, EOPNOTSUPP);
+	}
+	rig_send(r, VHOST_USER_SET_OWNER, 0, NULL, 0, NULL, 0);
+	heard(VHOST_USER_SET_OWNER);
+	close(back);
+	end();
+}
+
 #define MUCH 50000
 
 static void a_sibling_that_does_not_read_holds_the_driver_up(void **state)
@@ -881,6 +935,8 @@ int main(void)
 		cmocka_unit_test(half_a_pair_of_queues_costs_no_cpu_time),
 		cmocka_unit_test(more_queues_than_there_are_doorbells_are_not_promised),
 		cmocka_unit_test(requests_of_the_driver_go_their_own_way),
+		cmocka_unit_test(an_answer_that_is_no_number_is_the_end_of_the_sibling),
+		cmocka_unit_test(a_sibling_may_stop_listening_to_the_driver),
 		cmocka_unit_test(a_sibling_that_does_not_read_holds_the_driver_up),
 		cmocka_unit_test(the_driver_hears_by_a_buffer),
 		cmocka_unit_test(the_driver_hears_by_the_status),
