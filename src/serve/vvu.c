@@ -180,7 +180,7 @@ void vvu_hang_up(struct vvu_port *p)
 	if (p->state != VVU_SERVING)
 		return;
 	vvu_part(p);
-	vvu_pci_set_status(&p->pci, 0);
+	p->dropped = true;
 }
 
 /* The model is free: the next one may come. What is in the queue now is not of the next one. */
@@ -206,8 +206,13 @@ static void deserted(void *arg)
 	/* The port may have hung up first. */
 	vvu_hang_up(p);
 	p->busy = false;
-	if (p->state == VVU_PARTING)
+	if (p->state == VVU_PARTING) {
 		p->state = VVU_ALONE;
+		/* Its memory goes with it: not before the model is done with that. */
+		if (p->dropped)
+			vvu_pci_set_status(&p->pci, 0);
+	}
+	p->dropped = false;
 	vvu_wake(p);
 }
 

@@ -79,6 +79,7 @@ struct vvu_port {
 
 	enum vvu_state state;
 	bool busy;    /* the vhost-user port has a front-end, or is about to get rid of it */
+	bool dropped; /* the sibling that is parting is to be hung up on */
 	bool up_seen; /* FRONTEND_UP, of this sibling */
 	bool discard; /* messages of a sibling that has gone, until the buffer of no bytes */
 	struct vvu_end main, channel;
@@ -99,7 +100,7 @@ void vvu_reset(struct vvu_port *p);
 int vvu_welcome(struct vvu_port *p);
 /* The sibling has gone: the vhost-user port sees its front-end leave. */
 void vvu_part(struct vvu_port *p);
-/* The vhost-user port has hung up on its front-end: so do we on the sibling. */
+/* The vhost-user port has hung up on its front-end: so do we on the sibling, when all is done. */
 void vvu_hang_up(struct vvu_port *p);
 /* Look at everything once more, from the top of the loop. */
 void vvu_wake(struct vvu_port *p);

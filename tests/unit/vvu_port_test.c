@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -459,6 +460,81 @@ static void a_sibling_that_is_dropped_is_hung_up_on(void **state)
 	end(&e);
 }
 
+struct look {
+	struct loop_work work;
+	struct echo_queue *queue;
+	bool stopping;
+	sem_t done;
+};
+
+static void look(struct loop_work *work)
+{
+	struct look *l = container_of(work, struct look, work);
+
+	l->stopping = l->queue->stopped;
+	sem_post(&l->done);
+}
+
+/* On the loop's thread, after all that was ready before: whether the queue is to stop. */
+static bool is_stopping(struct end *e, unsigned q)
+{
+	struct look l = { .queue = &e->echo->queues[q] };
+
+	sem_init(&l.done, 0, 0);
+	loop_post(e->loop, &l.work, look);
+	sem_wait(&l.done);
+	sem_destroy(&l.done);
+	return l.stopping;
+}
+
+static void make_request(struct end *e, unsigned q)
+{
+	uint8_t *ram = e->fake.memory;
+	struct vring_desc *desc = (void *)(ram + RING(q));
+	struct vring_avail *avail = (void *)(ram + RING(q) + AVAIL);
+
+	desc[0] = (struct vring_desc){ GPA + OUT_AT, 64, VRING_DESC_F_NEXT, 1 };
+	desc[1] = (struct vring_desc){ GPA + IN_AT, 64, VRING_DESC_F_WRITE, 0 };
+	avail->ring[e->avail[q] % 64] = 0;
+	__atomic_store_n(&avail->idx, ++e->avail[q], __ATOMIC_RELEASE);
+	fake_raise(&e->fake, e->fake.kick_vector[q]);
+}
+
+/* With the sibling its memory goes, where a request that is under way reads and writes. */
+static void a_sibling_that_is_dropped_is_kept_while_its_requests_are_under_way(void **state)
+{
+	time_t until = time(NULL) + FAKE_DEADLINE;
+	struct end e;
+
+	prepare(&e);
+	start(&e);
+	hello(&e);
+	assert_int_equal(share(&e, 0, MEMORY), 0);
+	set_up_queue(&e, 0);
+	atomic_store(&e.echo->hold, true);
+	make_request(&e, 0);
+	while (!atomic_load(&e.echo->queues[0].held))
+		assert_true(time(NULL) < until);
+	say_u64(&e, VHOST_USER_SET_VRING_KICK, FAKE_QUEUES);
+	while (!is_stopping(&e, 0))
+		assert_true(time(NULL) < until);
+	/* What the port has closed was seen by now. */
+	for (unsigned i = 0; i < 3; i++)
+		assert_true(is_stopping(&e, 0));
+	pthread_mutex_lock(&e.fake.lock);
+	assert_int_equal(e.fake.hang_ups, 0);
+	pthread_mutex_unlock(&e.fake.lock);
+	echo_release(e.echo);
+	await_bell(&e, VVU_DOORBELL_CALL(FAKE_QUEUES, 0));
+	pthread_mutex_lock(&e.fake.lock);
+	while (!e.fake.hang_ups)
+		fake_wait(&e.fake);
+	pthread_mutex_unlock(&e.fake.lock);
+	fake_wait_up(&e.fake, VVU_STATUS_BACKEND_UP);
+	sibling(&e);
+	end(&e);
+}
+
 /* After each of these the function is set up anew, and serves. */
 static void nonsense_of_the_device_is_answered_by_a_reset(void **state)
 {
@@ -636,6 +712,7 @@ int main(void)
 		cmocka_unit_test(a_ring_that_does_not_start_rings_the_error_bell),
 		cmocka_unit_test(places_that_are_not_there_are_refused),
 		cmocka_unit_test(a_sibling_that_is_dropped_is_hung_up_on),
+		cmocka_unit_test(a_sibling_that_is_dropped_is_kept_while_its_requests_are_under_way),
 		cmocka_unit_test(nonsense_of_the_device_is_answered_by_a_reset),
 		cmocka_unit_test(a_function_that_is_gone_is_given_up),
 		cmocka_unit_test(what_cannot_be_used_is_refused_in_a_line),
