@@ -556,7 +556,8 @@ static void nonsense_of_the_device_is_answered_by_a_reset(void **state)
 			fake_push(&e.fake, VVU_QUEUE_RX, id, 1025);
 			break;
 		case 2:
-			fake_used(&e.fake, VVU_QUEUE_RX)->idx += 1000;
+			__atomic_fetch_add(
+				&fake_used(&e.fake, VVU_QUEUE_RX)->idx, 1000, __ATOMIC_RELEASE);
 			fake_raise(&e.fake, 0);
 			break;
 		case 3: /* a header that says more than there is */
