@@ -24,7 +24,6 @@
 
 #include "base/clock.h"
 #include "base/fd.h"
-#include "base/log.h"
 #include "base/sock.h"
 #include "base/util.h"
 
@@ -240,6 +239,24 @@ int char_end_listen(struct char_end *e, const char *path, struct err *err)
 	e->listen_fd = fd;
 	e->out = CHAR_OUT_SOCKET;
 	return 0;
+}
+
+int char_end_accept(const struct char_end *e, struct acceptor *acceptor, bool has_client,
+	const char *name, struct log_limit *limit)
+{
+	const char *where = e->path ? e->path : "its socket";
+	FD_AUTO fd = acceptor_take(acceptor);
+
+	if (fd >= 0 && !has_client)
+		return fd_take(&fd);
+	if (fd >= 0) {
+		log_limited(limit, LOG_INFO, "%s: %s: has a client already", name, where);
+		return -EBUSY;
+	}
+	if (fd != -EAGAIN)
+		log_limited(limit, LOG_WARN, "%s: %s: cannot accept a client: %s", name, where,
+			strerror(-fd));
+	return fd;
 }
 
 void char_end_client(struct char_end *e, int fd)

@@ -15,7 +15,9 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#include "base/acceptor.h"
 #include "base/err.h"
+#include "base/log.h"
 #include "base/tty.h"
 
 /* How out_fd is written to without waiting. */
@@ -61,6 +63,13 @@ int char_end_listen(struct char_end *e, const char *path, struct err *err);
 /* The same with one that was given; taken on success. */
 int char_end_listener(struct char_end *e, int fd, struct err *err);
 
+/*
+ * Somebody has come at listen_fd, which the acceptor watches. Gives the socket, or -errno: nobody
+ * is there after all, something is short, or has_client, and who came is turned away. Logged but
+ * for the first, under the name of whose end it is.
+ */
+int char_end_accept(const struct char_end *e, struct acceptor *acceptor, bool has_client,
+	const char *name, struct log_limit *limit);
 /* A client has come: takes fd, a connected socket, which is in_fd and out_fd from now on. */
 void char_end_client(struct char_end *e, int fd);
 /* The client, if there is one, is closed. */

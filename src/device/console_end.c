@@ -324,23 +324,13 @@ static bool client_alive(const struct console_end *e)
 static void client_arrives(struct acceptor *acceptor)
 {
 	struct console_end *e = container_of(acceptor, struct console_end, acceptor);
-	FD_AUTO fd = acceptor_take(acceptor);
+	int fd = char_end_accept(&e->end, acceptor, client_alive(e), e->name, &e->limit);
 
-	if (fd == -EAGAIN)
+	if (fd < 0)
 		return;
-	if (fd < 0) {
-		log_limited(&e->limit, LOG_WARN, "%s: %s: cannot accept a client: %s", e->name,
-			e->end.path, strerror(-fd));
-		return;
-	}
-	if (client_alive(e)) {
-		log_limited(
-			&e->limit, LOG_INFO, "%s: %s: has a client already", e->name, e->end.path);
-		return;
-	}
 	if (e->end.in_fd >= 0)
 		hang_up(e);
-	char_end_client(&e->end, fd_take(&fd));
+	char_end_client(&e->end, fd);
 	e->reading = true;
 	watch(e);
 	flush_ring(e);

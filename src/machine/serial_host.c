@@ -20,14 +20,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/acceptor.h"
 #include "base/char_end.h"
 #include "base/char_ring.h"
 #include "base/clock.h"
-#include "base/fd.h"
 #include "base/log.h"
 #include "base/util.h"
 
@@ -333,23 +331,14 @@ static bool client_alive(const struct serial_host *h)
 static void client_arrives(struct acceptor *acceptor)
 {
 	struct serial_host *h = container_of(acceptor, struct serial_host, acceptor);
-	FD_AUTO fd = acceptor_take(acceptor);
+	int fd =
+		char_end_accept(&h->end, acceptor, client_alive(h), "serial port", &h->error_limit);
 
-	if (fd == -EAGAIN)
+	if (fd < 0)
 		return;
-	if (fd < 0) {
-		log_limited(&h->error_limit, LOG_WARN,
-			"serial port: %s: cannot accept a client: %s", h->end.path, strerror(-fd));
-		return;
-	}
-	if (client_alive(h)) {
-		log_limited(&h->error_limit, LOG_INFO, "serial port: %s: has a client already",
-			h->end.path);
-		return;
-	}
 	pthread_mutex_lock(h->lock);
 	close_client(h);
-	char_end_client(&h->end, fd_take(&fd));
+	char_end_client(&h->end, fd);
 	h->reading = h->in_polled = true;
 	if (loop_add(h->loop, &h->in_src, h->end.in_fd, EPOLLIN, in_ready))
 		close_client(h);

@@ -1,5 +1,9 @@
 #include "console_rig.h"
 
+#include <sys/mman.h>
+
+#include "base/log.h"
+
 /* One port */
 
 static void output_is_appended_to_a_file(void **state)
@@ -269,6 +273,27 @@ static void a_given_listener_has_clients(void **state)
 	client_reads(peer, "hello");
 }
 
+static void who_is_turned_away_from_a_given_listener_is_told_of(void **state)
+{
+	struct err err = { 0 };
+	int fd = sock_listen(path, 4, &err);
+	FD_AUTO first = -1;
+	FD_AUTO second = -1;
+	FD_AUTO log = memfd_create("log", MFD_CLOEXEC);
+	char lines[256] = "", byte;
+
+	make_single((struct console_end_config){ .kind = CONSOLE_SOCKET, .in_fd = fd });
+	first = client();
+	log_to(dup(log));
+	log_init("test", LOG_INFO);
+	second = client();
+	log_init("test", LOG_WARN);
+	log_to(STDERR_FILENO);
+	assert_int_equal(read(second, &byte, 1), 0);
+	assert_true(pread(log, lines, sizeof(lines) - 1, 0) > 0);
+	assert_non_null(strstr(lines, ": its socket: has a client already"));
+}
+
 /* The row */
 
 static int make_by(const char *const *pairs, struct err *err)
@@ -361,6 +386,7 @@ int main(void)
 		TEST(given_descriptors_stay_as_they_are),
 		TEST(a_given_pty_is_not_made_anew),
 		TEST(a_given_listener_has_clients),
+		TEST(who_is_turned_away_from_a_given_listener_is_told_of),
 		TEST(options_make_ports),
 		TEST(bad_options_are_refused),
 	};
