@@ -47,6 +47,19 @@ unsigned block_io_rest(struct block_io *io, const struct iovec **iov)
 	return 1;
 }
 
+/* Where no image and no server sets limits. */
+static struct block_store without_image(const struct block_store_ops *ops, uint64_t size)
+{
+	return (struct block_store){
+		.ops = ops,
+		.size = size,
+		.block_size = BLOCK_SECTOR,
+		.physical_size = PAGE_SIZE_4K,
+		.can_discard = true,
+		.can_zero = true,
+	};
+}
+
 /* ram */
 
 struct ram {
@@ -116,14 +129,7 @@ int block_ram_new(struct block_store **out, uint64_t size, struct err *err)
 		free(r);
 		return err_set(err, rc, "ram:%" PRIu64 ": %s", size, strerror(-rc));
 	}
-	r->store = (struct block_store){
-		.ops = &ram_ops,
-		.size = size,
-		.block_size = BLOCK_SECTOR,
-		.physical_size = PAGE_SIZE_4K,
-		.can_discard = true,
-		.can_zero = true,
-	};
+	r->store = without_image(&ram_ops, size);
 	*out = &r->store;
 	return 0;
 }
@@ -148,14 +154,7 @@ int block_null_new(struct block_store **out, uint64_t size, struct err *err)
 
 	if (!s)
 		return err_set(err, -ENOMEM, "out of memory");
-	*s = (struct block_store){
-		.ops = &null_ops,
-		.size = size,
-		.block_size = BLOCK_SECTOR,
-		.physical_size = PAGE_SIZE_4K,
-		.can_discard = true,
-		.can_zero = true,
-	};
+	*s = without_image(&null_ops, size);
 	*out = s;
 	return 0;
 }
