@@ -29,6 +29,17 @@ static unsigned count(const unsigned *what)
 	return value;
 }
 
+/* A descriptor that the owner was given, or -1. */
+static int held(const int *fd)
+{
+	int value;
+
+	pthread_mutex_lock(&r->owner.lock);
+	value = *fd;
+	pthread_mutex_unlock(&r->owner.lock);
+	return value;
+}
+
 static void begin(enum vvu_disconnect disconnect)
 {
 	log_init("test", LOG_ERR);
@@ -394,26 +405,26 @@ static void eventfds_are_connected_before_the_driver_hears_of_them(void **state)
 	fd = fd_eventfd();
 	rig_send_u64(r, VHOST_USER_SET_VRING_CALL, 0, 1, fd);
 	assert_int_equal(heard(VHOST_USER_SET_VRING_CALL).p.u64, 1);
-	assert_true(r->owner.bells[VVU_DOORBELL_CALL(RIG_QUEUES, 1)] >= 0);
+	assert_true(held(&r->owner.bells[VVU_DOORBELL_CALL(RIG_QUEUES, 1)]) >= 0);
 	rig_send_u64(r, VHOST_USER_SET_VRING_ERR, 0, 2, fd);
 	heard(VHOST_USER_SET_VRING_ERR);
-	assert_true(r->owner.bells[VVU_DOORBELL_ERR(RIG_QUEUES, 2)] >= 0);
+	assert_true(held(&r->owner.bells[VVU_DOORBELL_ERR(RIG_QUEUES, 2)]) >= 0);
 	rig_send_u64(r, VHOST_USER_SET_VRING_KICK, 0, 3, fd);
 	heard(VHOST_USER_SET_VRING_KICK);
-	assert_true(r->owner.kicks[3] >= 0);
+	assert_true(held(&r->owner.kicks[3]) >= 0);
 	rig_send(r, VHOST_USER_SET_LOG_FD, 0, NULL, 0, &fd, 1);
 	heard(VHOST_USER_SET_LOG_FD);
-	assert_true(r->owner.bells[VVU_DOORBELL_LOG(RIG_QUEUES)] >= 0);
+	assert_true(held(&r->owner.bells[VVU_DOORBELL_LOG(RIG_QUEUES)]) >= 0);
 	rig_send_u64(r, VHOST_USER_SET_VRING_CALL, 0, 1 | VHOST_USER_NOFD, -1);
 	heard(VHOST_USER_SET_VRING_CALL);
-	assert_int_equal(r->owner.bells[VVU_DOORBELL_CALL(RIG_QUEUES, 1)], -1);
+	assert_int_equal(held(&r->owner.bells[VVU_DOORBELL_CALL(RIG_QUEUES, 1)]), -1);
 	close(fd);
 	/* All of it goes with the sibling, before the driver hears of that. */
 	fd_close(&r->sock);
 	assert_int_equal(rig_hear(r, &(struct rig_msg){ 0 }), 0);
 	for (unsigned i = 0; i < VVU_NR_DOORBELLS(RIG_QUEUES); i++)
-		assert_int_equal(r->owner.bells[i], -1);
-	assert_int_equal(r->owner.kicks[3], -1);
+		assert_int_equal(held(&r->owner.bells[i]), -1);
+	assert_int_equal(held(&r->owner.kicks[3]), -1);
 	end();
 }
 
