@@ -65,7 +65,7 @@ heard()
 	dd if=/dev/vda bs=512 skip=20000 count=1 2>/dev/null | head -n 1 | sed 's/^/heard /'
 }
 END
-	lab_boot --memory 3584 --timeout 3600
+	lab_boot --memory 3584 --timeout $((600 + 150 * kills))
 fi
 
 start_device()
