@@ -32,6 +32,7 @@
 #include "base/sock.h"
 #include "base/util.h"
 #include "machine/pci.h"
+#include "send_all.h"
 #include "wire/vfio_user.h"
 
 #define MAYBE_UNUSED __attribute__((unused))
@@ -105,27 +106,6 @@ static struct timespec deadline_ts(void)
 	clock_gettime(CLOCK_REALTIME, &t);
 	t.tv_sec += (time_t)(DEADLINE_NS / NS_PER_S);
 	return t;
-}
-
-static void send_all(int fd, const void *buf, size_t len, const int *fds, int nr_fds)
-{
-	const char *at = buf;
-
-	while (len) {
-		struct iovec iov = { (void *)at, len };
-		ssize_t n = sock_send(fd, &iov, 1, fds, nr_fds);
-		struct pollfd p = { .fd = fd, .events = POLLOUT };
-
-		if (n == -EAGAIN) {
-			poll(&p, 1, 1000);
-			continue;
-		}
-		if (n < 0)
-			return; /* the client has left */
-		at += n;
-		len -= (size_t)n;
-		nr_fds = 0;
-	}
 }
 
 static MAYBE_UNUSED void fake_raw(

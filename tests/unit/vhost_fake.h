@@ -34,6 +34,7 @@
 #include "base/log.h"
 #include "base/sock.h"
 #include "base/util.h"
+#include "send_all.h"
 #include "wire/vhost_user.h"
 
 #define MAYBE_UNUSED __attribute__((unused))
@@ -192,27 +193,6 @@ struct fake {
 	unsigned nr_recs;
 	_Atomic bool forgets; /* messages are not recorded: nobody asks, and there are too many */
 };
-
-static void send_all(int fd, const void *buf, size_t len, const int *fds, int nr_fds)
-{
-	const char *at = buf;
-
-	while (len) {
-		struct iovec iov = { (void *)at, len };
-		ssize_t n = sock_send(fd, &iov, 1, fds, nr_fds);
-		struct pollfd p = { .fd = fd, .events = POLLOUT };
-
-		if (n == -EAGAIN) {
-			poll(&p, 1, 1000);
-			continue;
-		}
-		if (n < 0)
-			return; /* the front-end has left */
-		at += n;
-		len -= (size_t)n;
-		nr_fds = 0;
-	}
-}
 
 static void fake_message(int fd, struct vhost_user_header h, const void *payload, uint32_t len,
 	const int *fds, int nr_fds)

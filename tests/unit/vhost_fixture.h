@@ -4,6 +4,7 @@
 #ifndef TESTS_VHOST_FIXTURE_H
 #define TESTS_VHOST_FIXTURE_H
 
+#include "log_lines.h"
 #include "vhost_fake.h"
 
 #include "attach/vhost_user_priv.h"
@@ -20,17 +21,15 @@ struct fix {
 	struct vhost_user_params p;
 	struct virtio_queue q[VIRTIO_MAX_QUEUES];
 	uint16_t sizes[VIRTIO_MAX_QUEUES];
-	int log_fd, fds_before;
-	char log[64];
+	int fds_before;
+	struct log_lines log;
 };
 
 static MAYBE_UNUSED struct fix *fix_new(void)
 {
 	struct fix *x = calloc(1, sizeof(*x));
-	static unsigned number;
 
-	snprintf(x->log, sizeof(x->log), "/tmp/vhost-log-%d-%u", (int)getpid(), number++);
-	assert_int_equal(log_open(x->log), 0);
+	log_lines_begin(&x->log);
 	x->fds_before = fd_count();
 	ram_init();
 	fake_init(&x->f);
@@ -88,21 +87,14 @@ static MAYBE_UNUSED void fix_free(struct fix *x)
 	}
 	ram_fini();
 	assert_int_equal(fd_count(), x->fds_before);
-	unlink(x->log);
+	log_lines_end(&x->log);
 	free(x);
 }
 
 /* How many lines of the log hold text. */
 static MAYBE_UNUSED unsigned logged(const struct fix *x, const char *text)
 {
-	FILE *file = fopen(x->log, "re");
-	char line[1024];
-	unsigned n = 0;
-
-	while (fgets(line, sizeof(line), file))
-		n += strstr(line, text) != NULL;
-	fclose(file);
-	return n;
+	return log_lines_with(&x->log, text);
 }
 
 /* --- conditions --- */

@@ -24,6 +24,8 @@
 #include <unistd.h>
 
 #include "fake_kvm.h"
+#include "fake_machine.h"
+#include "log_lines.h"
 
 #include "attach/virtio_pci.h"
 #include "base/clock.h"
@@ -171,7 +173,7 @@ struct world {
 	int rc; /* of the attach */
 	unsigned reports;
 	struct err err;
-	char log_path[64];
+	struct log_lines log;
 	struct loop_timer watchdog;
 };
 
@@ -188,24 +190,12 @@ static void world_attached(void *arg, int rc, const struct err *err)
 /* A device: block, four features, two queues. The test may change it before world_plug(). */
 static MAYBE_UNUSED struct world *world_new(void)
 {
-	static unsigned number;
 	struct world *w = calloc(1, sizeof(*w));
-	struct memory_params mp = { .size = RAM_SIZE };
-	struct pci_params pp = { .nr_segments = 1, .phys_bits = 40, .ram_top = RAM_SIZE };
 
-	snprintf(
-		w->log_path, sizeof(w->log_path), "/tmp/virtio-log-%d-%u", (int)getpid(), number++);
 	log_init("test", LOG_WARN);
-	assert_int_equal(log_open(w->log_path), 0);
-	fake_kvm_reset();
-	w->m.kvm.nr_slots = KVM_MAX;
-	w->m.kvm.nr_gsi_routes = 1024;
+	log_lines_begin(&w->log);
 	w->m.kvm.ioeventfd_any_length = true;
-	assert_int_equal(loop_new(&w->m.loop), 0);
-	assert_int_equal(memory_new(&w->m.kvm, &mp, &w->m.memory, &w->err), 0);
-	assert_int_equal(irqs_new(&w->m.kvm, &w->m.irqs), 0);
-	assert_int_equal(io_bus_new(4, &w->m.bus), 0);
-	assert_int_equal(pci_new(w->m.bus, &pp, &w->m.pci, &w->err), 0);
+	fake_machine_init(&w->m, RAM_SIZE, 4);
 	w->r = io_bus_reader(w->m.bus, 0);
 	w->slot = SLOT;
 	w->f.b.ops = &fake_ops;
@@ -231,27 +221,15 @@ static MAYBE_UNUSED void world_free(struct world *w)
 	assert_int_equal(fake_kvm.nr_irq, 0);
 	for (unsigned i = 0; i < GSI_IOAPIC_COUNT; i++)
 		assert_int_equal(fake_kvm.line[i], 0);
-	pci_free(w->m.pci);
-	io_bus_free(w->m.bus);
-	irqs_free(w->m.irqs);
-	memory_free(w->m.memory);
-	loop_free(w->m.loop);
-	unlink(w->log_path);
+	fake_machine_fini(&w->m);
+	log_lines_end(&w->log);
 	free(w);
 }
 
 /* Lines of the log that hold the text. */
 static MAYBE_UNUSED unsigned world_log(struct world *w, const char *text)
 {
-	FILE *file = fopen(w->log_path, "r");
-	char line[1024];
-	unsigned n = 0;
-
-	assert_non_null(file);
-	while (fgets(line, sizeof(line), file))
-		n += strstr(line, text) != NULL;
-	fclose(file);
-	return n;
+	return log_lines_with(&w->log, text);
 }
 
 static void world_quit(struct loop_timer *t)
