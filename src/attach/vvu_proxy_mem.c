@@ -390,15 +390,26 @@ int vvu_set_inflight(struct vvu_proxy *p, struct vhost_user_inflight *i, int fd,
 	return rc;
 }
 
+/* For the kind of ring that needs more: the driver's choice comes later. */
+static uint64_t inflight_area(const struct vhost_user_inflight *i, uint16_t queue_size)
+{
+	return i->num_queues * MAX(vhost_user_inflight_region(true, queue_size),
+				       vhost_user_inflight_region(false, queue_size));
+}
+
 /*
- * As large as it has to be for the kind of ring that needs more: the driver's choice comes later.
+ * Front-ends ask by the size that their user chose; their guest may choose a larger one. So each
+ * queue gets room for this many, if there is room for all of them.
  */
+#define INFLIGHT_ROOM 1024
+
 int vvu_make_inflight(struct vvu_proxy *p, struct vhost_user_inflight *i, struct err *err)
 {
-	uint64_t size = i->num_queues * MAX(vhost_user_inflight_region(true, i->queue_size),
-						vhost_user_inflight_region(false, i->queue_size));
+	uint64_t size = inflight_area(i, MAX(i->queue_size, INFLIGHT_ROOM));
 	FD_AUTO fd = -1;
 
+	if (size > VVU_INFLIGHT_SIZE)
+		size = inflight_area(i, i->queue_size);
 	if (!i->num_queues || i->num_queues > p->nr_queues || size > VVU_INFLIGHT_SIZE)
 		return err_set(err, -ENOSPC,
 			"%u queues of %u, expected at most %u queues and 0x%x bytes", i->num_queues,

@@ -501,7 +501,7 @@ static void make_request(struct end *e, unsigned q)
 }
 
 /* With the sibling its memory goes, where a request that is under way reads and writes. */
-static void a_sibling_that_is_dropped_is_kept_while_its_requests_are_under_way(void **state)
+static void a_sibling_that_is_dropped_is_kept_until_its_requests_are_done(void **state)
 {
 	time_t until = time(NULL) + FAKE_DEADLINE;
 	struct end e;
@@ -713,7 +713,7 @@ int main(void)
 		cmocka_unit_test(a_ring_that_does_not_start_rings_the_error_bell),
 		cmocka_unit_test(places_that_are_not_there_are_refused),
 		cmocka_unit_test(a_sibling_that_is_dropped_is_hung_up_on),
-		cmocka_unit_test(a_sibling_that_is_dropped_is_kept_while_its_requests_are_under_way),
+		cmocka_unit_test(a_sibling_that_is_dropped_is_kept_until_its_requests_are_done),
 		cmocka_unit_test(nonsense_of_the_device_is_answered_by_a_reset),
 		cmocka_unit_test(a_function_that_is_gone_is_given_up),
 		cmocka_unit_test(what_cannot_be_used_is_refused_in_a_line),

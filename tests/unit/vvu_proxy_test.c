@@ -381,6 +381,21 @@ static void answers_that_nobody_reads_are_not_piled_up(void **state)
 	end();
 }
 
+/* As by a back-end at a socket: the guest may make its queues larger than its user said. */
+static void an_inflight_area_has_room_for_larger_queues(void **state)
+{
+	const struct vhost_user_inflight area = { .num_queues = RIG_QUEUES, .queue_size = 128 };
+	struct rig_msg m;
+
+	begin(VVU_DISCONNECT_BOTH);
+	shake_hands(USUAL, USUAL);
+	rig_send(r, VHOST_USER_GET_INFLIGHT_FD, 0, &area, sizeof(area), NULL, 0);
+	m = received(VHOST_USER_GET_INFLIGHT_FD);
+	assert_true(m.p.inflight.mmap_size / RIG_QUEUES >= vhost_user_inflight_region(true, 1024));
+	close(m.fd);
+	end();
+}
+
 /* Each would be a descriptor of ours for as long as it waits. */
 static void areas_that_nobody_fetches_are_not_piled_up(void **state)
 {
@@ -938,6 +953,7 @@ int main(void)
 		cmocka_unit_test(a_request_waits_for_the_answer_to_the_one_before),
 		cmocka_unit_test(messages_wait_for_buffers),
 		cmocka_unit_test(answers_that_nobody_reads_are_not_piled_up),
+		cmocka_unit_test(an_inflight_area_has_room_for_larger_queues),
 		cmocka_unit_test(areas_that_nobody_fetches_are_not_piled_up),
 		cmocka_unit_test(eventfds_are_connected_before_the_driver_hears_of_them),
 		cmocka_unit_test(a_buffer_that_is_too_small_needs_a_reset),
