@@ -12,7 +12,8 @@
  * A message that has to wait keeps duplicates of its descriptors: the sender's may be closed
  * meanwhile.
  *
- * Owns:   the socket, descriptors received and not taken, the buffers.
+ * Owns:   the socket, descriptors received and not taken, the buffers. Who closes a descriptor
+ *         may be held up by it (base/fd_drop.h).
  * Trusts: nothing that arrives; a header's length counts when its reader has judged it.
  */
 #include "attach/vu_chan.h"
@@ -23,6 +24,7 @@
 #include <string.h>
 
 #include "base/fd.h"
+#include "base/fd_drop.h"
 #include "base/util.h"
 
 /* Holds any message of normal operation. */
@@ -43,6 +45,13 @@ static void free_out(struct vu_chan_out *o)
 	free(o);
 }
 
+/* Whatever the peer has passed. */
+static void drop_fds(struct fd_list *list)
+{
+	while (list->nr)
+		fd_drop(list->fds[--list->nr]);
+}
+
 void vu_chan_init(struct vu_chan *ch, int fd, const struct vu_framing *framing)
 {
 	*ch = (struct vu_chan){ .fd = fd, .framing = framing };
@@ -56,7 +65,7 @@ void vu_chan_fini(struct vu_chan *ch)
 	if (!ch->out_last)
 		return; /* never used: fd 0 is not ours */
 	fd_close(&ch->fd);
-	fd_list_close(&ch->fds);
+	drop_fds(&ch->fds);
 	free(ch->buf);
 	for (struct vu_chan_out *o = ch->out; o; o = next) {
 		next = o->next;
@@ -108,12 +117,23 @@ static int make_room(struct vu_chan *ch, uint32_t need)
 	return 0;
 }
 
+/* As many as there is room for. */
+static void keep_more(struct vu_chan *ch, const struct fd_list *more)
+{
+	for (int i = 0; i < more->nr; i++)
+		if (ch->fds.nr < SOCK_MAX_FDS)
+			ch->fds.fds[ch->fds.nr++] = more->fds[i];
+		else
+			fd_drop(more->fds[i]);
+}
+
 typedef ssize_t (*recv_fn)(int sock, void *buf, size_t len, struct fd_list *list);
 
 static ssize_t receive(struct vu_chan *ch, recv_fn recv)
 {
 	uint32_t need = message_size(ch), room;
 	int rc = make_room(ch, need), had = ch->fds.nr;
+	struct fd_list more;
 	ssize_t n;
 
 	if (rc)
@@ -121,7 +141,9 @@ static ssize_t receive(struct vu_chan *ch, recv_fn recv)
 	room = ch->size - ch->tail;
 	if (had)
 		room = MIN(room, need - buffered(ch));
-	n = recv(ch->fd, ch->buf + ch->tail, room, &ch->fds);
+	more.nr = 0;
+	n = recv(ch->fd, ch->buf + ch->tail, room, &more);
+	keep_more(ch, &more);
 	if (n > 0)
 		ch->tail += (uint32_t)n;
 	if (ch->fds.nr > had)
@@ -161,7 +183,7 @@ void vu_chan_done(struct vu_chan *ch)
 	uint32_t end = ch->head + message_size(ch);
 
 	if (ch->fds_end <= end)
-		fd_list_close(&ch->fds);
+		drop_fds(&ch->fds);
 	ch->head = end;
 	if (ch->head < ch->tail)
 		return;

@@ -31,7 +31,7 @@ static const struct sandbox_call run_calls[] = {
 	{ SYS_process_vm_readv, "whether a device's shared memory still has its file" },
 	{ SYS_prctl, "a vCPU's thread gets its name" },
 	{ SYS_sched_setaffinity, "and its processors" },
-	{ SYS_clone, "a thread that gives a device back to the host" },
+	{ SYS_clone, "a thread that gives a device back, or closes what a peer passed" },
 	{ SYS_clone3, "likewise" },
 	{ SYS_set_robust_list, "a thread begins" },
 	{ SYS_rseq, "likewise" },

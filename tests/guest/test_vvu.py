@@ -362,6 +362,7 @@ def test_memory_that_is_none(server):
             front.keep(fd)
         event = front.keep(vu.eventfd())
         null = front.keep(os.open("/dev/null", os.O_RDWR))
+        proc = front.keep(os.open("/proc/self/status", os.O_RDONLY))  # closed by a thread
         nack(front, vu.SET_MEM_TABLE, table((0, 1 << 63, 0, 0)), [good])
         nack(front, vu.SET_MEM_TABLE, table((0, 1 << 30, 0, 0)), [good])
         nack(front, vu.SET_MEM_TABLE, table((0, MIB, 0, (1 << 64) - 4096)), [good])
@@ -372,7 +373,7 @@ def test_memory_that_is_none(server):
         nack(front, vu.SET_MEM_TABLE, table((0, 4096, 0, 0)), [])
         nack(front, vu.SET_MEM_TABLE, table((0, 4096, 0, 0)), [good, good])
         nack(front, vu.SET_MEM_TABLE, table((0, 8192, 0, 0), (4096, 4096, 0, 0)), [good, good])
-        for fd in (*pipe, event, null):
+        for fd in (*pipe, event, null, proc):
             nack(front, vu.SET_MEM_TABLE, table((0, 4096, 0, 0)), [fd])
             nack(front, vu.ADD_MEM_REG, bytes(8) + vu.region(0, 4096, 0, 0), [fd])
             nack(front, vu.SET_INFLIGHT_FD, struct.pack("=QQHHI", 4096, 0, 1, 8, 0), [fd])

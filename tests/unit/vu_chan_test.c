@@ -37,10 +37,10 @@ static void descriptors_stay_with_their_message(void **state)
 	assert_int_equal(sock_pair(pair), 0);
 	vu_chan_init(&ch, pair[0], &vfio_user_framing);
 	/* The second begins before all of the first was read, and a third without any follows. */
-	send_all(pair[1], a, 20, (int[]){ 0 }, 1);
+	send_all(pair[1], a, 20, (int[]){ pair[1] }, 1);
 	assert_int_equal(chan_message(&ch, &m), 0);
 	send_all(pair[1], a + 20, 28, NULL, 0);
-	send_all(pair[1], b, 48, (int[]){ 0, 0 }, 2);
+	send_all(pair[1], b, 48, (int[]){ pair[1], pair[1] }, 2);
 	send_all(pair[1], c, 48, NULL, 0);
 	assert_int_equal(chan_message(&ch, &m), 1);
 	assert_int_equal(m.h.id, 1);

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "slow_file.h"
 #include "vvu_rig.h"
 
 #define NEED_REPLY VHOST_USER_FLAG_NEED_REPLY
@@ -441,6 +442,32 @@ static void eventfds_are_connected_before_the_driver_hears_of_them(void **state)
 		assert_int_equal(held(&r->owner.bells[i]), -1);
 	assert_int_equal(held(&r->owner.kicks[3]), -1);
 	end();
+}
+
+/* One of a file system of the sibling's own: nobody waits for that, a vCPU least of all. */
+static void a_descriptor_that_cannot_be_closed_holds_nobody_up(void **state)
+{
+	uint64_t deadline = clock_now_ns() + 2 * RIG_DEADLINE_MS * NS_PER_MS;
+	struct slow_file f;
+	int fd = slow_file_open(&f), before;
+
+	if (fd < 0)
+		skip();
+	begin(VVU_DISCONNECT_BOTH);
+	shake_hands(USUAL, USUAL);
+	before = fd_count();
+	rig_send_u64(r, VHOST_USER_SET_VRING_CALL, NEED_REPLY, 0, fd);
+	assert_int_equal(received(VHOST_USER_SET_VRING_CALL).p.u64, EINVAL);
+	rig_send(r, VHOST_USER_SET_OWNER, 0, NULL, 0, NULL, 0);
+	heard(VHOST_USER_SET_OWNER);
+	assert_int_equal(rig_status(r), VVU_STATUS_BACKEND_UP | VVU_STATUS_FRONTEND_UP);
+	assert_false(atomic_load(&f.state->late));
+	slow_file_answer(&f);
+	while (fd_count() > before)
+		assert_true(clock_now_ns() < deadline);
+	end();
+	close(fd);
+	slow_file_end(&f);
 }
 
 /* --- the driver's mistakes --- */
@@ -956,6 +983,7 @@ int main(void)
 		cmocka_unit_test(an_inflight_area_has_room_for_larger_queues),
 		cmocka_unit_test(areas_that_nobody_fetches_are_not_piled_up),
 		cmocka_unit_test(eventfds_are_connected_before_the_driver_hears_of_them),
+		cmocka_unit_test(a_descriptor_that_cannot_be_closed_holds_nobody_up),
 		cmocka_unit_test(a_buffer_that_is_too_small_needs_a_reset),
 		cmocka_unit_test(an_answer_of_the_wrong_size_needs_a_reset),
 		cmocka_unit_test(an_answer_that_nobody_asked_is_dropped),
