@@ -107,7 +107,7 @@ static int set_up(struct vvu_port *p, struct err *err)
 		return rc;
 	for (unsigned i = 0; i < p->rings[VVU_QUEUE_RX].size; i++)
 		vvu_ring_post_in(&p->rings[VVU_QUEUE_RX], i);
-	p->discard = p->up_seen = false;
+	p->discard = p->up_seen = p->swept = false;
 	p->state = VVU_ALONE;
 	return 0;
 }
@@ -158,6 +158,7 @@ int vvu_welcome(struct vvu_port *p)
 		vvu_complain(p, "a sibling cannot be served: %s", err.text);
 		vvu_link_close(p);
 		vvu_pci_set_status(&p->pci, 0);
+		p->swept = false;
 		vvu_wake(p);
 		return rc;
 	}
@@ -195,6 +196,7 @@ static void let_in(struct vvu_port *p)
 		if (p->state == VVU_ALONE)
 			rc = vvu_pci_set_status(&p->pci, VVU_STATUS_BACKEND_UP);
 	}
+	p->swept = !rc;
 	if (rc)
 		lost(p, "its registers cannot be reached");
 }
@@ -208,6 +210,7 @@ static void deserted(void *arg)
 	p->busy = false;
 	if (p->state == VVU_PARTING) {
 		p->state = VVU_ALONE;
+		p->swept = false;
 		/* Its memory goes with it: not before the model is done with that. */
 		if (p->dropped)
 			vvu_pci_set_status(&p->pci, 0);

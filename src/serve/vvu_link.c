@@ -283,7 +283,7 @@ static bool rx_moves(struct vvu_port *p)
 
 	if (p->state == VVU_SERVING && (p->out_len || !has_room(p)))
 		return false;
-	if (p->state != VVU_SERVING && p->state != VVU_ALONE)
+	if (p->state != VVU_SERVING && (p->state != VVU_ALONE || !p->swept))
 		return false;
 	id = reap_rx(p, &len);
 	if (id < 0)

@@ -79,6 +79,7 @@ struct vvu_port {
 
 	enum vvu_state state;
 	bool busy;    /* the vhost-user port has a front-end, or is about to get rid of it */
+	bool swept;   /* VVU_ALONE: what is in the rx queue is of the next sibling */
 	bool dropped; /* the sibling that is parting is to be hung up on */
 	bool up_seen; /* FRONTEND_UP, of this sibling */
 	bool discard; /* messages of a sibling that has gone, until the buffer of no bytes */

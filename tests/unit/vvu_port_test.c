@@ -34,6 +34,8 @@ struct end {
 	int fds_before;
 	bool lost;
 	uint16_t avail[FAKE_QUEUES];
+	struct loop_work work;
+	struct loop_timer timer;
 };
 
 static void lost(void *arg)
@@ -535,6 +537,56 @@ static void a_sibling_that_is_dropped_is_kept_until_its_requests_are_done(void *
 	end(&e);
 }
 
+/* The tx queue's vector is raised, then the model is done, before the port looks at either. */
+static void finish_late(struct loop_timer *timer)
+{
+	struct end *e = container_of(timer, struct end, timer);
+
+	fake_raise(&e->fake, e->fake.queues[VVU_QUEUE_TX].vector);
+	atomic_store(&e->echo->hold, false);
+	echo_release_now(&e->echo->release);
+}
+
+static void set_timer(struct loop_work *work)
+{
+	struct end *e = container_of(work, struct end, work);
+
+	loop_timer_set(e->loop, &e->timer, 1, finish_late);
+}
+
+/* What a sibling says after it was dropped is nobody's first message, whatever is looked at first. */
+static void what_a_dropped_sibling_says_is_thrown_away(void **state)
+{
+	time_t until = time(NULL) + FAKE_DEADLINE;
+	struct end e;
+
+	prepare(&e);
+	start(&e);
+	hello(&e);
+	assert_int_equal(share(&e, 0, MEMORY), 0);
+	set_up_queue(&e, 0);
+	atomic_store(&e.echo->hold, true);
+	make_request(&e, 0);
+	while (!atomic_load(&e.echo->queues[0].held))
+		assert_true(time(NULL) < until);
+	say_u64(&e, VHOST_USER_SET_VRING_KICK, FAKE_QUEUES);
+	while (!is_stopping(&e, 0))
+		assert_true(time(NULL) < until);
+	say(&e, VHOST_USER_GET_FEATURES, 0, NULL, 0);
+	/* Its interrupt is taken, but not the message. */
+	for (unsigned i = 0; i < 3; i++)
+		assert_true(is_stopping(&e, 0));
+	loop_post(e.loop, &e.work, set_timer);
+	await_bell(&e, VVU_DOORBELL_CALL(FAKE_QUEUES, 0));
+	pthread_mutex_lock(&e.fake.lock);
+	while (!e.fake.hang_ups)
+		fake_wait(&e.fake);
+	pthread_mutex_unlock(&e.fake.lock);
+	fake_wait_up(&e.fake, VVU_STATUS_BACKEND_UP);
+	sibling(&e);
+	end(&e);
+}
+
 /* After each of these the function is set up anew, and serves. */
 static void nonsense_of_the_device_is_answered_by_a_reset(void **state)
 {
@@ -714,6 +766,7 @@ int main(void)
 		cmocka_unit_test(places_that_are_not_there_are_refused),
 		cmocka_unit_test(a_sibling_that_is_dropped_is_hung_up_on),
 		cmocka_unit_test(a_sibling_that_is_dropped_is_kept_until_its_requests_are_done),
+		cmocka_unit_test(what_a_dropped_sibling_says_is_thrown_away),
 		cmocka_unit_test(nonsense_of_the_device_is_answered_by_a_reset),
 		cmocka_unit_test(a_function_that_is_gone_is_given_up),
 		cmocka_unit_test(what_cannot_be_used_is_refused_in_a_line),
