@@ -554,7 +554,7 @@ static void set_timer(struct loop_work *work)
 	loop_timer_set(e->loop, &e->timer, 1, finish_late);
 }
 
-/* What a sibling says after it was dropped is nobody's first message, whatever is looked at first. */
+/* What a sibling says after it was dropped is nobody's first message, whatever comes first. */
 static void what_a_dropped_sibling_says_is_thrown_away(void **state)
 {
 	time_t until = time(NULL) + FAKE_DEADLINE;
