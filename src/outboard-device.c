@@ -546,6 +546,8 @@ static int set_up(struct program *prog, const struct args *a, struct err *err)
 		rc = loop_signals(prog->loop, signals, on_signal, prog);
 	if (rc)
 		return err_set(err, rc, "event loop: %s", strerror(-rc));
+	if (a->values[OPT_VFIO])
+		loop_peer_is_elsewhere(prog->loop);
 	prog->iommu = a->values[OPT_IOMMU];
 	rc = make_model(prog, a, err);
 	if (!rc)

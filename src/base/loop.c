@@ -281,6 +281,11 @@ bool loop_may_spin(const struct loop *loop)
 	return loop->may_spin;
 }
 
+void loop_peer_is_elsewhere(struct loop *loop)
+{
+	loop->may_spin = true;
+}
+
 void loop_idle_set(struct loop *loop, struct loop_idle *idle, loop_idle_fn fn)
 {
 	assert(!loop->idle || loop->idle == idle);

@@ -80,6 +80,8 @@ void loop_unpost(struct loop *loop, struct loop_work *work);
  * that early, since a program that has given up opening files can not ask any more.
  */
 bool loop_may_spin(const struct loop *loop);
+/* The peer runs on another machine's CPUs: it may. Loop thread, before there are others. */
+void loop_peer_is_elsewhere(struct loop *loop);
 
 struct loop_idle;
 typedef bool (*loop_idle_fn)(struct loop_idle *idle);

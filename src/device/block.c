@@ -311,6 +311,7 @@ static int make_threads(struct block_disk *d, struct err *err)
 			.name = name,
 			.depth = queues * d->config.queue_size,
 			.poll_us = d->config.poll_us,
+			.may_look = loop_may_spin(d->model.loop),
 			.no_uring = d->config.no_uring,
 		};
 		int rc;

@@ -7,7 +7,8 @@
  * look that finds nothing is not repeated before the next sleep, then the next two, the next four
  * and so on; one that finds something ends that. So nothing is wasted on a driver that is slow, nor
  * on one that waits for the very CPU that the thread looks on; so it does not matter either whether
- * the thread itself is pinned to one. With a single CPU in the machine it never looks.
+ * the thread itself is pinned to one. Where the driver has no other CPU it never looks; one in
+ * another machine always has.
  *
  * Before it sleeps, each poller asks its driver for kicks and looks once more: what came before the
  * driver saw the question is found by the look, what comes after it brings a kick.
@@ -436,7 +437,7 @@ int iothread_new(struct iothread **out, const struct iothread_config *config, st
 	t->calls_end = &t->calls;
 	pthread_mutex_init(&t->lock, NULL);
 	pthread_cond_init(&t->changed, NULL);
-	t->spin_max_ns = iothread_look_ns(config->poll_us, sysconf(_SC_NPROCESSORS_ONLN));
+	t->spin_max_ns = config->may_look ? config->poll_us * NS_PER_US : 0;
 	t->helpers.done_fd = t->helpers.epoll_fd = -1;
 	t->wake_fd = fd_eventfd();
 	t->engine = &iothread_uring;

@@ -36,8 +36,8 @@ struct iothread;
 struct iothread_config {
 	const char *name; /* of the thread, at most 15 bytes: "_disk0_q0"; copied */
 	unsigned depth;	  /* operations under way at once, at most; 0: none, only watches */
-	uint32_t poll_us; /* usual length of a look for work before sleep; 0: none. Nor ever with a
-			     single CPU */
+	uint32_t poll_us; /* usual length of a look for work before sleep; 0: none */
+	bool may_look;	  /* the driver can run meanwhile: loop_may_spin() */
 	bool no_uring;	  /* tests: as if io_uring were forbidden */
 };
 

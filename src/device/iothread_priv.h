@@ -101,12 +101,6 @@ struct iothread {
 	struct iothread_helpers helpers;
 };
 
-/* How long a look for work may take. With a single CPU nothing can come meanwhile. */
-static inline uint64_t iothread_look_ns(uint32_t poll_us, long nr_cpus)
-{
-	return nr_cpus == 1 ? 0 : poll_us * NS_PER_US;
-}
-
 /* A look that lasts as long as a driver needs to wake up and to send more. */
 #define IOTHREAD_LONG_LOOK_NS (60 * NS_PER_US)
 

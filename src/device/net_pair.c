@@ -654,7 +654,11 @@ void net_pair_resume(struct net_pair *p)
 int net_pair_init(struct net_pair *p, struct net *n, unsigned index, struct err *err)
 {
 	char name[16];
-	struct iothread_config config = { .name = name, .poll_us = IOTHREAD_POLL_US };
+	const struct iothread_config config = {
+		.name = name,
+		.poll_us = IOTHREAD_POLL_US,
+		.may_look = loop_may_spin(n->model.loop),
+	};
 
 	snprintf(name, sizeof(name), "_%.8s_qp%u", n->model.name, index);
 	p->net = n;

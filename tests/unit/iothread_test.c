@@ -56,6 +56,7 @@ static int start(bool no_uring)
 		.name = "_disk0_q0",
 		.depth = DEPTH,
 		.poll_us = 50,
+		.may_look = true,
 		.no_uring = no_uring,
 	};
 	struct err err = { 0 };
@@ -395,12 +396,27 @@ static void work_between_the_last_look_and_sleep_is_found(void **state)
 	iothread_call(f.t, del_poller, NULL);
 }
 
-static void with_a_single_cpu_it_never_looks(void **state)
+static uint64_t longest_look(const struct iothread_config *config)
 {
-	assert_int_equal(iothread_look_ns(50, 1), 0);
-	assert_int_equal(iothread_look_ns(50, 2), 50000);
-	assert_int_equal(iothread_look_ns(50, -1), 50000); /* nobody knows how many */
-	assert_int_equal(iothread_look_ns(0, 2), 0);
+	struct err err = { 0 };
+	struct iothread *t;
+	uint64_t ns;
+
+	assert_int_equal(iothread_new(&t, config, &err), 0);
+	ns = t->spin_max_ns;
+	iothread_free(t);
+	return ns;
+}
+
+static void where_the_driver_cannot_run_meanwhile_it_never_looks(void **state)
+{
+	struct iothread_config config = { .name = "looks", .poll_us = 50 };
+
+	assert_int_equal(longest_look(&config), 0);
+	config.may_look = true;
+	assert_int_equal(longest_look(&config), 50 * NS_PER_US);
+	config.poll_us = 0;
+	assert_int_equal(longest_look(&config), 0);
 }
 
 static bool about_to_sleep(struct iothread_poller *p, bool asleep)
@@ -412,7 +428,7 @@ static bool about_to_sleep(struct iothread_poller *p, bool asleep)
 
 static void look_from_now_on(void *arg)
 {
-	f.t->spin_max_ns = 1000; /* also where there is a single CPU */
+	f.t->spin_max_ns = 1000;
 	iothread_poller_add(f.t, &f.poller);
 }
 
@@ -552,7 +568,7 @@ int main(void)
 		BOTH(a_peer_that_hangs_up_is_told_once),
 		BOTH(more_watches_than_there_is_room_for_are_refused),
 		BOTH(work_between_the_last_look_and_sleep_is_found),
-		BOTH(with_a_single_cpu_it_never_looks),
+		BOTH(where_the_driver_cannot_run_meanwhile_it_never_looks),
 		BOTH(looks_that_find_nothing_get_rarer),
 		cmocka_unit_test(
 			long_looks_cost_a_usual_one_for_each_request_or_a_seventh_of_the_time),

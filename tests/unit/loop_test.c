@@ -201,6 +201,12 @@ static void work_that_posts_itself_again_leaves_turns_to_others(void **state)
 	loop_del(&f.a);
 }
 
+static void a_peer_elsewhere_may_always_be_looked_for(void **state)
+{
+	loop_peer_is_elsewhere(f.loop);
+	assert_true(loop_may_spin(f.loop));
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -214,6 +220,7 @@ int main(void)
 		T(unposted_work_does_not_run),
 		T(a_signal_becomes_a_call),
 		T(a_quit_before_the_run_ends_it_and_the_next_run_goes_on),
+		T(a_peer_elsewhere_may_always_be_looked_for),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
