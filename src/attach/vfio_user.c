@@ -25,6 +25,7 @@
 #include "attach/vfio_user_priv.h"
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/fd_drop.h"
 #include "base/log.h"
 
 #define DEFAULT_ATTACH_MS    4000
@@ -87,7 +88,7 @@ struct vfio_transport *vfio_user_transport(struct vfio_user *vu)
 static void close_fds(struct vfio_user *vu)
 {
 	for (unsigned i = 0; i < vu->nr_fds; i++)
-		fd_close(&vu->fds[i]);
+		fd_drop(vu->fds[i]);
 	free(vu->fds);
 	vu->fds = NULL;
 	vu->nr_fds = 0;

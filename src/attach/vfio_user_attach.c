@@ -30,11 +30,11 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "attach/vfio_user_priv.h"
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/fd_kind.h"
 #include "base/log.h"
 
 /* Room for a proposal; the servers' own are a third of it. */
@@ -87,16 +87,14 @@ static int refused(const struct vu_msg *m, struct err *err)
 static int take_twin(struct vfio_user *vu, const struct vu_msg *m, struct err *err)
 {
 	uint32_t index = vu->caps.twin_fd_index;
-	FD_AUTO fd = -1;
-	struct stat st;
 
 	if (!m->fds || index >= (uint32_t)m->fds->nr)
 		return err_set(
 			err, -EPROTO, "VERSION: descriptor %u of a twin socket is missing", index);
-	fd = fd_take(&m->fds->fds[index]);
-	if (fstat(fd, &st) || !S_ISSOCK(st.st_mode))
+	/* Before it is taken: the connection can get rid of any, without being held up by it. */
+	if (!fd_is_stream(m->fds->fds[index]))
 		return err_set(err, -EPROTO, "VERSION: the twin socket is not a socket");
-	vu_chan_init(&vu->twin, fd_take(&fd), &vfio_user_framing);
+	vu_chan_init(&vu->twin, fd_take(&m->fds->fds[index]), &vfio_user_framing);
 	atomic_store(&vu->has_twin, true);
 	return 0;
 }

@@ -16,10 +16,11 @@
 #include <linux/kvm.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "attach/vfio_user_priv.h"
 #include "base/fd.h"
+#include "base/fd_drop.h"
+#include "base/fd_kind.h"
 #include "base/log.h"
 
 /* MSI-X has the most. */
@@ -27,16 +28,17 @@
 /* The largest GET_REGION_IO_FDS reply we ask for. */
 #define MAX_IO_FDS_REPLY 65536u
 
-int vu_keep_fd(struct vfio_user *vu, int fd_in)
+int vu_keep_fd(struct vfio_user *vu, int fd)
 {
-	FD_AUTO fd = fd_in;
 	int *more = realloc(vu->fds, (vu->nr_fds + 1) * sizeof(*more));
 
-	if (!more)
+	if (!more) {
+		fd_drop(fd);
 		return -1;
+	}
 	vu->fds = more;
 	more[vu->nr_fds++] = fd;
-	return fd_take(&fd);
+	return fd;
 }
 
 /* Each descriptor of a message is kept at most once, however often it is referred to. */
@@ -65,20 +67,27 @@ static int keep(struct kept *k, unsigned index)
 
 /* --- regions --- */
 
-/* Beyond the end of a file there is nothing to map: a guest that touched it would stop its vCPU. */
+/*
+ * Beyond the end of a file there is nothing to map, and behind some files there is somebody who need
+ * not answer: a guest that touched it would stop its vCPU. What is no file is a device's memory.
+ */
 static int check_file(unsigned index, const struct vfio_area *a, struct err *err)
 {
-	struct stat st;
+	struct fd_memory memory;
+	uint64_t size;
+	int rc;
 
-	if (fstat(a->fd, &st))
-		return err_set(
-			err, -errno, "region %u: its descriptor: %s", index, strerror(errno));
-	if (!S_ISREG(st.st_mode) || range_ok(a->fd_offset, a->size, (uint64_t)st.st_size))
+	if (!fd_is_regular(a->fd))
+		return 0;
+	rc = fd_memory_identify(a->fd, &memory, &size, err);
+	if (rc)
+		return err_prefix(err, rc, "region %u", index);
+	if (range_ok(a->fd_offset, a->size, size))
 		return 0;
 	return err_set(err, -EPROTO,
 		"region %u: bytes 0x%llx to 0x%llx of a file of 0x%llx bytes cannot be mapped",
 		index, (unsigned long long)a->fd_offset,
-		(unsigned long long)(a->fd_offset + a->size), (unsigned long long)st.st_size);
+		(unsigned long long)(a->fd_offset + a->size), (unsigned long long)size);
 }
 
 static int add_areas(struct vfio_user *vu, unsigned index, const struct vfio_user_region_info *info,

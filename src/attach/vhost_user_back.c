@@ -23,6 +23,7 @@
 
 #include "attach/vhost_user_priv.h"
 #include "base/fd.h"
+#include "base/fd_kind.h"
 #include "base/log.h"
 #include "base/util.h"
 
@@ -61,10 +62,16 @@ static int check_mmap(const struct vhost_user_mmap *map)
 static int shmem_map(struct vhost_user *vu, const struct back_msg *m)
 {
 	const struct vhost_user_mmap *map = &m->p.mmap;
+	struct fd_memory memory;
+	struct err err = { 0 };
+	uint64_t size;
 	int rc;
 
 	if (check_mmap(map))
 		return refuse(vu, m, "offsets and length have to be multiples of 4096");
+	/* Before it is taken: the connection can get rid of any, without being held up by it. */
+	if (fd_memory_identify(m->fds->fds[0], &memory, &size, &err))
+		return refuse(vu, m, err.text);
 	rc = vu->owner->ops->shm_map(vu->owner, map->shmid, map->shm_offset, map->len,
 		fd_list_take(m->fds), map->fd_offset, map->flags & VHOST_USER_MMAP_RW);
 	return rc ? refuse(vu, m, strerror(-rc)) : 0;

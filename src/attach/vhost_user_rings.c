@@ -29,10 +29,10 @@
 #include <linux/virtio_config.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "attach/vhost_user_priv.h"
 #include "base/fd.h"
+#include "base/fd_kind.h"
 #include "base/kick.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -131,32 +131,38 @@ static int ring_base(const struct vhost_user *vu, const struct vuf_ring *r, uint
 /* --- the inflight area --- */
 
 /* Ours to check: everybody who gets it maps it. */
-static bool inflight_makes_sense(const struct vhost_user_inflight *area, int fd)
+static int check_inflight(const struct vhost_user_inflight *area, int fd, struct err *err)
 {
-	struct stat st;
+	struct fd_memory memory;
+	uint64_t size;
 
-	return !fstat(fd, &st) && S_ISREG(st.st_mode) && area->mmap_size &&
-	       range_ok(area->mmap_offset, area->mmap_size, (uint64_t)st.st_size);
+	if (fd_memory_identify(fd, &memory, &size, err))
+		return err_prefix(err, -EPROTO, "GET_INFLIGHT_FD");
+	if (!area->mmap_size || !range_ok(area->mmap_offset, area->mmap_size, size))
+		return err_set(err, -EPROTO,
+			"GET_INFLIGHT_FD: 0x%llx bytes at 0x%llx are not what its file has",
+			(unsigned long long)area->mmap_size, (unsigned long long)area->mmap_offset);
+	return 0;
 }
 
 static int inflight_reply(struct vhost_user *vu, const struct vuf_pending *p,
 	const struct vuf_msg *m, struct err *err)
 {
 	struct vhost_user_inflight area = { 0 };
-	FD_AUTO fd = m->fds ? fd_list_take(m->fds) : -1;
+	int rc;
 
 	memcpy(&area, m->payload, MIN(m->h.size, sizeof(area)));
-	if (fd < 0)
+	if (!m->fds || !m->fds->nr)
 		return err_set(err, -EPROTO, "GET_INFLIGHT_FD: the descriptor is missing");
-	if (!inflight_makes_sense(&area, fd))
-		return err_set(err, -EPROTO,
-			"GET_INFLIGHT_FD: 0x%llx bytes at 0x%llx are not what its file has",
-			(unsigned long long)area.mmap_size, (unsigned long long)area.mmap_offset);
+	/* Before it is taken: the connection can get rid of any, without being held up by it. */
+	rc = check_inflight(&area, m->fds->fds[0], err);
+	if (rc)
+		return rc;
 	pthread_mutex_lock(&vu->want_lock);
 	/* The driver may have reset the device meanwhile. */
 	if (p->index == vu->run && vu->running) {
 		fd_close(&vu->inflight_fd);
-		vu->inflight_fd = fd_take(&fd);
+		vu->inflight_fd = fd_list_take(m->fds);
 		vu->inflight = area;
 	}
 	pthread_mutex_unlock(&vu->want_lock);

@@ -110,6 +110,8 @@ void fd_drop(int fd)
 {
 	struct waiting *w;
 
+	if (fd < 0)
+		return;
 	if (is_quick(fd)) {
 		close(fd);
 		return;

@@ -10,7 +10,7 @@
 #ifndef BASE_FD_DROP_H
 #define BASE_FD_DROP_H
 
-/* Takes fd. Closed when it returns, or by that thread. Never waits, any thread. */
+/* Takes fd; -1 is nothing. Closed when it returns, or by that thread. Never waits, any thread. */
 void fd_drop(int fd);
 
 #endif

@@ -32,13 +32,24 @@ bool fd_is_eventfd(int kinds, int fd)
 	       !memcmp(target, "anon_inode:[eventfd]", (size_t)n);
 }
 
-bool fd_is_pipe(int fd)
+/* S_IF...; 0: none of these. From the cache: fstat() of a FUSE file would ask its daemon. */
+static unsigned kind_of(int fd)
 {
 	struct statx st;
 
-	/* From the cache: fstat() of a FUSE file would ask the daemon behind it. */
-	return !statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &st) &&
-	       S_ISFIFO(st.stx_mode);
+	if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &st))
+		return 0;
+	return st.stx_mode & S_IFMT;
+}
+
+bool fd_is_pipe(int fd)
+{
+	return kind_of(fd) == S_IFIFO;
+}
+
+bool fd_is_regular(int fd)
+{
+	return kind_of(fd) == S_IFREG;
 }
 
 bool fd_is_stream(int fd)

@@ -21,6 +21,8 @@ int fd_kind_open(void);
 bool fd_is_eventfd(int kinds, int fd);
 /* A pipe, or a FIFO. */
 bool fd_is_pipe(int fd);
+/* A regular file. Whether its file system answers is another question. */
+bool fd_is_regular(int fd);
 /* A connected UNIX stream socket. */
 bool fd_is_stream(int fd);
 

@@ -1,4 +1,5 @@
 /* vfio_user_attach_test.c - attaching to good, odd and hostile servers */
+#include "slow_file.h"
 #include "vfio_mini.h"
 
 /* --- servers that cannot be attached to: what is said, and that nothing is left over --- */
@@ -448,6 +449,33 @@ static void a_bad_server_gets_one_line_and_leaves_nothing(void **state)
 	}
 }
 
+/* Its daemon need not answer who touches a mapping, nor who closes a descriptor. */
+static void a_file_with_somebody_behind_it_is_not_mapped(void **state)
+{
+	struct slow_file slow;
+	int fd = slow_file_open(&slow);
+	struct fake *f;
+	struct world *w;
+
+	if (fd < 0)
+		skip();
+	f = fake_new();
+	w = world_new();
+	mappable(f, 0, 0x1000, 0x1000);
+	close(f->regions[0].fds[0]);
+	f->regions[0].fds[0] = fd;
+	fake_start(f);
+	assert_int_not_equal(world_attach(w, f), 0);
+	if (!strstr(w->err.text, "region 0: the file is neither memory nor on a block device"))
+		fail_msg("said '%s'", w->err.text);
+	assert_false(atomic_load(&slow.state->late));
+	slow_file_answer(&slow);
+	fake_kill(f);
+	world_free(w);
+	fake_free(f);
+	slow_file_end(&slow);
+}
+
 static void nobody_to_connect_to_is_said_at_once(void **state)
 {
 	struct world *w = world_new();
@@ -665,6 +693,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(an_attach_tells_ram_resets_once_and_sets_intx),
 		cmocka_unit_test(a_bad_server_gets_one_line_and_leaves_nothing),
+		cmocka_unit_test(a_file_with_somebody_behind_it_is_not_mapped),
 		cmocka_unit_test(nobody_to_connect_to_is_said_at_once),
 		cmocka_unit_test(a_queue_that_is_full_is_waited_for),
 		cmocka_unit_test(a_server_that_hangs_up_on_io_fds_is_not_asked_again),

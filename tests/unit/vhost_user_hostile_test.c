@@ -1,4 +1,5 @@
 /* vhost_user_hostile_test.c - back-ends that answer wrongly: one line, and the device is away */
+#include "slow_file.h"
 #include "vhost_fixture.h"
 
 /* --- ways to answer wrongly; hook_arg is the request that is answered so --- */
@@ -344,7 +345,7 @@ static const struct misuse {
 	{ use_start, false, area_without_fd, VHOST_USER_GET_INFLIGHT_FD, "descriptor is missing" },
 	{ use_start, false, area_beyond_file, VHOST_USER_GET_INFLIGHT_FD, "not what its file has" },
 	{ use_start, false, area_of_nothing, VHOST_USER_GET_INFLIGHT_FD, "not what its file has" },
-	{ use_start, false, area_in_a_socket, VHOST_USER_GET_INFLIGHT_FD, "not what its file has" },
+	{ use_start, false, area_in_a_socket, VHOST_USER_GET_INFLIGHT_FD, "is no memory" },
 	{ use_start, false, too_short, VHOST_USER_GET_INFLIGHT_FD, "reply of 4 bytes" },
 	{ use_stop, true, silent, VHOST_USER_GET_VRING_BASE, "GET_VRING_BASE was not answered" },
 	{ use_stop, true, closes, VHOST_USER_GET_VRING_BASE, "hung up" },
@@ -384,6 +385,38 @@ static void what_is_wrong_in_use_breaks_the_connection_and_no_more(void **state)
 		assert_int_equal(start(x, 0), 0);
 		fix_free(x);
 	}
+}
+
+static int slow_fd;
+
+static bool area_in_a_slow_file(struct fake *f, const struct rec *r)
+{
+	return area(f, r, 4096, 0, slow_fd);
+}
+
+static void an_area_in_a_file_that_cannot_be_closed_holds_nobody_up(void **state)
+{
+	struct slow_file slow;
+	struct fix *x;
+
+	slow_fd = slow_file_open(&slow);
+	if (slow_fd < 0)
+		skip();
+	x = fix_new();
+	x->f.protocol |= P(INFLIGHT_SHMFD);
+	attach(x);
+	atomic_store(&x->f.hook_arg, VHOST_USER_GET_INFLIGHT_FD);
+	atomic_store(&x->f.hook, area_in_a_slow_file);
+	use_start(x);
+	run_until(x->loop, is_lost, x);
+	assert_int_equal(logged(x, "neither memory nor on a block device"), 1);
+	atomic_store(&x->f.hook, NULL);
+	run_until(x->loop, is_back, x);
+	assert_false(atomic_load(&slow.state->late));
+	slow_file_answer(&slow);
+	fix_free(x);
+	close(slow_fd);
+	slow_file_end(&slow);
 }
 
 /* It greets well each time, and misbehaves as soon as it is asked something. */
@@ -536,6 +569,7 @@ int main(void)
 		cmocka_unit_test(a_device_that_cannot_be_is_refused),
 		cmocka_unit_test(a_queue_number_beyond_all_measure_is_cut),
 		cmocka_unit_test(what_is_wrong_in_use_breaks_the_connection_and_no_more),
+		cmocka_unit_test(an_area_in_a_file_that_cannot_be_closed_holds_nobody_up),
 		cmocka_unit_test(a_back_end_that_never_behaves_is_asked_less_and_less),
 		cmocka_unit_test(a_reason_is_logged_once_however_often_it_is_tried),
 		cmocka_unit_test(nonsense_over_its_own_socket_breaks_the_connection),

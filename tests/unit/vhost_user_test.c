@@ -1,4 +1,5 @@
 /* vhost_user_test.c - a back-end that behaves: handshake, queues, memory, configuration */
+#include "slow_file.h"
 #include "vhost_fixture.h"
 
 /* --- the handshake --- */
@@ -550,6 +551,32 @@ static void shared_memory_is_mapped_by_the_owner(void **state)
 	fix_free(x);
 }
 
+/* Whoever touches such a mapping waits for its owner, a vCPU too. */
+static void a_file_that_may_not_answer_is_not_mapped(void **state)
+{
+	struct vhost_user_mmap map = { .shmid = 3, .len = 4096 };
+	struct slow_file slow;
+	int fd = slow_file_open(&slow);
+	struct fix *x;
+
+	if (fd < 0)
+		skip();
+	x = fix_new();
+	x->f.protocol |= P(SHMEM_MAP) | P(BACKEND_SEND_FD);
+	x->f.shmem = (struct vhost_user_shmem_config){ .nr = 1 };
+	x->f.shmem.sizes[3] = 1 * MIB;
+	attach(x);
+	assert_int_equal(
+		ask_front(x, VHOST_USER_BACKEND_SHMEM_MAP, &map, sizeof(map), fd, true), EINVAL);
+	assert_int_equal(x->w.maps, 0);
+	assert_int_equal(logged(x, "neither memory nor on a block device"), 1);
+	assert_false(atomic_load(&slow.state->late));
+	slow_file_answer(&slow);
+	fix_free(x);
+	close(fd);
+	slow_file_end(&slow);
+}
+
 static void other_requests_of_the_back_end_are_refused(void **state)
 {
 	struct fix *x = fix_new();
@@ -618,6 +645,7 @@ int main(void)
 		cmocka_unit_test(a_back_end_without_configuration_has_the_given_bytes),
 		cmocka_unit_test(a_change_of_configuration_reaches_the_owner),
 		cmocka_unit_test(shared_memory_is_mapped_by_the_owner),
+		cmocka_unit_test(a_file_that_may_not_answer_is_not_mapped),
 		cmocka_unit_test(other_requests_of_the_back_end_are_refused),
 		cmocka_unit_test(an_error_of_a_queue_is_told_once),
 	};
