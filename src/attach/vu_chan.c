@@ -45,13 +45,6 @@ static void free_out(struct vu_chan_out *o)
 	free(o);
 }
 
-/* Whatever the peer has passed. */
-static void drop_fds(struct fd_list *list)
-{
-	while (list->nr)
-		fd_drop(list->fds[--list->nr]);
-}
-
 void vu_chan_init(struct vu_chan *ch, int fd, const struct vu_framing *framing)
 {
 	*ch = (struct vu_chan){ .fd = fd, .framing = framing };
@@ -65,7 +58,7 @@ void vu_chan_fini(struct vu_chan *ch)
 	if (!ch->out_last)
 		return; /* never used: fd 0 is not ours */
 	fd_close(&ch->fd);
-	drop_fds(&ch->fds);
+	fd_drop_list(&ch->fds);
 	free(ch->buf);
 	for (struct vu_chan_out *o = ch->out; o; o = next) {
 		next = o->next;
@@ -183,7 +176,7 @@ void vu_chan_done(struct vu_chan *ch)
 	uint32_t end = ch->head + message_size(ch);
 
 	if (ch->fds_end <= end)
-		drop_fds(&ch->fds);
+		fd_drop_list(&ch->fds);
 	ch->head = end;
 	if (ch->head < ch->tail)
 		return;

@@ -127,3 +127,9 @@ void fd_drop(int fd)
 		make_thread();
 	pthread_mutex_unlock(&lock);
 }
+
+void fd_drop_list(struct fd_list *fds)
+{
+	while (fds->nr)
+		fd_drop(fds->fds[--fds->nr]);
+}

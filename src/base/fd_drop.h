@@ -10,7 +10,11 @@
 #ifndef BASE_FD_DROP_H
 #define BASE_FD_DROP_H
 
+#include "base/sock.h"
+
 /* Takes fd; -1 is nothing. Closed when it returns, or by that thread. Never waits, any thread. */
 void fd_drop(int fd);
+/* All that is left in the list, which is empty then. */
+void fd_drop_list(struct fd_list *fds);
 
 #endif

@@ -28,6 +28,7 @@
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/fd_drop.h"
 #include "base/util.h"
 
 /* For a client that was refused to stop writing. */
@@ -48,7 +49,7 @@ static void request_free(struct http_pending *req)
 {
 	if (!req)
 		return;
-	fd_list_close(&req->pub.fds);
+	fd_drop_list(&req->pub.fds);
 	free(req->pub.path);
 	free(req->pub.body);
 	free(req);
@@ -76,7 +77,7 @@ static void fds_move(struct fd_list *to, struct fd_list *from)
 {
 	while (from->nr && to->nr < SOCK_MAX_FDS)
 		to->fds[to->nr++] = fd_list_take(from);
-	fd_list_close(from);
+	fd_drop_list(from);
 }
 
 /* --- the parser's callbacks: non-zero stops it --- */
@@ -222,7 +223,7 @@ void http_conn_free(struct http_conn *c)
 	loop_timer_del(&c->timer);
 	loop_unpost(s->loop, &c->go_on_work);
 	fd_close(&c->src.fd);
-	fd_list_close(&c->late);
+	fd_drop_list(&c->late);
 	if (c->state == CONN_SERVING)
 		c->req->conn = NULL; /* it is the handler's */
 	else
@@ -397,8 +398,10 @@ static void parse(struct http_conn *c)
 /* One read. */
 static void fill(struct http_conn *c)
 {
-	ssize_t n = sock_recv(c->src.fd, c->in, sizeof(c->in), &c->late);
+	struct fd_list more = { .nr = 0 };
+	ssize_t n = sock_recv(c->src.fd, c->in, sizeof(c->in), &more);
 
+	fds_move(&c->late, &more);
 	c->in_at = c->in_len = 0;
 	if (n == -EAGAIN)
 		return;
@@ -408,7 +411,7 @@ static void fill(struct http_conn *c)
 	}
 	c->in_len = c->state == CONN_DRAINING ? 0 : (size_t)n;
 	if (c->state == CONN_DRAINING)
-		fd_list_close(&c->late);
+		fd_drop_list(&c->late);
 }
 
 /* The parser has all that came: without the end of a request nothing can become of it any more. */

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "base/fd.h"
+#include "base/fd_drop.h"
 #include "control/vm_devices.h"
 #include "control/vm_params.h"
 #include "machine/serial.h"
@@ -352,7 +353,7 @@ void vm_free(struct vm *vm)
 		return;
 	vm_shutdown(vm, NULL);
 	config_fini(&vm->config);
-	fd_list_close(&vm->fds);
+	fd_drop_list(&vm->fds);
 	free(vm);
 }
 
@@ -387,7 +388,7 @@ void vm_release_fd(struct vm *vm, int fd)
 {
 	for (int i = 0; i < vm->fds.nr; i++)
 		if (vm->fds.fds[i] == fd) {
-			fd_close(&vm->fds.fds[i]);
+			fd_drop(vm->fds.fds[i]);
 			vm->fds.fds[i] = vm->fds.fds[--vm->fds.nr];
 			return;
 		}

@@ -19,6 +19,8 @@
 #include "base/fd.h"
 #include "base/util.h"
 
+#include "slow_file.h"
+
 #define DEADLINE_MS 30u
 
 struct world {
@@ -140,10 +142,11 @@ static void say(int fd, const char *text)
 static void say_with_fds(int fd, const char *text, int nr)
 {
 	struct iovec iov = { (void *)text, strlen(text) };
+	FD_AUTO event = fd_eventfd();
 	int fds[SOCK_MAX_FDS];
 
 	for (int i = 0; i < nr; i++)
-		fds[i] = STDERR_FILENO;
+		fds[i] = event;
 	assert_int_equal(sock_send(fd, &iov, 1, fds, nr), strlen(text));
 }
 
@@ -475,6 +478,26 @@ static void descriptors_that_nobody_takes_are_closed(void **state)
 	assert_int_equal(fd_count(), fds - 2);
 }
 
+/* Its daemon need not answer who closes it: the server waits for nobody. */
+static void a_descriptor_of_a_file_with_somebody_behind_it_holds_nobody_up(void **state)
+{
+	struct iovec iov = { (void *)"GET / HTTP/1.1\r\n\r\n", 18 };
+	struct slow_file slow;
+	int file = slow_file_open(&slow);
+	FD_AUTO fd = client();
+
+	if (file < 0)
+		skip();
+	assert_int_equal(sock_send(fd, &iov, 1, &file, 1), iov.iov_len);
+	settle();
+	assert_int_equal(w.nr_fds, 1);
+	assert_non_null(strstr(heard(fd), "204"));
+	assert_false(atomic_load(&slow.state->late));
+	slow_file_answer(&slow);
+	close(file);
+	slow_file_end(&slow);
+}
+
 static void a_client_may_leave_before_its_answer(void **state)
 {
 	int fd = client(), fds;
@@ -600,6 +623,7 @@ int main(void)
 		T_HASTY(an_answer_that_is_not_taken_ends_the_connection),
 		T(descriptors_belong_to_the_request_of_their_last_byte),
 		T(descriptors_that_nobody_takes_are_closed),
+		T(a_descriptor_of_a_file_with_somebody_behind_it_holds_nobody_up),
 		T(a_client_may_leave_before_its_answer),
 		T(the_server_may_go_before_the_answer),
 		T(finishing_waits_for_answers_on_their_way_only),
