@@ -82,9 +82,9 @@ const struct field_row fs_fields[] = {
 };
 
 static const struct choice disconnects[] = {
-	{ "both", "Both", VVU_DISCONNECT_BOTH },
-	{ "zero-len", "ZeroLen", VVU_DISCONNECT_ZERO_LEN },
-	{ "status", "Status", VVU_DISCONNECT_STATUS },
+	{ "both", "Both", VVU_DISCONNECT_BOTH, .help = "by a buffer without bytes, and its status" },
+	{ "zero-len", "ZeroLen", VVU_DISCONNECT_ZERO_LEN, .help = "by the buffer alone" },
+	{ "status", "Status", VVU_DISCONNECT_STATUS, .help = "by the status alone" },
 	{ 0 },
 };
 
@@ -98,7 +98,7 @@ const struct field_row vvu_proxy_fields[] = {
 	{ .name = "uuid", .json = "uuid", .type = FIELD_STRING, .arg = "UUID",
 	  MEMBER(vvu_proxy_config, uuid), .help = "by which the guest may know it (default: zeros)" },
 	{ .name = "shmem-size", .json = "shmem_size", .type = FIELD_SIZE, .arg = "SIZE",
-	  .fallback = "0", .max = 1ull << 40, MEMBER(vvu_proxy_config, shmem_size),
+	  .max = 1ull << 40, MEMBER(vvu_proxy_config, shmem_size),
 	  .help = "room for the other machine's memory, a power of two, 1M to 1T (default: 64G, or a "
 		  "quarter of the guest's address space)" },
 	{ .name = "max-queues", .json = "max_queues", .type = FIELD_UINT, .arg = "N",
@@ -107,8 +107,7 @@ const struct field_row vvu_proxy_fields[] = {
 	{ .name = "disconnect", .json = "disconnect", .type = FIELD_CHOICE,
 	  .arg = "both|zero-len|status", .fallback = "both", .choices = disconnects,
 	  MEMBER(vvu_proxy_config, disconnect),
-	  .help = "how the driver hears that the other machine has gone: by a buffer without bytes, "
-		  "by its status, by both" },
+	  .help = "how the driver hears that the other machine has gone" },
 	IOMMU_FIELD_OF(vvu_proxy_config),
 	DEVICE_FIELDS(vvu_proxy_config, "_vvu_proxy0, _vvu_proxy1, ..."),
 	{ 0 },
