@@ -110,16 +110,6 @@ static int make_room(struct vu_chan *ch, uint32_t need)
 	return 0;
 }
 
-/* As many as there is room for. */
-static void keep_more(struct vu_chan *ch, const struct fd_list *more)
-{
-	for (int i = 0; i < more->nr; i++)
-		if (ch->fds.nr < SOCK_MAX_FDS)
-			ch->fds.fds[ch->fds.nr++] = more->fds[i];
-		else
-			fd_drop(more->fds[i]);
-}
-
 typedef ssize_t (*recv_fn)(int sock, void *buf, size_t len, struct fd_list *list);
 
 static ssize_t receive(struct vu_chan *ch, recv_fn recv)
@@ -136,7 +126,7 @@ static ssize_t receive(struct vu_chan *ch, recv_fn recv)
 		room = MIN(room, need - buffered(ch));
 	more.nr = 0;
 	n = recv(ch->fd, ch->buf + ch->tail, room, &more);
-	keep_more(ch, &more);
+	fd_list_move(&ch->fds, &more);
 	if (n > 0)
 		ch->tail += (uint32_t)n;
 	if (ch->fds.nr > had)

@@ -133,3 +133,10 @@ void fd_drop_list(struct fd_list *fds)
 	while (fds->nr)
 		fd_drop(fds->fds[--fds->nr]);
 }
+
+void fd_list_move(struct fd_list *to, struct fd_list *from)
+{
+	while (from->nr && to->nr < SOCK_MAX_FDS)
+		to->fds[to->nr++] = fd_list_take(from);
+	fd_drop_list(from);
+}

@@ -14,6 +14,8 @@
 
 /* Takes fd; -1 is nothing. Closed when it returns, or by that thread. Never waits, any thread. */
 void fd_drop(int fd);
+/* Moves all of `from` to the end of `to`; what there is no room for is dropped. */
+void fd_list_move(struct fd_list *to, struct fd_list *from);
 /* All that is left in the list, which is empty then. */
 void fd_drop_list(struct fd_list *fds);
 

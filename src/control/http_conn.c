@@ -73,13 +73,6 @@ static int append(char **text, size_t *len, size_t *room, const char *at, size_t
 	return 0;
 }
 
-static void fds_move(struct fd_list *to, struct fd_list *from)
-{
-	while (from->nr && to->nr < SOCK_MAX_FDS)
-		to->fds[to->nr++] = fd_list_take(from);
-	fd_drop_list(from);
-}
-
 /* --- the parser's callbacks: non-zero stops it --- */
 
 static struct http_conn *conn_of(http_parser *parser)
@@ -360,7 +353,7 @@ static void hand_over(struct http_conn *c)
 	bool last = !c->in_len;
 
 	if (last)
-		fds_move(&req->pub.fds, &c->late);
+		fd_list_move(&req->pub.fds, &c->late);
 	req->pub.method = http_method_str(c->parser.method);
 	if (!req->pub.body)
 		req->pub.body = calloc(1, 1);
@@ -391,7 +384,7 @@ static void parse(struct http_conn *c)
 	} else if (c->in_len) {
 		answer_refusal(c, 400);
 	} else if (c->req) {
-		fds_move(&c->req->pub.fds, &c->late);
+		fd_list_move(&c->req->pub.fds, &c->late);
 	}
 }
 
@@ -401,7 +394,7 @@ static void fill(struct http_conn *c)
 	struct fd_list more = { .nr = 0 };
 	ssize_t n = sock_recv(c->src.fd, c->in, sizeof(c->in), &more);
 
-	fds_move(&c->late, &more);
+	fd_list_move(&c->late, &more);
 	c->in_at = c->in_len = 0;
 	if (n == -EAGAIN)
 		return;
