@@ -174,6 +174,15 @@ static int map_range(struct iommu *io, struct domain *d, uint64_t first, uint64_
 	return rc;
 }
 
+/* A domain that translates. A change has begun. */
+static int find_table(struct iommu *io, uint32_t domain, struct domain **d)
+{
+	*d = iommu_find_domain(io, domain);
+	if (!*d)
+		return -ENOENT;
+	return (*d)->bypass ? -EINVAL : 0;
+}
+
 int iommu_map(struct iommu *io, uint32_t domain, uint64_t first, uint64_t last, uint64_t gpa,
 	unsigned access)
 {
@@ -183,12 +192,8 @@ int iommu_map(struct iommu *io, uint32_t domain, uint64_t first, uint64_t last, 
 	if (rc)
 		return rc;
 	iommu_begin_change(io);
-	d = iommu_find_domain(io, domain);
-	if (!d)
-		rc = -ENOENT;
-	else if (d->bypass)
-		rc = -EINVAL;
-	else
+	rc = find_table(io, domain, &d);
+	if (!rc)
 		rc = map_range(io, d, first, last, gpa, access);
 	iommu_end_change(io);
 	return rc;
@@ -260,12 +265,8 @@ int iommu_unmap(struct iommu *io, uint32_t domain, uint64_t first, uint64_t last
 	if (first > last)
 		return -ERANGE;
 	iommu_begin_change(io);
-	d = iommu_find_domain(io, domain);
-	if (!d)
-		rc = -ENOENT;
-	else if (d->bypass)
-		rc = -EINVAL;
-	else
+	rc = find_table(io, domain, &d);
+	if (!rc)
 		rc = unmap_range(io, d, first, last);
 	iommu_end_change(io);
 	return rc;
