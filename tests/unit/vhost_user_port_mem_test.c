@@ -209,11 +209,7 @@ static void a_request_from_before_the_log_is_logged_when_it_ends(void **test)
 
 	log = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	start_running(&e);
-	atomic_store(&e.echo->hold, true);
-	offer(&e, 0, "slow");
-	fd_signal(e.kick[0]);
-	while (!atomic_load(&e.echo->queues[0].held))
-		ask_u64(&e, VHOST_USER_GET_STATUS);
+	offer_and_hold(&e);
 	put_fds(&e, VHOST_USER_SET_LOG_BASE, 0, &l, sizeof(l), &fd, 1);
 	get_fd(&e, VHOST_USER_SET_LOG_BASE, reply, sizeof(reply), NULL);
 	assert_int_equal(ack_u64(&e, VHOST_USER_SET_FEATURES, VERSION_1 | PROTOCOL | LOG_ALL), 0);

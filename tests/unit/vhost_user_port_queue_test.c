@@ -108,12 +108,7 @@ static void get_vring_base_waits_for_what_is_under_way(void **test)
 
 	start_running(&e);
 	run_queue(&e, 1);
-	atomic_store(&e.echo->hold, true);
-	offer(&e, 0, "slow");
-	fd_signal(e.kick[0]);
-	/* Its request is taken before the stop: an ask-and-answer comes after the kick's event. */
-	while (!atomic_load(&e.echo->queues[0].held))
-		ask_u64(&e, VHOST_USER_GET_STATUS);
+	offer_and_hold(&e);
 	atomic_store(&e.echo->hold, false);
 	put(&e, VHOST_USER_GET_VRING_BASE, &s, sizeof(s));
 	put(&e, VHOST_USER_GET_STATUS, NULL, 0);

@@ -329,6 +329,16 @@ static inline void offer(struct end *e, unsigned q, const char *text)
 	__atomic_store_n(&avail[1], ++e->avail[q], __ATOMIC_RELEASE);
 }
 
+/* Queue 0 has taken a request, and does not answer it: an ask comes after the kick's event. */
+static inline void offer_and_hold(struct end *e)
+{
+	atomic_store(&e->echo->hold, true);
+	offer(e, 0, "slow");
+	fd_signal(e->kick[0]);
+	while (!atomic_load(&e->echo->queues[0].held))
+		ask_u64(e, VHOST_USER_GET_STATUS);
+}
+
 static inline void await_call(struct end *e, unsigned q)
 {
 	await(e->call[q]);

@@ -304,11 +304,7 @@ static void a_front_end_that_leaves_is_waited_for_by_what_is_under_way(void **te
 
 	start_running(&e);
 	run_queue(&e, 1);
-	atomic_store(&e.echo->hold, true);
-	offer(&e, 0, "slow");
-	fd_signal(e.kick[0]);
-	while (!atomic_load(&e.echo->queues[0].held))
-		ask_u64(&e, VHOST_USER_GET_STATUS);
+	offer_and_hold(&e);
 	fd_close(&e.sock);
 	/* Its memory stays until the request is done. */
 	while (atomic_load(&e.echo->running) != 1)
@@ -323,11 +319,7 @@ static void a_front_end_may_leave_in_the_middle_of_a_stop(void **test)
 	struct end e;
 
 	start_running(&e);
-	atomic_store(&e.echo->hold, true);
-	offer(&e, 0, "slow");
-	fd_signal(e.kick[0]);
-	while (!atomic_load(&e.echo->queues[0].held))
-		ask_u64(&e, VHOST_USER_GET_STATUS);
+	offer_and_hold(&e);
 	put(&e, VHOST_USER_GET_VRING_BASE, &s, sizeof(s));
 	fd_close(&e.sock);
 	echo_release(e.echo);
@@ -346,11 +338,7 @@ static void a_port_is_free_when_its_queues_are(void **test)
 	void *code;
 
 	start_running(&e);
-	atomic_store(&e.echo->hold, true);
-	offer(&e, 0, "slow");
-	fd_signal(e.kick[0]);
-	while (!atomic_load(&e.echo->queues[0].held))
-		ask_u64(&e, VHOST_USER_GET_STATUS);
+	offer_and_hold(&e);
 	loop_quit(e.loop, 3);
 	pthread_join(e.thread, &code);
 	assert_int_equal((intptr_t)code, 3);

@@ -502,24 +502,31 @@ static void make_request(struct end *e, unsigned q)
 	fake_raise(&e->fake, e->fake.kick_vector[q]);
 }
 
+/* Dropped for a queue that there is none of, while a request of queue 0 is under way. */
+static void start_and_drop_at_work(struct end *e)
+{
+	time_t until = time(NULL) + FAKE_DEADLINE;
+
+	prepare(e);
+	start(e);
+	hello(e);
+	assert_int_equal(share(e, 0, MEMORY), 0);
+	set_up_queue(e, 0);
+	atomic_store(&e->echo->hold, true);
+	make_request(e, 0);
+	while (!atomic_load(&e->echo->queues[0].held))
+		assert_true(time(NULL) < until);
+	say_u64(e, VHOST_USER_SET_VRING_KICK, FAKE_QUEUES);
+	while (!is_stopping(e, 0))
+		assert_true(time(NULL) < until);
+}
+
 /* With the sibling its memory goes, where a request that is under way reads and writes. */
 static void a_sibling_that_is_dropped_is_kept_until_its_requests_are_done(void **state)
 {
-	time_t until = time(NULL) + FAKE_DEADLINE;
 	struct end e;
 
-	prepare(&e);
-	start(&e);
-	hello(&e);
-	assert_int_equal(share(&e, 0, MEMORY), 0);
-	set_up_queue(&e, 0);
-	atomic_store(&e.echo->hold, true);
-	make_request(&e, 0);
-	while (!atomic_load(&e.echo->queues[0].held))
-		assert_true(time(NULL) < until);
-	say_u64(&e, VHOST_USER_SET_VRING_KICK, FAKE_QUEUES);
-	while (!is_stopping(&e, 0))
-		assert_true(time(NULL) < until);
+	start_and_drop_at_work(&e);
 	/* What the port has closed was seen by now. */
 	for (unsigned i = 0; i < 3; i++)
 		assert_true(is_stopping(&e, 0));
@@ -557,21 +564,9 @@ static void set_timer(struct loop_work *work)
 /* What a sibling says after it was dropped is nobody's first message, whatever comes first. */
 static void what_a_dropped_sibling_says_is_thrown_away(void **state)
 {
-	time_t until = time(NULL) + FAKE_DEADLINE;
 	struct end e;
 
-	prepare(&e);
-	start(&e);
-	hello(&e);
-	assert_int_equal(share(&e, 0, MEMORY), 0);
-	set_up_queue(&e, 0);
-	atomic_store(&e.echo->hold, true);
-	make_request(&e, 0);
-	while (!atomic_load(&e.echo->queues[0].held))
-		assert_true(time(NULL) < until);
-	say_u64(&e, VHOST_USER_SET_VRING_KICK, FAKE_QUEUES);
-	while (!is_stopping(&e, 0))
-		assert_true(time(NULL) < until);
+	start_and_drop_at_work(&e);
 	say(&e, VHOST_USER_GET_FEATURES, 0, NULL, 0);
 	/* Its interrupt is taken, but not the message. */
 	for (unsigned i = 0; i < 3; i++)
